@@ -1,0 +1,3 @@
+"""Train, measure and compare unsupervised visual anomaly detection."""
+
+__version__ = "0.1.0"

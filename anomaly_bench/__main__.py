@@ -1,0 +1,4 @@
+from anomaly_bench.cli import main
+
+if __name__ == "__main__":  # spawned training processes import this module too
+    raise SystemExit(main())

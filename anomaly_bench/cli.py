@@ -1,0 +1,172 @@
+"""The verbs of `bench`.  A user's mistake becomes one line and exit code 2.  Nothing here imports torch, a verb only what it needs."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+HELP = """usage: bench VERB [KEY=VALUE ...]
+
+train, measure and compare unsupervised visual anomaly detection
+
+  bench train method=rd dataset=mvtec/bottle [hardware=gpu] [KEY=VALUE ...]
+              train and measure; a finished run is not repeated, an interrupted one goes on
+              -m, --multirun     every combination: seed=0,1,2 dataset=mvtec/bottle,mvtec/screw
+              --cfg job          print the configuration and stop
+              --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... in DIR
+  bench report [OUTPUTS]         tables of all finished runs: terminal, CSV, Markdown, LaTeX
+  bench data list|prepare|verify [NAME] [root=DIR]
+              what is here; download and unpack; check what is there
+  bench list methods|datasets|hardware|loggers|experiments|runs [OUTPUTS]
+  bench show method=rd [KEY=VALUE ...]
+              the resolved configuration, each number with its source, and the deviations from the paper
+  bench completion bash|zsh      tab completion: eval "$(bench completion bash)"
+  bench --help, bench --version
+
+Keys: bench show method=NAME.  More: README.md, CONTRIBUTING.md.
+"""
+UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EDQUOT, errno.EEXIST}
+
+
+def main(words: list[str] | None = None) -> int:
+    """Entry point.  Exit codes: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
+    words = sys.argv[1:] if words is None else words
+    try:
+        return dispatch(words)
+    except KeyboardInterrupt:
+        say("interrupted; the same command goes on where it stopped")
+        return 130
+    except BrokenPipeError:  # `bench list runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        return explain(error)
+
+
+def dispatch(words: list[str]) -> int:
+    """Find the verb and hand it the other words."""
+    from anomaly_bench.errors import none_of
+
+    verbs: dict[str, Callable[[list[str]], int]] = {
+        "train": train, "report": report, "data": data, "list": list_, "show": show, "completion": completion, "--complete": complete,
+    }  # fmt: skip
+    if not words or words[0] in ("-h", "--help", "help"):
+        sys.stdout.write(HELP)
+        return 0
+    if words[0] == "--version":
+        from anomaly_bench import __version__
+
+        sys.stdout.write(f"{__version__}\n")
+        return 0
+    if words[0] not in verbs:
+        raise none_of("bench", words[0], [v for v in verbs if v[0] != "-"])
+    if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109
+        sys.path.append(os.getcwd())  # noqa: PTH109  a class of the user's own may lie beside the yaml that names it
+    return verbs[words[0]](words[1:])
+
+
+def explain(error: BaseException) -> int:
+    """Say what went wrong; a traceback only for what no user can have meant."""
+    from anomaly_bench.errors import UserError
+
+    if isinstance(error, UserError):
+        say(str(error))
+        return 2
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        say(f"{error.filename}: {error.strerror} (free some space or choose another output_dir=DIR)")
+        return 2
+    traceback.print_exception(error)
+    say(f"failed: {type(error).__name__}: {error}")
+    return 1
+
+
+def say(text: str) -> None:
+    sys.stderr.write("".join(f"bench: {line}\n" for line in text.splitlines()))
+
+
+def train(words: list[str]) -> int:
+    """Hydra from the second word on; before it starts, every mistake of every job is looked for."""
+    import hydra
+    from hydra._internal.utils import get_args_parser
+
+    from anomaly_bench import config
+
+    args = get_args_parser().parse_args(words)
+    if not (args.help or args.hydra_help or args.info or args.shell_completion):
+        jobs = config.check(args.overrides, multirun=args.multirun, types=not args.cfg, extra=args.config_dir)
+        if len(jobs) > 1:
+            say(f"{len(jobs)} runs")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
+    sys.argv = ["bench", *words]
+    _failed.clear()
+    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(train_one)()
+    return max((explain(e) for e in _failed), default=0)
+
+
+_failed: list[BaseException] = []
+
+
+def train_one(cfg: Any) -> None:
+    """One job of `bench train`; module-level, because launchers pickle it by reference."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from anomaly_bench.report.tables import print_run
+    from anomaly_bench.run import console_log, run
+
+    console_log()
+    try:
+        print_run(run(cfg, list(HydraConfig.get().overrides.task)))
+    except Exception as error:  # kept for the exit code: the other jobs of a sweep go on
+        _failed.append(error)
+
+
+def report(words: list[str]) -> int:
+    from anomaly_bench.report.tables import write_report
+
+    write_report(*_at_most(words, 1, "OUTPUTS") or ["outputs"])
+    return 0
+
+
+def data(words: list[str]) -> int:
+    from anomaly_bench.data.prepare import data_command
+
+    return data_command(words)
+
+
+def list_(words: list[str]) -> int:
+    from anomaly_bench import describe
+
+    return describe.list_command(words)
+
+
+def show(words: list[str]) -> int:
+    from anomaly_bench import describe
+
+    return describe.show_command(words)
+
+
+def completion(words: list[str]) -> int:
+    from anomaly_bench import complete as module
+
+    sys.stdout.write(module.script(*_at_most(words, 1, "bash|zsh") or ["bash"]))
+    return 0
+
+
+def complete(words: list[str]) -> int:
+    """What the shell's function calls: candidates for the last of the words typed so far."""
+    from anomaly_bench import complete as module
+
+    sys.stdout.write("".join(f"{c}\n" for c in module.candidates(words)))
+    return 0
+
+
+def _at_most(words: list[str], n: int, names: str) -> list[str]:
+    from anomaly_bench.errors import UserError
+
+    if len(words) > n:
+        raise UserError("bench", f"too many words: {' '.join(words)}", f"it takes {names}")
+    return words

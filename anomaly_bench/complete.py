@@ -1,0 +1,63 @@
+"""Tab completion: verbs, groups, nested choices (`dataset=mvtec/<TAB>`), keys, and the values a key may take."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+from anomaly_bench import config
+from anomaly_bench.errors import none_of
+
+VERBS = {"train": (), "show": (), "report": (), "data": ("list", "prepare", "verify"), "completion": ("bash", "zsh")}
+LISTS = ("datasets", "experiments", "hardware", "loggers", "methods", "runs")
+GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
+BASH = """_bench() {
+  local line="${COMP_LINE:0:COMP_POINT}" word
+  [[ $line == *" " ]] && word="" || word="${line##* }"
+  local -a words; read -ra words <<< "$line"
+  [[ -z $word ]] && words+=("")
+  mapfile -t COMPREPLY < <(bench --complete "${words[@]:1}" 2>/dev/null)
+  local cut="${word%"${word##*[=:]}"}"   # readline starts a new word after = and :
+  COMPREPLY=("${COMPREPLY[@]#"$cut"}")
+  [[ ${#COMPREPLY[@]} == 1 && ${COMPREPLY[0]} == *[=/.] ]] && compopt -o nospace
+}
+complete -F _bench bench
+"""
+ZSH = """_bench() {
+  local -a found; found=("${(@f)$(bench --complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
+  compadd -S '' -- $found
+}
+compdef _bench bench
+"""
+
+
+def script(shell: str) -> str:
+    """The shell's own part: to be evaluated in its start-up file."""
+    scripts = {"bash": BASH, "zsh": ZSH}
+    if shell not in scripts:
+        raise none_of("bench completion", shell, scripts)
+    return scripts[shell]
+
+
+def candidates(words: list[str]) -> list[str]:
+    """What the last of the words after `bench` may become."""
+    word = words[-1] if words else ""
+    if len(words) <= 1:
+        return [v for v in (*VERBS, "list") if v.startswith(word)]
+    if words[0] == "list":
+        return [v for v in LISTS if v.startswith(word)]
+    if words[0] not in ("train", "show"):
+        return [v for v in VERBS.get(words[0], ()) if v.startswith(word)]
+    return [c for c in _overrides(words[1:-1], word) if c.startswith(word)]
+
+
+def _overrides(before: list[str], word: str) -> list[str]:
+    key, equals, _ = word.partition("=")
+    with config.hydra_context() as loader:
+        if equals and key in GROUPS:
+            return [f"{key}={name}" for name in config.options(loader, key)]
+        cfg = config.compose_known(loader, before)
+    if equals:
+        field = config.Hardware.model_fields.get(key.removeprefix("hardware."))
+        values = [str(v) for v in get_args(field.annotation)] if field and key.startswith("hardware.") else []
+        return [f"{key}={v}" for v in (values or ["true", "false"])]
+    return [f"{name}=" for name in (*GROUPS, *config.flatten(cfg)) if name not in cfg or name not in GROUPS]

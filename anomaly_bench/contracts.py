@@ -1,0 +1,109 @@
+"""The few types that everything meets in: a data set gives records, a method gives stages and scores, a run joins them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
+
+import numpy as np
+from pytorch_lightning import LightningModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+Split = Literal["train", "val", "test"]
+
+
+class Sample(TypedDict):
+    """One image as the scoring loop sees it."""
+
+    image: Tensor  # [3, H, W] float32 RGB in [0, 1]; normalisation belongs to the method's backbone
+    mask: Tensor  # [H, W] bool; all False when normal or when the data set has no masks
+    label: int  # 0 normal, 1 anomalous
+    kind: str  # defect type, "good" when normal
+    path: str  # relative to the data root; "test/00042" for array data
+
+
+class NormalBatch(TypedDict):
+    """One batch as a method sees it while it learns: labels and masks never get here."""
+
+    image: Tensor  # [B, 3, H, W] float32 RGB in [0, 1]
+    path: list[str]
+
+
+class Scores(NamedTuple):
+    """What a method says about a batch of images."""
+
+    image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
+    map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a data set, before it is read."""
+
+    path: str  # relative to the data root, with forward slashes; "test/00042" for array data
+    kind: str  # defect type, "good" when normal
+    image: Path | np.ndarray  # a file, or uint8 [H, W] or [H, W, 3]
+    mask: Path | np.ndarray | None = None  # any value but 0 is anomalous; None when normal or without masks
+
+    @property
+    def label(self) -> int:
+        """0 normal, 1 anomalous."""
+        return int(self.kind != "good")
+
+
+class Dataset(ABC):
+    """Where images come from.  A subclass knows a folder layout or a file format, and nothing about methods."""
+
+    @abstractmethod
+    def records(self, split: Literal["train", "test"]) -> list[Record]:
+        """The images of a split in a fixed order; `train` holds normal images only.
+
+        Raises UserError naming the folder or file that is missing or wrong.
+        """
+
+
+class NormalData(Protocol):
+    """What `Method.stages` gets: the normal images, resized to the method's `image_size`."""
+
+    def loader(self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
+        """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One thing to fit."""
+
+    name: str  # its checkpoints' folder
+    module: LightningModule  # owns its loss and its optimiser
+    loader: DataLoader[Any]
+    trainer: Mapping[str, Any]  # max_epochs or max_steps, clipping: science, so from the method's yaml
+
+
+class Method(LightningModule):
+    """A paper.  The constructor takes plain values without defaults: one key of the yaml for each argument.
+
+    The constructor builds the architecture and reads no file; `stages` loads pretrained weights.  `state_dict()` holds all that
+    `score` needs, so that a finished run can be used without any other file.
+    """
+
+    val_share: ClassVar[float] | float = 0.0  # share of the normal training images that `stages` gets as `val`
+    image_size: int  # pixels; images are resized to a square of this side
+    batch_size: int  # images in a training step, over all devices together
+
+    def stages(self, data: NormalData) -> Iterator[Stage]:
+        """The paper's algorithm box, read from top to bottom.  The runner fits what is yielded; the code after a `yield`
+        works on the fitted result.  On a restart, finished stages are loaded, and the code between them runs again."""
+        raise NotImplementedError
+
+    def score(self, images: Tensor) -> Scores:
+        """Images [B, 3, H, W] -> Scores, in eval mode and without gradients; an image's score does not depend on its batch."""
+        raise NotImplementedError
+
+    def provenance(self) -> dict[str, str]:
+        """What was loaded from outside (names, SHA-256 of weights files), for the manifest; valid after `stages`."""
+        return {}

@@ -1,0 +1,112 @@
+"""One image or mask: read it as it is, or say what is wrong with the file; resize it as the papers' code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from anomaly_bench.errors import UserError
+
+EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel, diagonal ones too, as in the per-region-overlap metrics
+
+
+def read_image(source: Path | np.ndarray) -> np.ndarray:
+    """Any image file, or uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3] RGB.
+
+    16-bit grey is scaled (65535 -> 255), an alpha channel is dropped, a palette is looked up, the pixels stay as stored
+    (no EXIF rotation).  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit values.
+    """
+    if isinstance(source, np.ndarray):
+        return _rgb_array(source)
+    image = _open(source)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow < 11.3 says "I"
+        grey = np.asarray(image).astype(np.uint32)
+        return _rgb_array(((grey + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounded to nearest
+    if image.mode in ("I", "F"):
+        raise UserError(str(source), f"has 32-bit values (mode {image.mode}); 8 or 16 bits for a channel are read")
+    return np.array(image.convert("RGB"))
+
+
+def read_mask(source: Path | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask file or array -> bool [H, W]: any value but 0 is anomalous.
+
+    In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
+    shape: H, W of the image.  Raises UserError naming the file when it is unreadable or of another size.
+    """
+    name = "mask" if isinstance(source, np.ndarray) else str(source)
+    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source))
+    mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+    if mask.shape != tuple(shape):
+        sizes = [f"{s[1]} x {s[0]}" for s in (mask.shape, shape)]
+        raise UserError(name, f"the mask has {sizes[0]} pixels, its image {sizes[1]}")
+    return mask
+
+
+def resize_image(image: np.ndarray, size: int) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [S, S, 3]: bilinear with antialiasing, the aspect is not kept (the code of Reverse
+    Distillation, and most of the field: torchvision's Resize((S, S)) on a PIL image)."""
+    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
+    """bool [H, W] -> bool [S, S]: bilinear coverage > 0.5 as in the code of Reverse Distillation, and no defect lost.
+
+    That rule alone makes thin scratches vanish or fall apart, and every piece would count as a region of its own.  So
+    each 8-connected component whose own resized form is not exactly one piece is instead drawn as every target pixel
+    that one of its pixels falls into; the others follow the rule to the bit.
+    """
+    labels, count = ndimage.label(mask, structure=EIGHT)
+    broken = [i for i in range(1, count + 1) if ndimage.label(_coverage(labels == i, size), structure=EIGHT)[1] != 1]
+    thin = np.isin(labels, broken)
+    return _coverage(mask & ~thin, size) | _footprint(thin, size)
+
+
+def _coverage(mask: np.ndarray, size: int) -> np.ndarray:
+    """bool [H, W] -> bool [S, S]: more than half covered under PIL's bilinear filter."""
+    grey = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BILINEAR)
+    return np.asarray(grey) > 127
+
+
+def _footprint(mask: np.ndarray, size: int) -> np.ndarray:
+    """bool [H, W] -> bool [S, S]: every target pixel that a pixel falls into; what is connected stays connected."""
+    (from_y, to_y), (from_x, to_x) = (_pairs(n, size) for n in mask.shape)
+    y, x = np.nonzero(mask[np.ix_(from_y, from_x)])
+    out = np.zeros((size, size), dtype=bool)
+    out[to_y[y], to_x[x]] = True
+    return out
+
+
+def _pairs(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Along an axis, (source, target) indices that belong together: the smaller pixel has its centre in the larger."""
+    small = np.arange(max(n, size))
+    large = (2 * small + 1) * min(n, size) // (2 * max(n, size))
+    return (small, large) if n >= size else (large, small)
+
+
+def _open(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as image:
+            image.load()
+            pages = getattr(image, "n_frames", 1)
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise UserError(str(path), f"cannot be read as an image: {error}") from error
+    if pages > 1:
+        raise UserError(str(path), f"holds {pages} images; one image in a file is read")
+    return image
+
+
+def _mask_values(image: Image.Image) -> np.ndarray:
+    if image.mode in ("LA", "La"):
+        return np.asarray(image.getchannel(0))
+    single = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+    return np.asarray(image if single else image.convert("RGB"))
+
+
+def _rgb_array(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3]."""
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise UserError("image array", f"is {array.dtype} {list(array.shape)}; uint8 [H, W] or [H, W, 3] is read")
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array

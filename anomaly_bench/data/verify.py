@@ -1,0 +1,125 @@
+"""What of a known data set is on the disk, and whether it is whole: counts, masks, sizes.  Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+
+from anomaly_bench.data.decode import read_image, read_mask
+from anomaly_bench.data.files import list_images, mask_of, subfolders
+from anomaly_bench.errors import UserError
+
+Counts = Mapping[str, Mapping[str, int]]  # category -> {"train": n, "good": n, "defective": n}, for MTD {"images": n}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One category of a data set."""
+
+    category: str
+    expected: Mapping[str, int]
+    found: Mapping[str, int]  # all 0 where there is no such folder
+    problems: list[str]  # one line for each image that is not in order
+
+    @property
+    def status(self) -> str:
+        """ok, missing, or differs."""
+        if not any(self.found.values()):
+            return "missing"
+        return "ok" if self.found == self.expected and not self.problems else "differs"
+
+
+def inspect(root: Path, counts: Counts, check: bool, decode: bool) -> list[Row]:
+    """Compare `root` with the known counts.
+
+    check: also that every defective image has a mask of its size.  decode: also that every file can be read.
+    """
+    rows = []
+    for category, expected in counts.items():
+        tiles = "images" in expected  # the layout of MTD: masks beside the images
+        images = list(_tiles(root / category) if tiles else _layout(root / category))
+        part = {"images": "tile"} if tiles else {"train": "train", "good": "good", "defective": "defective"}
+        found = {key: sum(kind == name for name, *_ in images) for key, kind in part.items()}
+        problems = [text for _, image, mask in images if (text := _problem(image, mask, decode))] if check else []
+        rows.append(Row(category, dict(expected), found, problems))
+    return rows
+
+
+def show(name: str, root: Path, rows: list[Row]) -> None:
+    """Print a table and, below it, the first problems."""
+    console = Console()
+    here = [row for row in rows if row.status != "missing"]
+    summary = f"{name} in {root}: {len(here)} of {len(rows)} folders are here"
+    console.print(summary, markup=False, highlight=False, soft_wrap=True)
+    table = Table()
+    columns = list(rows[0].expected)
+    for column in ("", *columns):
+        table.add_column(column, justify="right" if column else "left", no_wrap=True)
+    table.add_column("")
+    for row in rows:
+        cells = [_cell(row, column) for column in columns]
+        table.add_row(row.category, *cells, row.status, style={"ok": "", "missing": "dim"}.get(row.status, "red"))
+    if rows == here:
+        table.add_section()
+        table.add_row("sum", *(str(sum(row.found[column] for row in rows)) for column in columns), "")
+    console.print(table, highlight=False)
+    for row in rows:
+        for problem in row.problems[:3]:
+            console.print(problem, markup=False, highlight=False, soft_wrap=True)
+        if len(row.problems) > 3:
+            console.print(f"... and {len(row.problems) - 3} more in {row.category}", highlight=False)
+
+
+def _cell(row: Row, column: str) -> str:
+    found, expected = row.found[column], row.expected[column]
+    return f"{found} of {expected}" if row.status == "differs" and found != expected else str(found or "-")
+
+
+def _layout(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:
+    """(part, image, mask or what is wrong with it) in the layout train / test / ground_truth."""
+    for image in list_images(base / "train" / "good"):
+        yield "train", image, None
+    for kind in subfolders(base / "test") if (base / "test").is_dir() else []:
+        for image in list_images(base / "test" / kind):
+            if kind == "good":
+                yield "good", image, None
+                continue
+            try:
+                yield (
+                    "defective",
+                    image,
+                    mask_of(base, kind, image) or f"{image}: has no mask, there is no ground_truth",
+                )
+            except UserError as error:
+                yield "defective", image, str(error)
+
+
+def _tiles(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:
+    """As `_layout`, in the layout of MTD: Imgs/<name>.jpg and Imgs/<name>.png."""
+    for image in list_images(base / "Imgs"):
+        mask = image.with_suffix(".png")
+        if image.suffix.lower() == ".jpg":
+            yield "tile", image, mask if mask.is_file() else f"{image}: has no mask {mask.name}"
+
+
+def _problem(image: Path, mask: Path | str | None, decode: bool) -> str:
+    """What is wrong with an image and its mask, or an empty string.  Without `decode` only the headers are read."""
+    if isinstance(mask, str):
+        return mask
+    try:
+        if decode:
+            pixels = read_image(image)
+            if mask:
+                read_mask(mask, (pixels.shape[0], pixels.shape[1]))
+        elif mask:
+            with Image.open(image) as a, Image.open(mask) as b:
+                if a.size != b.size:
+                    return f"{mask}: the mask has {b.width} x {b.height} pixels, its image {a.width} x {a.height}"
+    except (UserError, OSError) as error:
+        return str(error)
+    return ""

@@ -1,0 +1,44 @@
+"""What a user did wrong, said in one line for each mistake: where, what was given, what is allowed, nearest match."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A mistake that the user can mend.  `bench` prints it as one line and leaves with exit code 2.
+
+    where: the config key or the file.  what: what was found, and what is allowed.  hint: the nearest match or the way out.
+    """
+
+    def __init__(self, where: str, what: str, hint: str = "") -> None:
+        self.where, self.what, self.hint = where, what, hint
+        super().__init__(where, what, hint)  # all three, so that it survives pickling between processes
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.what}" + (f" ({self.hint})" if self.hint else "")
+        return " ".join(text.split())
+
+
+class Mistakes(UserError):
+    """Several mistakes at once, a line each."""
+
+    def __init__(self, errors: list[UserError]) -> None:
+        self.errors = errors
+        Exception.__init__(self, errors)
+
+    def __str__(self) -> str:
+        return "\n".join(str(error) for error in self.errors)
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint that names the nearest of `names`, or an empty string where none is near."""
+    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f"did you mean '{match[0]}'?" if match else ""
+
+
+def none_of(where: str, name: str, names: Iterable[str]) -> UserError:
+    """The error for a name that is not one of `names`: lists what is allowed and names the nearest match."""
+    names = sorted(names)
+    return UserError(where, f"'{name}' is none of {', '.join(names) or '(nothing)'}", nearest(name, names))

@@ -1,0 +1,192 @@
+"""Fitting one stage with Lightning so that nothing is lost: checkpoints, resume, loss curve, seconds and peak memory."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import resource
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import RichProgressBar
+from pytorch_lightning.loggers import Logger
+
+from anomaly_bench.config import Hardware
+from anomaly_bench.contracts import Stage
+from anomaly_bench.errors import UserError
+from anomaly_bench.store import unwritable, write_atomic
+
+log = logging.getLogger("anomaly_bench")
+
+
+def fit(stage: Stage, folder: Path, hardware: Hardware, seed: int, checkpoint_seconds: float, loggers: list[Logger]) -> dict[str, float]:
+    """Train a stage, from its last checkpoint where there is one.  Returns seconds (of all attempts) and peak memory in MiB."""
+    last = checkpoint_path(folder, stage)
+    last.parent.mkdir(parents=True, exist_ok=True)
+    curve = Curve(folder / "training.csv", stage.name, seed)
+    progress: list[Callback] = [RichProgressBar(leave=False)] if sys.stderr.isatty() and sys.stdout.isatty() else []
+    module = stage.module
+    if hardware.memory_format == "channels_last":
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.strict_loading = False  # frozen parameters are left out of checkpoints
+    quiet()
+    trainer = Trainer(
+        accelerator=hardware.accelerator, devices=hardware.devices, strategy=hardware.strategy, precision=hardware.precision,
+        sync_batchnorm=hardware.sync_batchnorm, deterministic="warn", logger=loggers or False, log_every_n_steps=1,
+        callbacks=[curve, Checkpoint(last, checkpoint_seconds), *progress], default_root_dir=folder,
+        enable_checkpointing=False, enable_progress_bar=bool(progress), enable_model_summary=False, **stage.trainer,
+    )  # fmt: skip
+    reset_peak_memory()
+    resumed = str(last) if last.exists() else None
+    log.info("%s: %s", stage.name, f"resumes from {last}" if resumed else "starts")
+    trainer.fit(module, stage.loader, ckpt_path=resumed, weights_only=False)  # our own file: it holds optimiser and loop state
+    return {"seconds": round(last_seconds(folder / "training.csv", stage.name), 3), "peak_memory_mb": peak_memory_mb()}
+
+
+def checkpoint_path(folder: Path, stage: Stage) -> Path:
+    """Where a stage's last checkpoint lies."""
+    return folder / "checkpoints" / stage.name / "last.ckpt"
+
+
+def load_fitted(stage: Stage, folder: Path) -> None:
+    """Bring a stage that was finished in an earlier attempt to its fitted state."""
+    state = torch.load(checkpoint_path(folder, stage), map_location="cpu", weights_only=False)["state_dict"]
+    frozen = {name for name, p in stage.module.named_parameters() if not p.requires_grad}
+    missing, unexpected = stage.module.load_state_dict(state, strict=False)
+    if unexpected or set(missing) - frozen:
+        raise UserError(str(checkpoint_path(folder, stage)), "does not fit this method", "force=true trains the run anew")
+
+
+def keep_weights_only(stage: Stage, folder: Path) -> None:
+    """A finished stage needs no optimiser state: drop it from the checkpoint."""
+    path = checkpoint_path(folder, stage)
+    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
+    write_atomic(path, lambda file: torch.save({"state_dict": state}, file))
+
+
+class Checkpoint(Callback):
+    """`last.ckpt` at the end of an epoch where `seconds` have passed since the one before, and at the end of the training."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds, self.saved = path, seconds, time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for name, parameter in pl_module.named_parameters():
+            if not parameter.requires_grad:  # every start loads frozen weights anyway
+                checkpoint["state_dict"].pop(name, None)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = time.monotonic() - self.saved >= self.seconds
+        if trainer.strategy.broadcast(due):  # saving is collective: the processes must agree
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        partial = self.path.with_suffix(".partial")
+        try:
+            trainer.save_checkpoint(partial)
+            if trainer.is_global_zero:
+                partial.replace(self.path)
+        except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
+            partial.unlink(missing_ok=True)
+            raise unwritable(self.path, error if isinstance(error, OSError) else OSError(str(error))) from error
+        self.saved = time.monotonic()
+
+
+class Curve(Callback):
+    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops at a loss that is not finite.
+
+    Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what an undisturbed
+    one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
+    """
+
+    def __init__(self, path: Path, stage: str, seed: int) -> None:
+        self.path, self.stage, self.seed = path, stage, seed
+        self.rows: list[dict[str, Any]] = []
+        self.began = self.before = 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = read_rows(self.path)
+        self.rows = [r for r in rows if r["stage"] != self.stage or int(r["epoch"]) < trainer.current_epoch]
+        self.before = max((float(r["seconds"]) for r in self.rows if r["stage"] == self.stage), default=0.0)
+        self.began = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        seed_everything((self.seed + 1_000_003 * trainer.current_epoch + 7919 * trainer.global_rank) % 2**32, verbose=False)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        wrong = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
+        if wrong:
+            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
+            raise UserError(where, ", ".join(wrong), "the training diverged; a smaller method.lr?")
+        seconds = round(self.before + time.monotonic() - self.began, 3)
+        row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds, **values}
+        self.rows.append(row)
+        if trainer.is_global_zero:
+            write_rows(self.path, self.rows)
+            text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
+            log.info("%s: epoch %d of %s, %s, %.0f s", self.stage, trainer.current_epoch + 1, trainer.max_epochs, text, seconds)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of training.csv; none where there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """training.csv, whole; stages that log different values leave the others' columns empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for r in rows for key in r)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def last_seconds(path: Path, stage: str) -> float:
+    """Training time of a stage over all attempts."""
+    return max((float(r["seconds"]) for r in read_rows(path) if r["stage"] == stage), default=0.0)
+
+
+def reset_peak_memory() -> None:
+    """Start a new measurement, where the system can (Linux, CUDA); else the peak is the whole process's."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def peak_memory_mb() -> float:
+    """Peak in MiB since `reset_peak_memory`: of the CUDA device where one was used, else resident memory of this process
+    or, if larger, of one of its ended children (training processes)."""
+    if torch.cuda.is_available() and (device := torch.cuda.max_memory_allocated()):
+        return round(device / 2**20, 1)
+    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    try:
+        status = Path("/proc/self/status").read_text()
+        own = int(status.split("VmHWM:")[1].split()[0]) / 1024
+    except (OSError, IndexError):
+        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return round(max(own, children), 1)
+
+
+def quiet() -> None:
+    """Lightning's notes on workers, devices and intervals say nothing to someone who runs a benchmark."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (".*does not have many workers.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*"):
+        warnings.filterwarnings("ignore", message)

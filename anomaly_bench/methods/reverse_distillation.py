@@ -1,0 +1,210 @@
+"""Reverse Distillation from One-Class Embedding (Deng & Li, CVPR 2022, arXiv 2201.10703).
+
+A frozen ImageNet encoder (teacher) is distilled backwards: its three feature maps are fused into a small code (the one-class
+embedding), from which a decoder (student) has to rebuild them.  Where it fails, the image is anomalous.
+
+Eq. 1: cosine map of each level; eq. 2: the loss; eq. 3: the summed, upsampled maps.
+"code" is github.com/hq-deng/RD4AD at commit 6554076, the source of the published numbers.
+
+Deviation: no 1x1 convolution (4096 -> 2048) after the bottleneck; the code builds and optimises it but never uses it.
+Deviation: the teacher runs without gradients and ends after layer3; the code computes and discards layer4 and the teacher's gradients. Same updates.
+Deviation: resnet34's bottleneck block count follows its layer4 (3); the code does so too, other re-implementations do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.errors import none_of
+from anomaly_bench.nets.backbones import Backbone
+
+# blocks of layer1..4, bottleneck blocks?, inner width factor
+RESNETS = {
+    "resnet18": ((2, 2, 2, 2), False, 1),
+    "resnet34": ((3, 4, 6, 3), False, 1),
+    "resnet50": ((3, 4, 6, 3), True, 1),
+    "wide_resnet50_2": ((3, 4, 6, 3), True, 2),
+}
+
+
+class ReverseDistillation(Method):
+    """Teacher E -> bottleneck (MFF + OCE) -> student decoder D; score = where D's features differ from E's."""
+
+    def __init__(
+        self,
+        backbone: str,
+        weights: str | None,
+        image_size: Annotated[int, Field(ge=32, multiple_of=32)],
+        batch_size: Annotated[int, Field(ge=1)],
+        epochs: Annotated[int, Field(ge=1)],
+        lr: Annotated[float, Field(gt=0)],
+        betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+        flatten_loss: bool,
+        sigma: Annotated[float, Field(gt=0)],
+    ) -> None:
+        super().__init__()
+        self.weights, self.image_size, self.batch_size, self.epochs = weights, image_size, batch_size, epochs
+        self.lr, self.betas, self.flatten_loss, self.sigma = lr, (betas[0], betas[1]), flatten_loss, sigma
+        architecture = backbone.split(".")[0]
+        if architecture not in RESNETS:
+            raise none_of("method.backbone", architecture, RESNETS)
+        blocks, bottleneck, width = RESNETS[architecture]
+        self.teacher = Backbone(backbone, out_indices=(1, 2, 3))  # layer1, layer2, layer3
+        self.bottleneck = OneClassEmbedding(blocks[3], bottleneck, width)
+        self.decoder = Decoder(blocks[:3], bottleneck, width)
+        initialise(self.bottleneck)
+        initialise(self.decoder)
+
+    def stages(self, data: NormalData) -> Iterator[Stage]:
+        self.teacher.load(self.weights)
+        loader = data.loader("train", self.batch_size, shuffle=True)
+        yield Stage("distillation", self, loader, {"max_epochs": self.epochs})
+
+    def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
+        f_e, f_d = self(batch["image"])
+        loss = flattened_loss(f_e, f_d) if self.flatten_loss else positional_loss(f_e, f_d)
+        self.log("loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trainable = [*self.bottleneck.parameters(), *self.decoder.parameters()]
+        return torch.optim.Adam(trainable, lr=self.lr, betas=self.betas)
+
+    def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Images [B, 3, H, W] -> the teacher's and the decoder's features, fine to coarse."""
+        f_e = self.teacher(images)  # [B, C, H/4, W/4], [B, 2C, H/8, W/8], [B, 4C, H/16, W/16]
+        return f_e, self.decoder(self.bottleneck(f_e))
+
+    def score(self, images: Tensor) -> Scores:
+        maps = anomaly_map(*self(images), size=images.shape[-2:])  # [B, H, W]
+        smooth = gaussian(maps, self.sigma)  # [B, H, W]
+        return Scores(image=smooth.flatten(1).amax(1), map=smooth)
+
+    def provenance(self) -> dict[str, str]:
+        return {"backbone": self.teacher.name, "backbone_sha256": self.teacher.sha256}
+
+
+def cosine_map(f_e: Tensor, f_d: Tensor) -> Tensor:
+    """Eq. 1: 1 - cosine over channels.  [B, C, H, W] twice -> [B, H, W], 0 = same, at most 1 for non-negative features."""
+    return 1 - F.cosine_similarity(f_e, f_d, dim=1)
+
+
+def positional_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
+    """Eq. 2 as the paper writes it: mean of the cosine map over positions and images, summed over levels."""
+    return torch.stack([cosine_map(e, d).mean() for e, d in zip(f_e, f_d, strict=True)]).sum()
+
+
+def flattened_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
+    """Eq. 2 as the code has it: one cosine for each image and level over the flattened map, mean over images, sum of levels."""
+    levels = zip(f_e, f_d, strict=True)
+    return torch.stack([(1 - F.cosine_similarity(e.flatten(1), d.flatten(1))).mean() for e, d in levels]).sum()
+
+
+def anomaly_map(f_e: list[Tensor], f_d: list[Tensor], size: torch.Size) -> Tensor:
+    """Eq. 3: the cosine maps, upsampled and added.  -> [B, H, W] in [0, 3] for three levels of non-negative features."""
+    maps = [cosine_map(e, d)[:, None] for e, d in zip(f_e, f_d, strict=True)]  # [B, 1, H/r, W/r]
+    up = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]  # [B, 1, H, W]
+    return torch.cat(up, 1).sum(1)
+
+
+def gaussian(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian filter of maps [B, H, W], cut at 4 sigma, edges mirrored with the edge pixel repeated (scipy's defaults)."""
+    radius = int(4 * sigma + 0.5)
+    x = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, -1)
+    for _ in range(2):  # filter the last axis, swap, filter the other, swap back
+        b, h, w = maps.shape
+        mirrored = torch.arange(-radius, w + radius, device=maps.device) % (2 * w)  # index into the map and its mirror image
+        rows = torch.cat([maps, maps.flip(-1)], -1)[..., mirrored]  # [B, H, W + 2 radius]
+        maps = F.conv1d(rows.reshape(b * h, 1, -1), kernel).view(b, h, w).transpose(1, 2)
+    return maps
+
+
+class OneClassEmbedding(nn.Module):
+    """MFF: bring all levels to layer3's size and concatenate; OCE: one residual stage shaped like layer4 on top."""
+
+    def __init__(self, blocks: int, bottleneck: bool, width: int) -> None:
+        super().__init__()
+        e = 4 if bottleneck else 1  # a block's output channels for each of its planes
+        self.level1 = nn.Sequential(*conv_bn_relu(64 * e, 128 * e), *conv_bn_relu(128 * e, 256 * e))
+        self.level2 = nn.Sequential(*conv_bn_relu(128 * e, 256 * e))
+        self.oce = stage(3 * 256 * e, 512, blocks, "down", bottleneck, width)
+
+    def forward(self, f: list[Tensor]) -> Tensor:
+        fused = torch.cat([self.level1(f[0]), self.level2(f[1]), f[2]], 1)  # [B, 768 e, H/16, W/16]
+        code: Tensor = self.oce(fused)  # [B, 512 e, H/32, W/32]
+        return code
+
+
+class Decoder(nn.Module):
+    """Three stages that each double the resolution.  The teacher's block counts are used in data-flow order, as in the code:
+    the coarsest stage has as many blocks as the teacher's finest, so the decoder is not an exact mirror image."""
+
+    def __init__(self, blocks: tuple[int, ...], bottleneck: bool, width: int) -> None:
+        super().__init__()
+        e = 4 if bottleneck else 1
+        planes = (512, 256, 128, 64)
+        steps = zip(planes, planes[1:], blocks, strict=False)
+        self.stages = nn.ModuleList(stage(i * e, o, n, "up", bottleneck, width) for i, o, n in steps)
+
+    def forward(self, code: Tensor) -> list[Tensor]:
+        features = []
+        for up in self.stages:
+            code = up(code)  # [B, 256 e, H/16, W/16], [B, 128 e, H/8, W/8], [B, 64 e, H/4, W/4]
+            features.append(code)
+        return features[::-1]
+
+
+def stage(inputs: int, planes: int, blocks: int, resample: str, bottleneck: bool, width: int) -> nn.Sequential:
+    """A ResNet stage: the first block halves ("down") or doubles ("up") the resolution."""
+    outputs = planes * (4 if bottleneck else 1)
+    first = Block(inputs, planes, resample, bottleneck, width)
+    return nn.Sequential(first, *(Block(outputs, planes, "same", bottleneck, width) for _ in range(blocks - 1)))
+
+
+class Block(nn.Module):
+    """Residual block.  "up" replaces the 3x3 convolution and the shortcut by transposed 2x2 convolutions of stride 2."""
+
+    def __init__(self, inputs: int, planes: int, resample: str, bottleneck: bool, width: int) -> None:
+        super().__init__()
+        inner, outputs = planes * width, planes * (4 if bottleneck else 1)
+        if bottleneck:
+            layers = [*conv_bn_relu(inputs, inner, 1, "same"), *conv_bn_relu(inner, inner, 3, resample), *conv_bn(inner, outputs, 1, "same")]
+        else:
+            layers = [*conv_bn_relu(inputs, planes, 3, resample), *conv_bn(planes, outputs, 3, "same")]
+        self.residual = nn.Sequential(*layers)
+        same = resample == "same" and inputs == outputs
+        self.shortcut = nn.Identity() if same else nn.Sequential(*conv_bn(inputs, outputs, 1, resample))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.residual(x) + self.shortcut(x))
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, resample: str) -> list[nn.Module]:
+    """Convolution without bias and batch norm."""
+    conv: nn.Module
+    if resample == "up":
+        conv = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
+    else:
+        conv = nn.Conv2d(inputs, outputs, kernel, 2 if resample == "down" else 1, padding=kernel // 2, bias=False)
+    return [conv, nn.BatchNorm2d(outputs)]
+
+
+def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, resample: str = "down") -> list[nn.Module]:
+    """`conv_bn` and a ReLU."""
+    return [*conv_bn(inputs, outputs, kernel, resample), nn.ReLU(inplace=True)]
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming normal (fan out) for convolutions; transposed ones keep PyTorch's default, as in the code."""
+    for m in module.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

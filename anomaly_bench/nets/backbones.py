@@ -1,0 +1,128 @@
+"""Frozen ImageNet feature pyramids: timm's networks, weights from a file or from timm's hub, input normalisation inside."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+import timm
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from anomaly_bench.errors import UserError, nearest
+
+WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
+
+
+def timm_name(backbone: str) -> str:
+    """The name with its weights tag.  Without one, torchvision's first ImageNet weights are meant (`tv_in1k`), as the papers
+    used them: timm's own default is another training of the same network.  Raises UserError for a name timm lacks."""
+    known = timm.list_models(pretrained=True)
+    name = backbone if "." in backbone else f"{backbone}.tv_in1k"
+    if name in known:
+        return name
+    tags = [k for k in known if k.split(".")[0] == backbone.split(".")[0]]
+    what = f"timm has no network '{backbone}'" + (f" with that tag; its tags: {', '.join(tags)}" if tags else "")
+    raise UserError("method.backbone", what, "" if tags else nearest(backbone, {k.split(".")[0] for k in known}))
+
+
+class Backbone(nn.Module):
+    """A frozen feature pyramid, cut after the deepest wanted layer: always in eval mode, never a gradient.
+
+    The constructor builds the architecture only; `load` brings the weights.  forward: images [B, 3, H, W] in [0, 1] ->
+    one feature map [B, C_l, H / r_l, W / r_l] for each of `out_indices` (timm's numbering: ResNet layer1 is 1).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, backbone: str, out_indices: tuple[int, ...]) -> None:
+        super().__init__()
+        self.name = timm_name(backbone)
+        self.net = timm.create_model(self.name, pretrained=False, features_only=True, out_indices=out_indices)
+        info = self.net.feature_info
+        self.channels: list[int] = info.channels()
+        self.reductions: list[int] = info.reduction()
+        config = timm.get_pretrained_cfg(self.name)
+        self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1))
+        self.requires_grad_(False).eval()
+        self.sha256 = ""
+
+    def train(self, mode: bool = True) -> Backbone:
+        """Stays in eval mode: the batch norms' running statistics are part of the frozen features."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, images: Tensor) -> list[Tensor]:
+        features: list[Tensor] = self.net((images - self.mean) / self.std)
+        return features
+
+    def load(self, weights: str | None) -> None:
+        """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
+
+        Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets `sha256`: of the
+        file, or for the hub of the loaded tensors.  Raises UserError when nothing can be had or a needed key is missing or has another shape.
+        """
+        file = find_weights(self.name, weights)
+        if file is None:
+            state = self._from_hub()
+            self.sha256 = hashlib.sha256(b"".join(state[k].numpy().tobytes() for k in sorted(state))).hexdigest()
+        else:
+            state = read_weights(file)
+            self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        own = self.net.state_dict()
+        counters = {k for k in own if k.endswith("num_batches_tracked")}
+        missing = sorted(set(own) - counters - set(state))
+        wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+        if missing or wrong:
+            said = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
+            said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
+            raise UserError("method.weights", f"{file or 'hub'} does not fit {self.name}: {'; '.join(said)}")
+        self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
+
+    def _from_hub(self) -> dict[str, Tensor]:
+        try:
+            net = timm.create_model(self.name, pretrained=True, features_only=True, out_indices=self.net.feature_info.out_indices)
+        except Exception as error:  # the hub's client raises many kinds: no network, no such file, no space
+            arch = self.name.split(".")[0]
+            raise UserError(
+                "method.weights",
+                f"no ImageNet weights for {self.name}: timm's hub cannot be reached ({type(error).__name__})",
+                f"three ways: run once with network access; method.weights=FILE; a file named {arch}.* in ${WEIGHTS_VARIABLE}",
+            ) from error
+        state: dict[str, Tensor] = net.state_dict()
+        return state
+
+
+def find_weights(name: str, weights: str | None) -> Path | None:
+    """The weights file for a network: `weights` if given, else `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None."""
+    if weights is not None:
+        file = Path(weights).expanduser()
+        if not file.is_file():
+            raise UserError("method.weights", f"no such file: {file}")
+        return file
+    folder = Path(os.environ.get(WEIGHTS_VARIABLE) or os.devnull)
+    arch = name.split(".")[0]
+    files = sorted(f for mark in ".-" for f in folder.glob(f"{arch}{mark}*") if f.suffix in {".safetensors", ".pth", ".pt"})
+    if len(files) > 1:
+        exact = [f for f in files if f.stem == name]
+        if len(exact) != 1:
+            names = ", ".join(f.name for f in files)
+            raise UserError("method.weights", f"several files in {folder} fit {name}: {names}", "name one: method.weights=FILE")
+        files = exact
+    return files[0] if files else None
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors or torch file (a state dict, or a checkpoint holding one under `state_dict`)."""
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        state = state.get("state_dict", state)
+        return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+    except Exception as error:  # safetensors, pickle and zip errors have no common class
+        raise UserError("method.weights", f"{file} cannot be read as weights: {type(error).__name__}: {error}") from error

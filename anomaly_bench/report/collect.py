@@ -1,0 +1,134 @@
+"""Run folders -> one long table of finished runs, and the names of all that had to be left out."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.store import MANIFEST, RunFolder, find
+
+RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run."""
+
+    setting: str  # 8 hex digits: the same for all seeds and categories
+    label: str  # the setting for people: method and overrides
+    method: str
+    dataset: str
+    category: str
+    seed: int
+    metrics: dict[str, float]  # in [0, 1]; nan where undefined
+    seconds: float  # of all stages together, scoring included; nan where not measured
+    peak_memory_mb: float  # of the hungriest stage; nan where not measured
+    path: Path
+    config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run folder that is not in the table."""
+
+    status: str  # running, failed, damaged, copy, or another status that is not `done`
+    path: Path
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.path}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found below an output folder."""
+
+    rows: list[Row]  # sorted by path
+    left_out: list[LeftOut]
+
+    def left_out_line(self) -> str:
+        """How many by status, `1 failed, 2 running`, or `none`."""
+        counts = Counter(item.status for item in self.left_out)
+        return ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
+
+
+def collect(outputs: Path | str) -> Collected:
+    """Read every run folder below `outputs`.  Unfinished, damaged and copied ones are named, not read in.
+
+    Raises UserError where there is no such folder.
+    """
+    rows: dict[tuple[str, ...], Row] = {}
+    left_out = []
+    for folder in _folders(Path(outputs)):
+        try:
+            manifest = _manifest(folder)
+            if folder.status != "done":
+                left_out.append(LeftOut(folder.status, folder.path, _line(manifest.get("error") or "")))
+                continue
+            row = _row(folder, manifest)
+        except Exception as error:  # whatever is wrong inside one folder, it must not hide the others
+            left_out.append(LeftOut("damaged", folder.path, _reason(error)))
+            continue
+        first = rows.setdefault((row.method, row.dataset, row.category, str(row.seed), str(manifest["id"])), row)
+        if first is not row:  # counted twice, it would pass for a second seed
+            left_out.append(LeftOut("copy", folder.path, f"the same run as {first.path}"))
+    return Collected(list(rows.values()), left_out)
+
+
+def method_config(folder: RunFolder) -> dict[str, Any]:
+    """The method's part of a run's config.yaml.  Raises ValueError where it has none."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
+    method = config.get("method") if isinstance(config, dict) else None
+    if not isinstance(method, dict):
+        raise ValueError("config.yaml has no method")
+    return {str(key): value for key, value in method.items()}
+
+
+def _folders(outputs: Path) -> list[RunFolder]:
+    """All run folders, also those whose manifest is missing."""
+    paths = {folder.path for folder in find(outputs)}
+    paths |= {p for p in outputs.glob("*/*/*/s*") if RUN_NAME.fullmatch(p.name) and p.is_dir()}
+    return [RunFolder(path) for path in sorted(paths)]
+
+
+def _manifest(folder: RunFolder) -> dict[str, Any]:
+    manifest = folder.manifest
+    if not manifest:
+        raise ValueError(f"no {MANIFEST}")
+    if not isinstance(manifest, dict) or "status" not in manifest:
+        raise ValueError(f"{MANIFEST} has no status")
+    return manifest
+
+
+def _row(folder: RunFolder, manifest: dict[str, Any]) -> Row:
+    metrics = {str(key): float(value) for key, value in folder.metrics.items()}
+    if not metrics:
+        raise ValueError("no metrics.json, or an empty one")
+    names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
+    numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
+    return Row(**names, **numbers, path=folder.path, config=method_config(folder))  # type: ignore[arg-type]
+
+
+def _cost(manifest: dict[str, Any]) -> dict[str, float]:
+    stages = manifest["stages"].values()
+    seconds, memory = ([float(s[k]) for s in stages if s.get(k) is not None] for k in ("seconds", "peak_memory_mb"))
+    return {"seconds": sum(seconds) if seconds else math.nan, "peak_memory_mb": max(memory, default=math.nan)}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{MANIFEST} has no {error}"
+    return _line(error if isinstance(error, (UserError, ValueError)) else f"{type(error).__name__}: {error}")
+
+
+def _line(text: object) -> str:
+    """On one line, and not endlessly long: a Hydra or CUDA error can fill a screen."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else line[:299] + "…"

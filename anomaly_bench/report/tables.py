@@ -1,0 +1,124 @@
+"""What a person reads after a run (`print_run`) and over many runs (`write_report`)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from operator import methodcaller
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.report import render
+from anomaly_bench.report.collect import Collected, collect, method_config
+from anomaly_bench.report.paper import Published, published
+from anomaly_bench.report.summary import MAIN, Table, as_published, four, in_order, short, summarise
+from anomaly_bench.store import RunFolder, write_atomic
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def print_run(folder: RunFolder, console: Console | None = None) -> None:
+    """A finished run's metrics, the published figures for its very setting beside them, and how they came about.
+
+    Raises UserError where the folder holds no run.
+    """
+    console = console or _console()
+    if not (manifest := folder.manifest):
+        raise UserError(str(folder.path), "no run is here", "`bench list runs` shows where runs are")
+    figures = published(manifest["method"], method_config(folder), manifest["dataset"], manifest["category"])
+    figures = [figure for figure in figures if figure.metric in folder.metrics]
+    console.print(_title(manifest), style="bold", markup=False, highlight=False, soft_wrap=True)
+    _print_metrics(console, folder.metrics, figures)
+    lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
+    lines += [f"protocol: {line}" for line in manifest.get("protocol", [])]
+    for line in [*lines, *_stages(manifest), f"run: {folder.path}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def write_report(outputs: Path | str, target: Path | str | None = None, console: Console | None = None) -> Path:
+    """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
+
+    Files: runs.csv (a line for each run), table_<dataset>.csv, report.md, report.tex.  Returns their folder.  Raises
+    UserError where there is no finished run.
+    """
+    collected = collect(outputs)
+    if not collected.rows:
+        raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
+    tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
+    files = {"runs.csv": render.long_csv(collected.rows), "report.tex": render.latex(tables)}
+    files["report.md"] = render.markdown(tables, collected)
+    for dataset, group in groupby(tables, key=lambda table: table.dataset):
+        files[f"table_{dataset}.csv"] = render.wide_csv(list(group))
+    for name, text in files.items():
+        write_atomic(target / name, methodcaller("write", text.encode()))
+    _print_report(console or _console(), tables, collected, target)
+    return target
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _print_metrics(console: Console, metrics: dict[str, float], figures: Sequence[Published]) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    variants = list(dict.fromkeys(figure.variant for figure in figures))
+    quoted = {(figure.metric, figure.variant): figure for figure in figures}
+    table = RichTable()
+    table.add_column("metric")
+    for head in ["ours", *variants]:
+        table.add_column(Text(head), justify="right", overflow="fold")
+    for metric in in_order(metrics):
+        cells = [_quote(quoted.get((metric, variant))) for variant in variants]
+        table.add_row(metric, four(metrics[metric]), *cells)
+    console.print(table)
+
+
+def _quote(figure: Published | None) -> Any:
+    from rich.text import Text
+
+    if figure is None:
+        return Text(render.ABSENT)
+    style = "yellow" if figure.confidence == "unverified" else ""
+    return Text(f"{as_published(figure.value)} ({figure.confidence})", style=style)
+
+
+def _title(manifest: dict[str, Any]) -> str:
+    place = dict.fromkeys((manifest["dataset"], manifest["category"]))  # a data set of one category is its own category
+    status = "" if manifest["status"] == "done" else f"  ({manifest['status']})"
+    return f"{short(manifest['label'])}  {'/'.join(place)}  seed {manifest['seed']}{status}"
+
+
+def _stages(manifest: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, stage in manifest["stages"].items():
+        measured = {"{:.1f} s": stage.get("seconds"), "peak memory {:.0f} MB": stage.get("peak_memory_mb")}
+        parts = [text.format(value) for text, value in measured.items() if value is not None]
+        lines.append(f"{name}: {', '.join(parts) or 'not measured'}")
+    return lines
+
+
+def _print_report(console: Console, tables: Sequence[Table], collected: Collected, target: Path) -> None:
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    shown = [table for table in tables if table.metric in MAIN]
+    for table in shown:
+        heads, *lines = render.grid(table)
+        console.print(f"{table.dataset}  {table.metric}", style="bold", markup=False, highlight=False, soft_wrap=True)
+        rich_table = RichTable()
+        for i, head in enumerate(heads):
+            rich_table.add_column(Text(head), justify="right" if i else "left", overflow="fold")
+        for i, line in enumerate(lines, 2):
+            rich_table.add_row(*(Text(text) for text in line), end_section=i == len(lines))  # a rule above the mean
+        console.print(rich_table)
+    if any(not column.ours for table in shown for column in table.columns):
+        console.print(render.PUBLISHED_NOTE, markup=False, highlight=False, soft_wrap=True)
+    found = f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}"
+    for text in [found, *map(str, collected.left_out), f"written to {target}"]:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)

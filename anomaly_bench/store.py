@@ -1,0 +1,180 @@
+"""A run is one folder.  Files are written to a temporary name and renamed; `status: done` comes last."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from anomaly_bench.errors import UserError
+
+MANIFEST, FORMAT = "manifest.json", 1
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it: `path` is whole or absent.
+
+    Raises UserError naming the file where the folder has no room or gives no permission.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The one line for a file that cannot be written: no room, no permission, not a folder."""
+    return UserError(str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """NaN, which JSON lacks, becomes null."""
+    text = json.dumps(_without_nan(value), indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def now() -> str:
+    """UTC, to the second."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """A line of scores.csv."""
+
+    path: str
+    kind: str
+    label: int
+    score: float
+
+
+class RunFolder:
+    """Reads and writes one run: `manifest`, `metrics`, `scores`, `maps`.  Reading needs no torch."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest, or an empty dict where the run has none yet.  Raises UserError for a damaged file."""
+        return self._json(MANIFEST)
+
+    @property
+    def status(self) -> str:
+        """`new`, `running`, `done` or `failed`."""
+        return str(self.manifest.get("status", "new"))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """{"image_auroc": 0.991, ...}; undefined values are nan."""
+        return {key: math.nan if value is None else value for key, value in self._json("metrics.json").items()}
+
+    @cached_property
+    def scores(self) -> list[ScoreRow]:
+        """One row for each test image, in the order of the maps."""
+        with (self.path / "scores.csv").open(newline="", encoding="utf-8") as file:
+            return [ScoreRow(r["path"], r["kind"], int(r["label"]), float(r["score"])) for r in csv.DictReader(file)]
+
+    @property
+    def maps(self) -> np.ndarray | None:
+        """float32 [N, H, W], memory-mapped; None where the run stored none."""
+        file = self.path / "maps.npy"
+        return np.load(file, mmap_mode="r") if file.exists() else None
+
+    def _json(self, name: str) -> dict[str, Any]:
+        file = self.path / name
+        try:
+            value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return {}
+        except ValueError as error:
+            raise UserError(str(file), f"is damaged: {error}", "delete it to train the run anew") from error
+        return value
+
+    def start(self, manifest: dict[str, Any], config: str, overrides: Iterable[str], *, afresh: bool) -> None:
+        """Create the folder, or go on with an unfinished one; `afresh` deletes what is there."""
+        if afresh and self.path.exists():
+            shutil.rmtree(self.path)
+        earlier = self.manifest
+        kept = {key: earlier[key] for key in ("started", "stages") if key in earlier}
+        write_json(self.path / MANIFEST, {"format": FORMAT, "started": now(), "stages": {}, **manifest, **kept, "status": "running"})
+        self.write_text("config.yaml", config)
+        self.write_text("overrides.txt", "".join(f"{o}\n" for o in overrides))
+
+    def update(self, **values: Any) -> None:
+        """Set keys of the manifest; a key inside `stages` is added to the others."""
+        manifest = self.manifest
+        stages = {**manifest.get("stages", {}), **values.pop("stages", {})}
+        write_json(self.path / MANIFEST, {**manifest, **values, "stages": stages})
+
+    def fail(self, error: BaseException) -> None:
+        """Record why the run stopped."""
+        self.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
+
+    def finish(self) -> None:
+        """The last write of a run; from here on it is `done`."""
+        manifest = {**self.manifest, "status": "done", "finished": now()}
+        manifest.pop("error", None)
+        write_json(self.path / MANIFEST, manifest)
+
+    def write_text(self, name: str, text: str) -> None:
+        write_atomic(self.path / name, lambda file: file.write(text.encode()))
+
+    def write_scores(self, rows: Iterable[ScoreRow]) -> None:
+        """scores.csv; `repr` keeps every bit of a score."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["path", "kind", "label", "score"])
+        writer.writerows([r.path, r.kind, r.label, repr(float(r.score))] for r in rows)
+        self.write_text("scores.csv", text.getvalue())
+        self.__dict__.pop("scores", None)
+
+    def write_maps(self, maps: np.ndarray) -> None:
+        """maps.npy: float32 [N, H, W]."""
+        write_atomic(self.path / "maps.npy", lambda file: np.save(file, np.asarray(maps, np.float32)))
+
+    def write_metrics(self, metrics: dict[str, float]) -> None:
+        write_json(self.path / "metrics.json", metrics)
+
+
+def find(outputs: Path | str) -> Iterator[RunFolder]:
+    """Every run folder below `outputs`, sorted by path.  Raises UserError where the folder is missing."""
+    outputs = Path(outputs)
+    if not outputs.is_dir():
+        raise UserError(str(outputs), "no such folder of runs", "the first `bench train` makes it")
+    for manifest in sorted(outputs.glob(f"*/*/*/s*/{MANIFEST}")):
+        yield RunFolder(manifest.parent)

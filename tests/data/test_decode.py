@@ -1,0 +1,211 @@
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from scipy import ndimage
+from small_images import grey, save, square
+
+from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
+from anomaly_bench.errors import UserError
+
+EIGHT = np.ones((3, 3))
+
+
+def pieces(mask: np.ndarray) -> int:
+    return int(ndimage.label(mask, EIGHT)[1])
+
+
+def plain(mask: np.ndarray, size: int) -> np.ndarray:
+    image = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) > 127
+
+
+@pytest.mark.parametrize(
+    ("mode", "pixel", "expected"),
+    [
+        ("L", 77, (77, 77, 77)),
+        ("1", 1, (255, 255, 255)),
+        ("RGB", (1, 2, 3), (1, 2, 3)),
+        ("RGBA", (1, 2, 3, 0), (1, 2, 3)),  # dropped, not blended
+        ("LA", (9, 0), (9, 9, 9)),
+        ("I;16", 65535, (255, 255, 255)),
+        ("I;16", 257 * 40, (40, 40, 40)),  # clipping would give 255
+        ("I;16", 257 * 40 + 200, (41, 41, 41)),  # to nearest
+        ("I;16", 100, (0, 0, 0)),
+    ],
+)
+def test_modes_of_png(tmp_path: Path, mode: str, pixel: object, expected: tuple[int, ...]) -> None:
+    Image.new(mode, (5, 3), pixel).save(tmp_path / "a.png")
+    image = read_image(tmp_path / "a.png")
+    assert image.shape == (3, 5, 3)
+    assert image.dtype == np.uint8
+    assert (image == expected).all()
+
+
+def test_palette_is_looked_up(tmp_path: Path) -> None:
+    image = Image.new("P", (4, 4), 1)
+    image.putpalette([0, 0, 0, 10, 20, 30])
+    image.save(tmp_path / "a.png")
+    assert (read_image(tmp_path / "a.png") == (10, 20, 30)).all()
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red = read_image(tmp_path / "a.jpg").reshape(-1, 3).mean(axis=0)
+    assert red[0] > 200
+    assert red[1:].max() < 60
+
+
+def test_sixteen_bit_rgb_png(tmp_path: Path) -> None:  # Pillow cannot write one
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    lines = (b"\0" + struct.pack(">6H", 65535, 257 * 50, 0, 65535, 257 * 50, 0)) * 2
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert (read_image(tmp_path / "a.png") == (255, 50, 0)).all()
+
+
+def test_an_array_is_read_like_a_file() -> None:
+    assert read_image(grey(7)).shape == (8, 8, 3)
+    assert (read_image(np.full((2, 2, 3), 5, np.uint8)) == 5).all()
+    with pytest.raises(UserError, match="float32"):
+        read_image(np.zeros((4, 4), np.float32))
+    with pytest.raises(UserError, match=r"\[4, 4, 2\]"):
+        read_image(np.zeros((4, 4, 2), np.uint8))
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.png", np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    (tmp_path / "cut.png").write_bytes(good.read_bytes()[:-400])
+    (tmp_path / "text.png").write_text("not an image")
+    (tmp_path / "empty.png").touch()
+    for name in ("cut.png", "text.png", "empty.png", "absent.png"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read as an image"):
+            read_image(tmp_path / name)
+
+
+def test_what_has_no_plain_meaning_is_refused(tmp_path: Path) -> None:
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
+    Image.new("I", (4, 4), 70000).save(tmp_path / "int.tif")
+    page = Image.new("L", (4, 4))
+    page.save(tmp_path / "pages.tif", save_all=True, append_images=[page])
+    for name, reason in (("float", "32-bit"), ("int", "32-bit"), ("pages", "holds 2 images")):
+        with pytest.raises(UserError, match=rf"{name}.tif: .*{reason}"):
+            read_image(tmp_path / f"{name}.tif")
+
+
+@pytest.mark.parametrize(
+    ("mode", "zero", "one"),
+    [
+        ("L", 0, 1),
+        ("1", 0, 1),
+        ("I;16", 0, 3),
+        ("RGB", (0, 0, 0), (0, 0, 1)),
+        ("RGBA", (0, 0, 0, 255), (0, 1, 0, 0)),
+        ("LA", (0, 255), (1, 0)),
+    ],
+)
+def test_any_value_but_zero_is_anomalous(tmp_path: Path, mode: str, zero: object, one: object) -> None:
+    image = Image.new(mode, (4, 2), zero)
+    image.putpixel((3, 1), one)
+    image.save(tmp_path / "a.png")
+    mask = read_mask(tmp_path / "a.png", (2, 4))
+    assert mask.dtype == np.bool_
+    assert np.argwhere(mask).tolist() == [[1, 3]]
+
+
+def test_a_palette_mask_is_what_one_sees(tmp_path: Path) -> None:
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([255, 255, 255, 0, 0, 0])  # an optimiser may put white first
+    image.save(tmp_path / "a.png")
+    assert read_mask(tmp_path / "a.png", (1, 2)).tolist() == [[True, False]]
+
+
+def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
+    file = save(tmp_path / "m.png", np.zeros((6, 8), np.uint8))
+    with pytest.raises(UserError, match=r"m.png: the mask has 8 x 6 pixels, its image 6 x 8"):
+        read_mask(file, (8, 6))
+    assert not read_mask(np.zeros((6, 8), bool), (6, 8)).any()
+
+
+def test_images_are_resized_with_antialiasing_and_without_their_aspect() -> None:
+    stripes = np.zeros((8, 16, 3), np.uint8)
+    stripes[:, ::2] = 255
+    small = resize_image(stripes, 4)
+    assert small.shape == (4, 4, 3)
+    assert np.abs(small.astype(int) - 127).max() < 40  # without antialiasing: 0 or 255
+
+
+@pytest.mark.parametrize("ends", [((0, 0), (1023, 1023)), ((1000, 17), (30, 900)), ((5, 500), (1000, 500))])
+def test_a_thin_line_survives_in_one_piece(ends: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    image = Image.new("1", (1024, 1024))
+    ImageDraw.Draw(image).line(ends, fill=1)
+    mask = np.asarray(image)
+    expected = np.zeros((256, 256), bool)
+    for y, x in np.argwhere(mask):  # the rule a second way: 4 x 4 pixels fall into one
+        expected[y // 4, x // 4] = True
+    assert not plain(mask, 256).any()  # the plain rule loses it
+    assert (resize_mask(mask, 256) == expected).all()
+    assert pieces(resize_mask(mask, 256)) == 1
+
+
+def test_a_single_pixel_survives() -> None:
+    mask = np.zeros((1024, 1024), bool)
+    mask[1023, 6] = True
+    assert np.argwhere(resize_mask(mask, 256)).tolist() == [[255, 1]]
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"), [((1024, 1024), 256), ((700, 900), 256), ((384, 384), 256), ((100, 80), 256)]
+)
+def test_big_blobs_follow_the_plain_rule_to_the_bit(shape: tuple[int, int], size: int) -> None:
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    mask = np.hypot(y - shape[0] / 2, (x - shape[1] / 3) * 1.3) < shape[1] / 5
+    mask |= (abs(y - shape[0] * 0.8) < shape[0] / 12) & (x > shape[1] * 0.7)
+    assert pieces(mask) == 2
+    assert (resize_mask(mask, size) == plain(mask, size)).all()
+
+
+def test_a_blob_is_as_it_was_beside_a_thin_line() -> None:
+    blob = np.zeros((512, 512), bool)
+    blob[100:200, 103:230] = True
+    line = np.zeros_like(blob)
+    line[400, 50:450] = True
+    both = resize_mask(blob | line, 200)
+    assert (both == (plain(blob, 200) | resize_mask(line, 200))).all()
+    assert pieces(both) == 2
+
+
+def test_the_same_size_changes_nothing() -> None:
+    mask = np.random.default_rng(0).random((32, 32)) < 0.2
+    assert (resize_mask(mask, 32) == mask).all()
+
+
+masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0.02, 0.2, 0.5]))
+
+
+@settings(deadline=None, max_examples=150)
+@given(masks, st.integers(4, 60))
+def test_no_component_is_lost_or_broken(shape: tuple[int, int, int, float], size: int) -> None:
+    height, width, seed, share = shape
+    mask = np.random.default_rng(seed).random((height, width)) < share
+    labels, count = ndimage.label(mask, EIGHT)
+    whole = resize_mask(mask, size)
+    assert whole.any() == mask.any()
+    for i in range(1, count + 1):
+        alone = resize_mask(labels == i, size)
+        assert pieces(alone) == 1
+        assert not (alone & ~whole).any()
+
+
+def test_a_whole_mask_stays_whole() -> None:
+    assert resize_mask(square() < 300, 5).all()

@@ -1,0 +1,91 @@
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anomaly_bench.data import textures
+from anomaly_bench.data.decode import read_image, read_mask
+from anomaly_bench.data.demo import Demo
+from anomaly_bench.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+def digest(folder: Path) -> str:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
+
+
+@pytest.mark.parametrize("texture", textures.TEXTURES)
+def test_counts_sizes_and_masks(root: Path, texture: str) -> None:
+    data = Demo(texture, str(root), 0)
+    train, test = data.records("train"), data.records("test")
+    assert len(train) == 40
+    assert Counter(r.kind for r in test) == {"good": 16, "foreign": 6, "hole": 6, "scratch": 6, "stain": 6}
+    assert train[0].path == f"{texture}/train/good/000.png"
+    assert all(read_image(record.image).shape == (256, 256, 3) for record in train + test)
+    areas = [int(read_mask(record.mask, (256, 256)).sum()) for record in test if record.mask]
+    assert len(areas) == 24
+    assert min(areas) > 60
+    assert max(areas) < 256 * 256 / 8
+
+
+def test_the_same_seed_gives_the_same_bytes(root: Path, tmp_path: Path) -> None:
+    Demo("grass", str(root), 0).records("train")
+    again = textures.generate(tmp_path, "grass", 0)
+    assert digest(again / "grass") == digest(root / again.name / "grass")
+    assert digest(textures.generate(tmp_path, "grass", 1) / "grass") != digest(again / "grass")
+
+
+@pytest.mark.parametrize("kind", sorted(textures.PAINTERS))
+def test_the_mask_is_where_the_image_was_painted(kind: str) -> None:
+    rng = np.random.default_rng(7)
+    for texture in textures.TEXTURES:
+        clean = textures._crop(textures.data.gravel(), rng)
+        painted, opacity = textures.PAINTERS[kind](clean, rng, texture)
+        assert (painted[opacity == 0] == clean[opacity == 0]).all()
+        assert np.abs(painted - clean)[opacity > 0].mean() > 15  # grey levels: a person sees it
+
+
+def test_train_and_test_come_from_disjoint_parts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    photo = np.zeros((512, 512), np.uint8)
+    photo[:, textures.SPLIT :] = 200  # a photograph that tells its parts apart
+    monkeypatch.setattr(textures.data, "brick", lambda: photo)
+    base = textures.generate(tmp_path, "brick", 0) / "brick"
+    assert all(read_image(path).max() == 0 for path in (base / "train" / "good").iterdir())
+    assert all(read_image(path).min() >= 186 for path in (base / "test" / "good").iterdir())
+
+
+def test_no_network_is_needed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def refused(*_: object) -> None:
+        raise OSError
+
+    monkeypatch.setattr(socket.socket, "connect", refused)
+    assert textures.generate(tmp_path, "gravel", 3).is_dir()
+
+
+def test_the_default_place_and_one_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path))
+    with ThreadPoolExecutor(3) as pool:
+        lists = list(pool.map(lambda _: Demo("brick", None, 5).records("train"), range(3)))
+    assert lists[0] == lists[1] == lists[2]
+    (folder,) = (tmp_path / "demo").iterdir()
+    assert [path.name for path in folder.iterdir()] == ["brick"]  # nothing half-written is left
+    before = digest(folder)
+    Demo("brick", None, 5).records("test")
+    assert digest(folder) == before
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"dataset.root: cannot write the demo images to .*file.*Not a directory"):
+        Demo("brick", str(tmp_path / "file"), 0).records("train")

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.report.collect import collect
+from anomaly_bench.report.paper import categories, figures
+from anomaly_bench.report.render import escape
+from anomaly_bench.report.summary import Table, summarise
+from anomaly_bench.report.tables import print_run, write_report
+from anomaly_bench.store import RunFolder
+
+Run = Callable[..., RunFolder]
+R18 = {"backbone": "resnet18", "epochs": 20}
+R18_LABEL = "rd method.backbone=resnet18 method.epochs=20"
+RERUN = "independent rerun of official code, last epoch"
+
+
+def written(outputs: Path) -> tuple[Path, str]:
+    """The report's folder and what was printed."""
+    console = Console(file=io.StringIO(), width=200)
+    folder = write_report(outputs, console=console)
+    return folder, console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def table(outputs: Path, metric: str) -> Table:
+    (found,) = [table for table in summarise(collect(outputs).rows) if table.metric == metric]
+    return found
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def two_settings(run: Run) -> None:
+    """Setting A: screw with seeds 0.90, 0.94 and grid with 0.80, 0.82.  Setting B: screw alone."""
+    for seed, screw, grid in ((0, 0.90, 0.80), (1, 0.94, 0.82)):
+        run("screw", seed, image_auroc=screw)
+        run("grid", seed, image_auroc=grid)
+    run("screw", 0, label=R18_LABEL, method=R18, image_auroc=0.7, pixel_auroc=0.6)
+
+
+@pytest.mark.usefixtures("two_settings")
+def test_long_csv_has_a_line_for_each_run(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path)
+    rows = lines(folder / "runs.csv")
+    assert len(rows) == 5
+    assert {(r["category"], r["seed"], r["image_auroc"], r["pixel_auroc"]) for r in rows if r["label"] == "rd"} == {
+        ("screw", "0", "0.9", ""),
+        ("screw", "1", "0.94", ""),
+        ("grid", "0", "0.8", ""),
+        ("grid", "1", "0.82", ""),
+    }
+    assert float(rows[0]["seconds"]) == pytest.approx(13.34)
+
+
+@pytest.mark.usefixtures("two_settings")
+def test_wide_csv_holds_means_deviations_and_seeds(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path)
+    rows = {r["category"]: r for r in lines(folder / "table_mvtec.csv") if r["metric"] == "image_auroc"}
+    assert list(rows) == ["grid", "screw", "mean of 2"]
+    assert float(rows["screw"]["rd"]) == pytest.approx(0.92)
+    assert float(rows["screw"]["rd std"]) == pytest.approx(0.04 / math.sqrt(2))
+    assert rows["screw"]["rd seeds"] == "2"
+    assert float(rows["mean of 2"]["rd"]) == pytest.approx(0.865)
+    assert float(rows["mean of 2"]["rd std"]) == pytest.approx(stdev([0.85, 0.88]))  # the seeds' means over categories
+    assert rows["screw"][f"rd / {RERUN}"] == "0.989"
+    assert rows["screw"][f"rd / {RERUN} confidence"] == "seen"
+    assert rows["screw"]["rd / paper WRN50-2 256px confidence"] == "unverified"
+    other = "rd backbone=resnet18 epochs=20"
+    assert (rows["grid"][other], rows["screw"][other], rows["screw"][f"{other} std"]) == ("", "0.7", "")
+    assert rows["mean of 2"][f"{other} note"] == "1 of 2 categories"
+
+
+@pytest.mark.usefixtures("two_settings")
+def test_markdown_and_latex_show_the_same_figures(tmp_path: Path) -> None:
+    folder, printed = written(tmp_path)
+    markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
+    assert "| screw | 0.9200 ± 0.0283 (n=2) | 0.970 (unverified) | 0.989 (seen) | 0.7000 |" in markdown
+    assert "| mean of 2 | 0.8650 ± 0.0212 (n=2) | – | – | 0.7000 (1 of 2 categories) |" in markdown
+    assert r"screw & 0.9200 $\pm$ 0.0283 (n=2) & 0.970 (unverified) & 0.989 (seen) & 0.7000 \\" in latex
+    assert r"\caption{image\_auroc on mvtec}" in latex
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 2  # image and pixel AUROC
+    assert not re.search(r"(?<!\\)[_#%$]", re.sub(r"\$\\pm\$|^%.*", "", latex, flags=re.MULTILINE))
+    assert "0.9200 ± 0.0283 (n=2)" in printed
+    assert "0.970 (unverified)" in printed
+    assert str(folder) in printed
+    assert f"- {RERUN} (seen): github" in markdown
+
+
+def test_published_means_stand_only_beside_all_fifteen_categories(run: Run, tmp_path: Path) -> None:
+    names = sorted(categories("mvtec"))
+    for name in names[:-1]:
+        run(name, image_auroc=0.9)
+    assert [str(column.cells[-1]) for column in table(tmp_path, "image_auroc").columns] == ["0.9000", "None", "None"]
+    run(names[-1], label="rd seen", image_auroc=0.9)  # all 15 are in the table now, but in no setting
+    quoted = [column.cells[-1] for column in table(tmp_path, "image_auroc").columns if not column.ours]
+    assert quoted == [None] * 4  # the paper and the re-run beside either setting
+    run(names[-1], image_auroc=0.9)
+    whole = table(tmp_path, "image_auroc")
+    assert whole.lines[-1] == "mean of 15"
+    assert [str(column.cells[-1]) for column in whole.columns[:3]] == ["0.9000", "0.985 (secondary)", "0.9869 (seen)"]
+
+
+def test_all_published_categories_arrive_in_the_table(run: Run, tmp_path: Path) -> None:
+    for name in categories("mvtec"):
+        run(name, image_auroc=0.9)
+    found = table(tmp_path, "image_auroc")
+    rerun = {f.category: f.value for f in figures() if f.variant == RERUN and f.metric == "image_auroc"}
+    (column,) = [column for column in found.columns if column.head == RERUN]
+    assert [cell and cell.value for cell in column.cells[:-1]] == [rerun[name] for name in found.lines[:-1]]
+
+
+def test_undefined_is_a_word_and_leaves_the_mean(run: Run, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        run("screw", seed, image_auroc=math.nan)
+        run("grid", seed, image_auroc=0.8)
+    (column, *_) = table(tmp_path, "image_auroc").columns
+    assert list(map(str, column.cells)) == [
+        "0.8000 ± 0.0000 (n=2)",
+        "undefined",
+        "0.8000 ± 0.0000 (n=2) (1 of 2 categories)",
+    ]
+    written(tmp_path)
+
+
+def test_seeds_that_differ_give_no_deviation_of_the_mean(run: Run, tmp_path: Path) -> None:
+    for seed, value in ((0, 0.9), (1, 0.7)):
+        run("screw", seed, image_auroc=value)
+    run("grid", 0, image_auroc=0.6)
+    (column, *_) = table(tmp_path, "image_auroc").columns
+    assert str(column.cells[-1]) == "0.7000 (seeds differ)"  # (0.8 + 0.6) / 2: each category counts once
+    assert fmean([0.8, 0.6]) == pytest.approx(0.7)
+
+
+def test_equal_labels_of_different_settings_stay_apart(run: Run, tmp_path: Path) -> None:
+    first, second = run("screw", 0, image_auroc=0.9), run("screw", 1, image_auroc=0.5)
+    second.update(setting="0000abcd")
+    heads = [column.head for column in table(tmp_path, "image_auroc").columns if column.ours]
+    assert heads == ["rd #0000abcd", f"rd #{first.manifest['setting']}"]
+
+
+def test_one_category_needs_no_mean(run: Run, tmp_path: Path) -> None:
+    run("mtd", dataset="mtd", image_auroc=0.9)
+    assert table(tmp_path, "image_auroc").lines == ["mtd"]
+
+
+def test_unfinished_runs_are_left_out_and_named(run: Run, tmp_path: Path) -> None:
+    run("screw", 0, image_auroc=0.9)
+    running = run("screw", 1, image_auroc=0.1, finish=False)
+    folder, printed = written(tmp_path)
+    for text in (printed, (folder / "report.md").read_text()):
+        assert "left out: 1 running" in text
+        assert f"running: {running.path}" in text
+    assert [r["image_auroc"] for r in lines(folder / "runs.csv")] == ["0.9"]
+
+
+def test_a_report_without_a_finished_run_is_a_user_error(run: Run, tmp_path: Path) -> None:
+    run("screw", 0, image_auroc=0.9, finish=False)
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}: no finished run.*1 running"):
+        write_report(tmp_path)
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_report_can_be_written_twice_and_elsewhere(run: Run, tmp_path: Path) -> None:
+    run("screw", image_auroc=0.9)
+    folder, _ = written(tmp_path)
+    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    target = write_report(tmp_path, tmp_path / "elsewhere", Console(file=io.StringIO()))
+    assert sorted(first) == ["report.md", "report.tex", "runs.csv", "table_mvtec.csv"]
+    assert first == {path.name: path.read_bytes() for path in target.iterdir()}
+
+
+def test_escape_covers_what_latex_would_choke_on() -> None:
+    assert escape(r"a_b & 5% #1 {x} $ ~ ^ \ ±") == (
+        r"a\_b \& 5\% \#1 \{x\} \$ \textasciitilde{} \textasciicircum{} \textbackslash{} $\pm$"
+    )
+
+
+def shown(folder: RunFolder) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_run(folder, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_print_run_shows_ours_beside_the_published(run: Run) -> None:
+    folder = run("screw", image_auroc=0.98765, pixel_auroc=math.nan, aupro_0__3=0.5)
+    text = shown(folder)
+    assert re.search(r"image_auroc\W+0\.9877\W+0\.970 \(unverified\)\W+0\.989 \(seen\)", text.replace("\n", " "))
+    assert re.search(r"pixel_auroc\W+undefined\W+0\.996 \(unverified\)", text)
+    assert re.search(r"aupro_0\.3\W+0\.5000\W+–", text)  # nobody published it: only the authors' own PRO
+    assert "paper WRN50-2 256px (unverified): CVPR2022" in text
+    assert "protocol: last epoch, nothing chosen on test data" in text
+    assert "distillation: 12.3 s, peak memory 812 MB" in text
+    assert text.rstrip().endswith(f"run: {folder.path}")
+    assert "pro_per_image" not in text  # published, but not measured
+
+
+def test_print_run_says_that_nothing_was_published_for_a_setting(run: Run) -> None:
+    text = shown(run("screw", label=R18_LABEL, method=R18, image_auroc=0.9))
+    assert "rd backbone=resnet18 epochs=20  mvtec/screw  seed 0" in text
+    assert "no published figures for this setting" in text
+    assert "0.970" not in text
+
+
+def test_print_run_without_a_run_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run is here"):
+        shown(RunFolder(tmp_path))
+
+
+def test_print_run_names_a_data_set_of_one_category_once(run: Run) -> None:
+    assert "rd  mtd  seed 0" in shown(run("mtd", dataset="mtd", image_auroc=0.9))
+
+
+def test_print_run_keeps_brackets_in_paths_and_protocols(run: Run) -> None:
+    folder = run("screw", image_auroc=0.9)
+    folder.update(protocol=["metrics at [256, 256]"], stages={"score": {"seconds": 2.0}})
+    assert "protocol: metrics at [256, 256]" in shown(folder)
+    assert "score: 2.0 s\n" in shown(folder)
+
+
+def test_the_report_needs_no_torch(run: Run, tmp_path: Path) -> None:
+    run("screw", image_auroc=0.9)
+    code = (
+        "import sys\nimport anomaly_bench.report.figures\nfrom anomaly_bench.report.tables import write_report\n"
+        f"write_report({str(tmp_path)!r})\nassert not {{'torch', 'scipy', 'hydra'}} & set(sys.modules)"
+    )
+    done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
