@@ -1,4 +1,4 @@
-"""The verbs of `bench`.  A user's mistake becomes one line and exit code 2.  Nothing here imports torch, a verb only what it needs."""
+"""The verbs of `bench`.  A user's mistake becomes one line and exit code 2.  A verb imports what it needs, no more."""
 
 from __future__ import annotations
 
@@ -29,7 +29,16 @@ train, measure and compare unsupervised visual anomaly detection
 
 Keys: bench show method=NAME.  More: README.md, CONTRIBUTING.md.
 """
-UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EFBIG, errno.EDQUOT, errno.EEXIST}
+UNWRITABLE = {
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EFBIG,
+    errno.EDQUOT,
+    errno.EEXIST,
+}
 
 
 def main(words: list[str] | None = None) -> int:
@@ -52,8 +61,14 @@ def dispatch(words: list[str]) -> int:
     from anomaly_bench.errors import none_of
 
     verbs: dict[str, Callable[[list[str]], int]] = {
-        "train": train, "report": report, "data": data, "list": list_, "show": show, "completion": completion, "--complete": complete,
-    }  # fmt: skip
+        "train": train,
+        "report": report,
+        "data": data,
+        "list": list_,
+        "show": show,
+        "completion": completion,
+        "--complete": complete,
+    }
     if not words or words[0] in ("-h", "--help", "help"):
         sys.stdout.write(HELP)
         return 0
@@ -127,7 +142,7 @@ def train_one(cfg: Any) -> None:
 def report(words: list[str]) -> int:
     from anomaly_bench.report.tables import write_report
 
-    write_report(*_at_most(words, 1, "OUTPUTS") or ["outputs"])
+    write_report((_at_most(words, 1, "OUTPUTS") or ["outputs"])[0])
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The few types that everything meets in: a data set gives records, a method gives stages and scores, a run joins them."""
+"""The few types that everything meets in: a data set gives records, a method stages and scores, a run joins them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from pytorch_lightning import LightningModule
@@ -87,21 +87,24 @@ class Stage:
 class Method(LightningModule):
     """A paper.  The constructor takes plain values without defaults: one key of the yaml for each argument.
 
-    The constructor builds the architecture and reads no file; `stages` loads pretrained weights.  `state_dict()` holds all that
-    `score` needs, so that a finished run can be used without any other file.
+    The constructor builds the architecture and reads no file; `stages` loads pretrained weights.  `state_dict()`
+    holds all that `score` needs, so that a finished run can be used without any other file.
     """
 
-    val_share: ClassVar[float] | float = 0.0  # share of the normal training images that `stages` gets as `val`
+    val_share: float = 0.0  # share of the normal training images that `stages` gets as `val`
     image_size: int  # pixels; images are resized to a square of this side
     batch_size: int  # images in a training step, over all devices together
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        """The paper's algorithm box, read from top to bottom.  The runner fits what is yielded; the code after a `yield`
-        works on the fitted result.  On a restart, finished stages are loaded, and the code between them runs again."""
+        """The paper's algorithm box, read from top to bottom.
+
+        The runner fits what is yielded; the code after a `yield` works on the fitted result.  On a restart, finished
+        stages are loaded, and the code between them runs again.
+        """
         raise NotImplementedError
 
     def score(self, images: Tensor) -> Scores:
-        """Images [B, 3, H, W] -> Scores, in eval mode and without gradients; an image's score does not depend on its batch."""
+        """Images [B, 3, H, W] -> Scores; in eval mode, without gradients, the same for an image in any batch."""
         raise NotImplementedError
 
     def provenance(self) -> dict[str, str]:

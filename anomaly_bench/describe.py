@@ -1,4 +1,4 @@
-"""`bench list` and `bench show`: what there is, each number with its source.  Reads yaml comments and docstrings, imports no torch."""
+"""`bench list` and `bench show`: what there is, each number with its source, read from yaml comments and headers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,14 @@ from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.store import find
 
 SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
-LISTS = {"methods": "method", "datasets": "dataset", "hardware": "hardware", "loggers": "logger", "experiments": "experiment"}
-COMMENT = re.compile(r"^(?P<key>\w+):(?P<value>.*?)\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*)$")
+LISTS = {
+    "methods": "method",
+    "datasets": "dataset",
+    "hardware": "hardware",
+    "loggers": "logger",
+    "experiments": "experiment",
+}
+LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
 HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 
 
@@ -37,9 +43,9 @@ def names(group: str) -> Iterator[str]:
         choices = config.options(loader, group)
     width = max((len(c) for c in choices), default=0)
     for choice in choices:
-        file = yaml_file(group, choice)
-        cfg = OmegaConf.load(file)
-        header = heading(cfg._target_) if group == "method" and isinstance(cfg, DictConfig) and "_target_" in cfg else first_comment(file)
+        file = config.conf_dir() / group / f"{choice}.yaml"
+        text = file.read_text(encoding="utf-8")
+        header = heading(parse(text).get("_target_", "")) or text.partition("\n")[0].lstrip("# ")
         yield f"{choice:{width}}  {header}".rstrip()
 
 
@@ -52,33 +58,36 @@ def runs(outputs: str) -> Iterator[str]:
 
 
 def show_command(words: list[str]) -> int:
-    """bench show [method=NAME] [dataset=NAME] [KEY=VALUE ...]"""
+    """bench show [--config-dir DIR] [method=NAME] [dataset=NAME] [KEY=VALUE ...]"""
+    extra = None
+    if "--config-dir" in words[:-1]:
+        at = words.index("--config-dir")
+        extra, words = words[at + 1], words[:at] + words[at + 2 :]
     given = {w.split("=")[0].split(".")[0] for w in words}
     if not given & {"method", "dataset", "experiment"}:
         raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
-    with config.hydra_context() as loader:
+    choices = dict(w.split("=", 1) for w in words if "=" in w)
+    with config.hydra_context(extra) as loader:
         cfg = config.compose_known(loader, words, strict=True)
-    chosen = {g: next((w.split("=")[1] for w in reversed(words) if w.startswith(f"{g}=")), None) for g in LISTS.values()}
     for group in ("method", "dataset", "hardware"):
         if group in cfg and (group in given or group == "method"):
-            sys.stdout.write("\n".join(section(group, chosen[group], cfg[group])) + "\n\n")
+            name = choices.get(group) or cfg[group].get("name") or "auto"
+            sys.stdout.write("\n".join(section(group, name, cfg[group], extra)) + "\n\n")
     if "method" in given:
-        rest = OmegaConf.masked_copy(cfg, [k for k in cfg if k not in LISTS.values()])
-        sys.stdout.write("run\n" + "\n".join(rows(rest, annotations(config.conf_dir() / "config.yaml"))) + "\n")
+        rest = {str(key): cfg[key] for key in cfg if key not in LISTS.values()}
+        sys.stdout.write("run\n" + "\n".join(rows(rest, notes_of(config.conf_dir() / "config.yaml"))) + "\n")
     return 0
 
 
-def section(group: str, choice: str | None, cfg: Any) -> list[str]:
+def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[str]:
     """A part of the configuration: header, keys with value, source and note, deviations."""
-    name = choice or cfg.get("name") or "auto"
-    lines = [f"{group} {name}"]
-    if target := cfg.get("_target_"):
-        lines.append(f"  {target}")
-        lines += [f"  {line}" for line in (heading(target),) if line]
-    file = yaml_file(group, name)
-    lines += rows(cfg, annotations(file) if file.exists() else {})
+    lines, target = [f"{group} {name}"], str(cfg.get("_target_", ""))
+    if target:
+        lines += [f"  {target}", f"  {heading(target)}".rstrip()]
+    files = [folder / group / f"{name}.yaml" for folder in (Path(extra or config.conf_dir()), config.conf_dir())]
+    lines += rows(OmegaConf.to_container(cfg, resolve=True), next((notes_of(f) for f in files if f.exists()), {}))
     for kind, title in (("Deviation", "deviations from the paper"), ("Unknown", "unknown in the source")):
-        said = [text for k, text in remarks(target or "") if k == kind]
+        said = [text for k, text in remarks(target) if k == kind]
         lines += [f"  {title}:", *(f"    - {text}" for text in said)] if said else []
     return lines
 
@@ -86,38 +95,37 @@ def section(group: str, choice: str | None, cfg: Any) -> list[str]:
 def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
     """key, value, source and note in columns; a value that differs from the yaml's is marked with the yaml's."""
     table = []
-    for key in cfg:
+    for key, value in cfg.items():
         if key in config.NOT_ARGUMENTS:
             continue
-        written, source, note = notes.get(str(key), ("", "", ""))
-        node = OmegaConf.select(cfg, str(key))
-        value = "null" if node is None else str(node).lower() if isinstance(node, bool) else str(node)
-        if written and OmegaConf.create(f"x: {written}").get("x") != node and "${" not in written:
-            source, note = "your override", f"{written} in the yaml [{SOURCES.get(source, source)}] {note}".replace(" []", "")
-        table.append((str(key), value, SOURCES.get(source, source), note))
+        written, source, note = notes.get(key, ("", "", ""))
+        if written and "${" not in written and parse(f"x: {written}")["x"] != value:
+            origin = f"{written} in the yaml [{SOURCES.get(source, source)}] {note}"
+            source, note = "your override", origin.replace(" []", "")
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        table.append((key, shown, SOURCES.get(source, source), note))
     widths = [max((len(r[i]) for r in table), default=0) for i in range(3)]
     return ["  " + "  ".join(f"{c:{w}}" for c, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in table]
 
 
-def yaml_file(group: str, choice: str) -> Path:
-    return config.conf_dir() / group / f"{choice}.yaml"
+def parse(text: str) -> dict[str, Any]:
+    """A yaml as plain values."""
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[assignment]
+    return values
 
 
-def annotations(file: Path) -> dict[str, tuple[str, str, str]]:
+def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
     """(value as written, source tag, note) of each commented key of a yaml, those it starts from included."""
     found: dict[str, tuple[str, str, str]] = {}
     text = file.read_text(encoding="utf-8")
-    for base in (OmegaConf.load(file).get("defaults") or []) if file.name != "config.yaml" else []:
+    for base in parse(text).get("defaults", []):
         if isinstance(base, str) and base != "_self_":
-            found |= annotations(file.parent / f"{base}.yaml")
+            found |= notes_of(file.parent / f"{base}.yaml")
     for line in text.splitlines():
-        if match := COMMENT.match(line):
-            found[match["key"]] = (match["value"].strip(), match["source"] or "", match["note"])
+        if match := LINE.match(line):
+            _, source, note = found.get(match["key"], ("", "", ""))
+            found[match["key"]] = (match["value"], match["source"] or source, match["note"] or note)
     return found
-
-
-def first_comment(file: Path) -> str:
-    return next((line.lstrip("# ").strip() for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")), "")
 
 
 def docstring(target: str) -> str:
@@ -126,7 +134,11 @@ def docstring(target: str) -> str:
         spec = importlib.util.find_spec(target.rpartition(".")[0])
     except (ImportError, ValueError):
         return ""
-    return ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or "" if spec and spec.origin else ""
+    return (
+        ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        if spec and spec.origin
+        else ""
+    )
 
 
 def heading(target: str) -> str:

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 class UserError(Exception):
     """A mistake that the user can mend.  `bench` prints it as one line and leaves with exit code 2.
 
-    where: the config key or the file.  what: what was found, and what is allowed.  hint: the nearest match or the way out.
+    where: the config key or the file.  what: what was found, and what is allowed.  hint: the nearest match or the
+    way out.
     """
 
     def __init__(self, where: str, what: str, hint: str = "") -> None:

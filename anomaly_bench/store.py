@@ -47,7 +47,9 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """The one line for a file that cannot be written: no room, no permission, not a folder."""
-    return UserError(str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR")
+    return UserError(
+        str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
+    )
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -131,7 +133,10 @@ class RunFolder:
             shutil.rmtree(self.path)
         earlier = self.manifest
         kept = {key: earlier[key] for key in ("started", "stages") if key in earlier}
-        write_json(self.path / MANIFEST, {"format": FORMAT, "started": now(), "stages": {}, **manifest, **kept, "status": "running"})
+        write_json(
+            self.path / MANIFEST,
+            {"format": FORMAT, "started": now(), "stages": {}, **manifest, **kept, "status": "running"},
+        )
         self.write_text("config.yaml", config)
         self.write_text("overrides.txt", "".join(f"{o}\n" for o in overrides))
 

@@ -1,14 +1,14 @@
 """Reverse Distillation from One-Class Embedding (Deng & Li, CVPR 2022, arXiv 2201.10703).
 
-A frozen ImageNet encoder (teacher) is distilled backwards: its three feature maps are fused into a small code (the one-class
-embedding), from which a decoder (student) has to rebuild them.  Where it fails, the image is anomalous.
+A frozen ImageNet encoder (teacher) is distilled backwards: its three feature maps are fused into a small code (the
+one-class embedding), from which a decoder (student) has to rebuild them.  Where it fails, the image is anomalous.
 
 Eq. 1: cosine map of each level; eq. 2: the loss; eq. 3: the summed, upsampled maps.
 "code" is github.com/hq-deng/RD4AD at commit 6554076, the source of the published numbers.
 
 Deviation: no 1x1 convolution (4096 -> 2048) after the bottleneck; the code builds and optimises it but never uses it.
-Deviation: the teacher runs without gradients and ends after layer3; the code computes and discards layer4 and the teacher's gradients. Same updates.
-Deviation: resnet34's bottleneck block count follows its layer4 (3); the code does so too, other re-implementations do not.
+Deviation: the teacher runs without gradients and ends after layer3; the code computes and discards layer4 and the
+teacher's gradients.  Same updates.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ class ReverseDistillation(Method):
         return f_e, self.decoder(self.bottleneck(f_e))
 
     def score(self, images: Tensor) -> Scores:
-        maps = anomaly_map(*self(images), size=images.shape[-2:])  # [B, H, W]
+        f_e, f_d = self(images)
+        maps = anomaly_map(f_e, f_d, images.shape[-2:])  # [B, H, W]
         smooth = gaussian(maps, self.sigma)  # [B, H, W]
         return Scores(image=smooth.flatten(1).amax(1), map=smooth)
 
@@ -92,7 +93,7 @@ class ReverseDistillation(Method):
 
 
 def cosine_map(f_e: Tensor, f_d: Tensor) -> Tensor:
-    """Eq. 1: 1 - cosine over channels.  [B, C, H, W] twice -> [B, H, W], 0 = same, at most 1 for non-negative features."""
+    """Eq. 1: 1 - cosine over channels.  [B, C, H, W] twice -> [B, H, W]; 0 = same, at most 1 after a ReLU."""
     return 1 - F.cosine_similarity(f_e, f_d, dim=1)
 
 
@@ -102,27 +103,29 @@ def positional_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
 
 
 def flattened_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
-    """Eq. 2 as the code has it: one cosine for each image and level over the flattened map, mean over images, sum of levels."""
+    """Eq. 2 as the code has it: one cosine for a whole flattened map, mean over images, summed over levels."""
     levels = zip(f_e, f_d, strict=True)
     return torch.stack([(1 - F.cosine_similarity(e.flatten(1), d.flatten(1))).mean() for e, d in levels]).sum()
 
 
 def anomaly_map(f_e: list[Tensor], f_d: list[Tensor], size: torch.Size) -> Tensor:
-    """Eq. 3: the cosine maps, upsampled and added.  -> [B, H, W] in [0, 3] for three levels of non-negative features."""
+    """Eq. 3: the cosine maps, upsampled and added.  -> [B, H, W], in [0, 3] for three levels after a ReLU."""
     maps = [cosine_map(e, d)[:, None] for e, d in zip(f_e, f_d, strict=True)]  # [B, 1, H/r, W/r]
     up = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]  # [B, 1, H, W]
     return torch.cat(up, 1).sum(1)
 
 
 def gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian filter of maps [B, H, W], cut at 4 sigma, edges mirrored with the edge pixel repeated (scipy's defaults)."""
+    """Gaussian filter of maps [B, H, W]: cut at 4 sigma, mirrored with the edge pixel repeated, as scipy does."""
     radius = int(4 * sigma + 0.5)
     x = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
     for _ in range(2):  # filter the last axis, swap, filter the other, swap back
         b, h, w = maps.shape
-        mirrored = torch.arange(-radius, w + radius, device=maps.device) % (2 * w)  # index into the map and its mirror image
+        mirrored = torch.arange(-radius, w + radius, device=maps.device) % (
+            2 * w
+        )  # index into the map and its mirror image
         rows = torch.cat([maps, maps.flip(-1)], -1)[..., mirrored]  # [B, H, W + 2 radius]
         maps = F.conv1d(rows.reshape(b * h, 1, -1), kernel).view(b, h, w).transpose(1, 2)
     return maps
@@ -145,8 +148,11 @@ class OneClassEmbedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Three stages that each double the resolution.  The teacher's block counts are used in data-flow order, as in the code:
-    the coarsest stage has as many blocks as the teacher's finest, so the decoder is not an exact mirror image."""
+    """Three stages that each double the resolution.
+
+    The teacher's block counts are used in data-flow order, as in the code: the coarsest stage has as many blocks as the
+    teacher's finest, so the decoder is not an exact mirror image.
+    """
 
     def __init__(self, blocks: tuple[int, ...], bottleneck: bool, width: int) -> None:
         super().__init__()
@@ -171,13 +177,17 @@ def stage(inputs: int, planes: int, blocks: int, resample: str, bottleneck: bool
 
 
 class Block(nn.Module):
-    """Residual block.  "up" replaces the 3x3 convolution and the shortcut by transposed 2x2 convolutions of stride 2."""
+    """Residual block.  "up": transposed 2x2 convolutions of stride 2 for the 3x3 convolution and the shortcut."""
 
     def __init__(self, inputs: int, planes: int, resample: str, bottleneck: bool, width: int) -> None:
         super().__init__()
         inner, outputs = planes * width, planes * (4 if bottleneck else 1)
         if bottleneck:
-            layers = [*conv_bn_relu(inputs, inner, 1, "same"), *conv_bn_relu(inner, inner, 3, resample), *conv_bn(inner, outputs, 1, "same")]
+            layers = [
+                *conv_bn_relu(inputs, inner, 1, "same"),
+                *conv_bn_relu(inner, inner, 3, resample),
+                *conv_bn(inner, outputs, 1, "same"),
+            ]
         else:
             layers = [*conv_bn_relu(inputs, planes, 3, resample), *conv_bn(planes, outputs, 3, "same")]
         self.residual = nn.Sequential(*layers)

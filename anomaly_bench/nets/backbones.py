@@ -1,10 +1,11 @@
-"""Frozen ImageNet feature pyramids: timm's networks, weights from a file or from timm's hub, input normalisation inside."""
+"""Frozen ImageNet feature pyramids: timm's networks, weights from a file or timm's hub, normalisation inside."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -17,8 +18,11 @@ WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
 
 
 def timm_name(backbone: str) -> str:
-    """The name with its weights tag.  Without one, torchvision's first ImageNet weights are meant (`tv_in1k`), as the papers
-    used them: timm's own default is another training of the same network.  Raises UserError for a name timm lacks."""
+    """The name with its weights tag.
+
+    Without one, torchvision's first ImageNet weights are meant (`tv_in1k`), as the papers used them: timm's own default
+    is another training of the same network.  Raises UserError for a name that timm lacks.
+    """
     known = timm.list_models(pretrained=True)
     name = backbone if "." in backbone else f"{backbone}.tv_in1k"
     if name in known:
@@ -42,10 +46,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.name = timm_name(backbone)
         self.net = timm.create_model(self.name, pretrained=False, features_only=True, out_indices=out_indices)
-        info = self.net.feature_info
+        info: Any = self.net.feature_info
         self.channels: list[int] = info.channels()
         self.reductions: list[int] = info.reduction()
-        config = timm.get_pretrained_cfg(self.name)
+        config: Any = timm.get_pretrained_cfg(self.name)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
@@ -63,8 +67,9 @@ class Backbone(nn.Module):
     def load(self, weights: str | None) -> None:
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
 
-        Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets `sha256`: of the
-        file, or for the hub of the loaded tensors.  Raises UserError when nothing can be had or a needed key is missing or has another shape.
+        Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets
+        `sha256`: of the file, or for the hub of the loaded tensors.  Raises UserError when nothing can be had or a
+        needed key is missing or has another shape.
         """
         file = find_weights(self.name, weights)
         if file is None:
@@ -84,21 +89,19 @@ class Backbone(nn.Module):
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
 
     def _from_hub(self) -> dict[str, Tensor]:
+        info: Any = self.net.feature_info
         try:
-            net = timm.create_model(self.name, pretrained=True, features_only=True, out_indices=self.net.feature_info.out_indices)
+            net = timm.create_model(self.name, pretrained=True, features_only=True, out_indices=info.out_indices)
         except Exception as error:  # the hub's client raises many kinds: no network, no such file, no space
-            arch = self.name.split(".")[0]
-            raise UserError(
-                "method.weights",
-                f"no ImageNet weights for {self.name}: timm's hub cannot be reached ({type(error).__name__})",
-                f"three ways: run once with network access; method.weights=FILE; a file named {arch}.* in ${WEIGHTS_VARIABLE}",
-            ) from error
+            what = f"no ImageNet weights for {self.name}: timm's hub cannot be reached ({type(error).__name__})"
+            files = f"method.weights=FILE; a file named {self.name.split('.')[0]}.* in ${WEIGHTS_VARIABLE}"
+            raise UserError("method.weights", what, f"three ways: run once with network access; {files}") from error
         state: dict[str, Tensor] = net.state_dict()
         return state
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:
-    """The weights file for a network: `weights` if given, else `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None."""
+    """`weights` if given, else the file `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None (the hub)."""
     if weights is not None:
         file = Path(weights).expanduser()
         if not file.is_file():
@@ -106,12 +109,16 @@ def find_weights(name: str, weights: str | None) -> Path | None:
         return file
     folder = Path(os.environ.get(WEIGHTS_VARIABLE) or os.devnull)
     arch = name.split(".")[0]
-    files = sorted(f for mark in ".-" for f in folder.glob(f"{arch}{mark}*") if f.suffix in {".safetensors", ".pth", ".pt"})
+    files = sorted(
+        f for mark in ".-" for f in folder.glob(f"{arch}{mark}*") if f.suffix in {".safetensors", ".pth", ".pt"}
+    )
     if len(files) > 1:
         exact = [f for f in files if f.stem == name]
         if len(exact) != 1:
             names = ", ".join(f.name for f in files)
-            raise UserError("method.weights", f"several files in {folder} fit {name}: {names}", "name one: method.weights=FILE")
+            raise UserError(
+                "method.weights", f"several files in {folder} fit {name}: {names}", "name one: method.weights=FILE"
+            )
         files = exact
     return files[0] if files else None
 
@@ -125,4 +132,6 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         state = state.get("state_dict", state)
         return {k: v for k, v in state.items() if isinstance(v, Tensor)}
     except Exception as error:  # safetensors, pickle and zip errors have no common class
-        raise UserError("method.weights", f"{file} cannot be read as weights: {type(error).__name__}: {error}") from error
+        raise UserError(
+            "method.weights", f"{file} cannot be read as weights: {type(error).__name__}: {error}"
+        ) from error

@@ -1,7 +1,8 @@
-"""Fitting one stage with Lightning so that nothing is lost: checkpoints, resume, loss curve, seconds and peak memory."""
+"""Fitting one stage with Lightning so that nothing is lost: checkpoints, resume, loss curve, seconds, peak memory."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import logging
@@ -17,6 +18,7 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 from pytorch_lightning.callbacks import RichProgressBar
 from pytorch_lightning.loggers import Logger
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
@@ -26,28 +28,43 @@ from anomaly_bench.store import unwritable, write_atomic
 log = logging.getLogger("anomaly_bench")
 
 
-def fit(stage: Stage, folder: Path, hardware: Hardware, seed: int, checkpoint_seconds: float, loggers: list[Logger]) -> dict[str, float]:
-    """Train a stage, from its last checkpoint where there is one.  Returns seconds (of all attempts) and peak memory in MiB."""
+def fit(
+    stage: Stage, folder: Path, hardware: Hardware, seed: int, checkpoint_seconds: float, loggers: list[Logger]
+) -> dict[str, float]:
+    """Train a stage, from its last checkpoint if there is one.  Returns seconds (all attempts) and peak MiB."""
     last = checkpoint_path(folder, stage)
     last.parent.mkdir(parents=True, exist_ok=True)
-    curve = Curve(folder / "training.csv", stage.name, seed)
-    progress: list[Callback] = [RichProgressBar(leave=False)] if sys.stderr.isatty() and sys.stdout.isatty() else []
-    module = stage.module
-    if hardware.memory_format == "channels_last":
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    module.strict_loading = False  # frozen parameters are left out of checkpoints
+    progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
+    curve = Curve(folder / "training.csv", stage.name, seed, logging.DEBUG if progress else logging.INFO)
+    stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
     trainer = Trainer(
-        accelerator=hardware.accelerator, devices=hardware.devices, strategy=hardware.strategy, precision=hardware.precision,
-        sync_batchnorm=hardware.sync_batchnorm, deterministic="warn", logger=loggers or False, log_every_n_steps=1,
-        callbacks=[curve, Checkpoint(last, checkpoint_seconds), *progress], default_root_dir=folder,
-        enable_checkpointing=False, enable_progress_bar=bool(progress), enable_model_summary=False, **stage.trainer,
-    )  # fmt: skip
-    reset_peak_memory()
+        accelerator=hardware.accelerator,
+        devices=hardware.devices,
+        strategy=hardware.strategy,
+        precision=hardware.precision,
+        sync_batchnorm=hardware.sync_batchnorm,
+        deterministic="warn",
+        logger=loggers or False,
+        log_every_n_steps=1,
+        callbacks=[curve, Checkpoint(last, checkpoint_seconds), *progress],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=bool(progress),
+        enable_model_summary=False,
+        **stage.trainer,
+    )
     resumed = str(last) if last.exists() else None
     log.info("%s: %s", stage.name, f"resumes from {last}" if resumed else "starts")
-    trainer.fit(module, stage.loader, ckpt_path=resumed, weights_only=False)  # our own file: it holds optimiser and loop state
-    return {"seconds": round(last_seconds(folder / "training.csv", stage.name), 3), "peak_memory_mb": peak_memory_mb()}
+    reset_peak_memory()
+    try:  # weights_only=False: the file is our own and holds optimiser and loop state
+        trainer.fit(stage.module, stage.loader, ckpt_path=resumed, weights_only=False)
+    except ProcessRaisedException as error:
+        said = str(error).strip().splitlines()[-1]
+        if said.startswith(f"{UserError.__module__}."):  # a training process can only send its traceback as text
+            raise UserError(stage.name, said.partition(": ")[2]) from error
+        raise
+    return {"seconds": last_seconds(curve.path, stage.name), "peak_memory_mb": peak_memory_mb()}
 
 
 def checkpoint_path(folder: Path, stage: Stage) -> Path:
@@ -61,7 +78,9 @@ def load_fitted(stage: Stage, folder: Path) -> None:
     frozen = {name for name, p in stage.module.named_parameters() if not p.requires_grad}
     missing, unexpected = stage.module.load_state_dict(state, strict=False)
     if unexpected or set(missing) - frozen:
-        raise UserError(str(checkpoint_path(folder, stage)), "does not fit this method", "force=true trains the run anew")
+        raise UserError(
+            str(checkpoint_path(folder, stage)), "does not fit this method", "force=true trains the run anew"
+        )
 
 
 def keep_weights_only(stage: Stage, folder: Path) -> None:
@@ -72,7 +91,7 @@ def keep_weights_only(stage: Stage, folder: Path) -> None:
 
 
 class Checkpoint(Callback):
-    """`last.ckpt` at the end of an epoch where `seconds` have passed since the one before, and at the end of the training."""
+    """`last.ckpt` at the end of an epoch if `seconds` have passed since the one before, and after the training."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
@@ -103,14 +122,14 @@ class Checkpoint(Callback):
 
 
 class Curve(Callback):
-    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops at a loss that is not finite.
+    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops at a non-finite loss.
 
-    Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what an undisturbed
-    one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
+    Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
+    an undisturbed one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
     """
 
-    def __init__(self, path: Path, stage: str, seed: int) -> None:
-        self.path, self.stage, self.seed = path, stage, seed
+    def __init__(self, path: Path, stage: str, seed: int, level: int) -> None:
+        self.path, self.stage, self.seed, self.level = path, stage, seed, level
         self.rows: list[dict[str, Any]] = []
         self.began = self.before = 0.0
 
@@ -121,7 +140,9 @@ class Curve(Callback):
         self.began = time.monotonic()
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_everything((self.seed + 1_000_003 * trainer.current_epoch + 7919 * trainer.global_rank) % 2**32, verbose=False)
+        seed_everything(
+            (self.seed + 1_000_003 * trainer.current_epoch + 7919 * trainer.global_rank) % 2**32, verbose=False
+        )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
@@ -130,12 +151,25 @@ class Curve(Callback):
             where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
             raise UserError(where, ", ".join(wrong), "the training diverged; a smaller method.lr?")
         seconds = round(self.before + time.monotonic() - self.began, 3)
-        row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds, **values}
+        row = {
+            "stage": self.stage,
+            "epoch": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "seconds": seconds,
+            **values,
+        }
         self.rows.append(row)
         if trainer.is_global_zero:
             write_rows(self.path, self.rows)
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
-            log.info("%s: epoch %d of %s, %s, %.0f s", self.stage, trainer.current_epoch + 1, trainer.max_epochs, text, seconds)
+            log.info(
+                "%s: epoch %d of %s, %s, %.0f s",
+                self.stage,
+                trainer.current_epoch + 1,
+                trainer.max_epochs,
+                text,
+                seconds,
+            )
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -162,16 +196,15 @@ def last_seconds(path: Path, stage: str) -> float:
 
 def reset_peak_memory() -> None:
     """Start a new measurement, where the system can (Linux, CUDA); else the peak is the whole process's."""
-    try:
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_memory_mb() -> float:
-    """Peak in MiB since `reset_peak_memory`: of the CUDA device where one was used, else resident memory of this process
+    """Peak in MiB since `reset_peak_memory`: of the CUDA device where one was used, else resident memory of this
+    process
     or, if larger, of one of its ended children (training processes)."""
     if torch.cuda.is_available() and (device := torch.cuda.max_memory_allocated()):
         return round(device / 2**20, 1)
@@ -188,5 +221,10 @@ def quiet() -> None:
     """Lightning's notes on workers, devices and intervals say nothing to someone who runs a benchmark."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    for message in (".*does not have many workers.*", ".*log_every_n_steps.*", ".*isinstance.treespec.*", ".*Checkpoint directory.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*log_every_n_steps.*",
+        ".*isinstance.treespec.*",
+        ".*Checkpoint directory.*",
+    ):
         warnings.filterwarnings("ignore", message)

@@ -1,0 +1,21 @@
+"""Compose, validate, identify, build: from the command line's words to checked values and objects."""
+
+from anomaly_bench.config.compose import check, compose, compose_known, conf_dir, flatten, hydra_context, options
+from anomaly_bench.config.validate import NOT_ARGUMENTS, Hardware, Settings, build, identify, locate, validate
+
+__all__ = [
+    "NOT_ARGUMENTS",
+    "Hardware",
+    "Settings",
+    "build",
+    "check",
+    "compose",
+    "compose_known",
+    "conf_dir",
+    "flatten",
+    "hydra_context",
+    "identify",
+    "locate",
+    "options",
+    "validate",
+]

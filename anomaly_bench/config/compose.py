@@ -1,0 +1,192 @@
+"""From the command line's words to a configuration; a name that is not known is a mistake with its nearest match."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.hydra import Hydra
+from hydra._internal.utils import create_config_search_path
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.version import setbase
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from anomaly_bench.config.validate import validate
+from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
+
+NOT_GIVEN = "not given"
+
+
+def conf_dir() -> Path:
+    """$BENCH_CONF, else the checkout's conf/, else the copy inside the installed package."""
+    if given := os.environ.get("BENCH_CONF"):
+        if not (Path(given) / "config.yaml").is_file():
+            raise UserError("BENCH_CONF", f"no config.yaml in {given}")
+        return Path(given).resolve()
+    package = Path(__file__).resolve().parents[1]
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
+
+
+@contextmanager
+def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
+    """Hydra's loader over `conf_dir` and the folder `extra`; an enclosing Hydra application is left as it was."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    setbase("1.3")
+    try:
+        path = create_config_search_path(str(conf_dir()))
+        if extra:
+            if not Path(extra).is_dir():
+                raise UserError("--config-dir", f"no such folder: {extra}")
+            path.append("command-line", f"file://{Path(extra).resolve()}")
+        yield Hydra.create_main_hydra2("bench", path).config_loader  # type: ignore[misc]
+    finally:
+        GlobalHydra.instance().hydra = outer
+
+
+def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
+    """One configuration.  Raises Mistakes for unknown groups, options and keys, all of them at once."""
+    with hydra_context(extra) as loader:
+        cfg, mistakes = _compose(loader, list(overrides))
+    if mistakes:
+        raise Mistakes(mistakes)
+    return cfg
+
+
+def compose_known(loader: ConfigLoaderImpl, overrides: Iterable[str], strict: bool = False) -> DictConfig:
+    """A configuration that may lack a method or a data set.  Unknown names are left out; `strict` raises Mistakes."""
+    cfg, mistakes = _compose(loader, list(overrides))
+    wrong = [m for m in mistakes if m.what != NOT_GIVEN]
+    if strict and wrong:
+        raise Mistakes(wrong)
+    return cfg
+
+
+def check(
+    overrides: list[str], multirun: bool = False, types: bool = True, extra: str | None = None
+) -> list[list[str]]:
+    """The jobs (lists of overrides) that a command line asks for, after all their mistakes have been looked for.
+
+    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  `types=False` checks names only
+    (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
+    """
+    mistakes: dict[str, UserError] = {}
+    parsed = _parse(overrides)
+    jobs = [overrides]
+    if multirun:
+        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    elif swept := [o.input_line for o in parsed if o.is_sweep_override()]:
+        raise UserError(str(swept[0]), "several values", "add --multirun to run each of them, or put a list into [ ]")
+    if not jobs:
+        raise UserError(
+            "overrides", "these words ask for no run at all", "a glob() that matches nothing? see `bench list datasets`"
+        )
+    with hydra_context(extra) as loader:
+        for job in jobs:
+            cfg, found = _compose(loader, job)
+            try:
+                if types and cfg:
+                    validate(cfg)
+            except Mistakes as wrong:
+                found += wrong.errors
+            mistakes.update({str(m): m for m in found})
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    return jobs
+
+
+def _parse(overrides: list[str]) -> list[Override]:
+    parser, parsed, errors = OverridesParser.create(), [], []
+    for text in overrides:
+        try:
+            parsed += parser.parse_overrides([text])
+        except HydraException as error:  # noqa: PERF203  each word's mistake counts
+            what = f"not of the form key=value: {str(error).splitlines()[0]}"
+            errors.append(UserError(text, what, "quote special characters"))
+    if errors:
+        raise Mistakes(errors)
+    return parsed
+
+
+def _compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictConfig, list[UserError]]:
+    """The configuration from those overrides that name something, and a mistake for each that does not."""
+    chosen, mistakes, values = [], [], []
+    for o in _parse(overrides):
+        group = o.key_or_group
+        if group.startswith(("hydra.", "hydra/")):
+            chosen.append(str(o.input_line))
+        elif loader.repository.group_exists(group) and not o.is_delete():
+            wrong = _unknown_option(loader, group, o.value())
+            mistakes += [wrong] if wrong else []
+            chosen += [] if wrong else [str(o.input_line)]
+        else:
+            values.append(o)
+    given = {text.lstrip("+").split("=")[0].split("@")[0] for text in chosen}
+    wrong_groups = {m.where for m in mistakes}
+    mistakes += [
+        UserError(group, NOT_GIVEN, f"{group}=NAME with one of {', '.join(options(loader, group))}")
+        for group in ("method", "dataset")
+        if group not in given | wrong_groups and "experiment" not in given
+    ]
+    chosen += [f"~{group}" for group in ("method", "dataset") if group not in given and "experiment" not in given]
+    wrong_groups |= {m.where for m in mistakes}
+    try:
+        cfg = hydra_compose("config", overrides=chosen)
+        unknown = [m for o in values if (m := _unknown_key(o, cfg, wrong_groups))]
+        bad = {m.where for m in unknown}
+        known = [
+            str(o.input_line)
+            for o in values
+            if o.key_or_group not in bad and o.key_or_group.split(".")[0] not in wrong_groups
+        ]
+        return hydra_compose("config", overrides=chosen + known), mistakes + unknown
+    except (HydraException, OmegaConfBaseException) as error:
+        return OmegaConf.create(), [*mistakes, UserError("configuration", str(error) or str(error.__cause__))]
+
+
+def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
+    """All choices of a group, nested ones as `mvtec/bottle`; names that start with _ are parts, not choices."""
+    names = [n for n in loader.get_group_options(group, ObjectType.CONFIG) if not n.startswith("_")]
+    for sub in loader.get_group_options(group, ObjectType.GROUP):
+        names += [f"{sub}/{name}" for name in options(loader, f"{group}/{sub}")]
+    return sorted(names)
+
+
+def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserError | None:
+    name = str(value)
+    known = options(loader, group)
+    if value is None or name in known:
+        return None
+    family = name.rpartition("/")[0]
+    same_family = [n for n in known if family and n.startswith(f"{family}/")]
+    return none_of(group, name, same_family or known)
+
+
+def _unknown_key(o: Override, cfg: DictConfig, wrong_groups: set[str]) -> UserError | None:
+    key = o.key_or_group
+    if o.is_add() or key.split(".")[0] in wrong_groups or key in (known := ["method", "dataset", *flatten(cfg)]):
+        return None
+    return UserError(
+        key, "no such key", nearest(key, known) or f"see `bench show`; keys there: {', '.join(sorted(cfg))}"
+    )
+
+
+def flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+    """All keys in dotted form, groups included."""
+    for key in map(str, cfg):
+        yield f"{prefix}{key}"
+        node = cfg._get_node(key)
+        if isinstance(node, DictConfig) and not node._is_none():
+            yield from flatten(node, f"{prefix}{key}.")

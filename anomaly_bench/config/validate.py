@@ -1,0 +1,162 @@
+"""Types and ranges of a configuration, all mistakes at once; what identifies a run; building what is described."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+
+from anomaly_bench.errors import Mistakes, UserError, nearest
+
+NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
+
+
+class Hardware(BaseModel, extra="forbid"):
+    """conf/hardware: where and how fast, never what."""
+
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: Annotated[int, Field(ge=1)] | Literal["auto"]
+    strategy: Literal["auto", "ddp_spawn"]
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    memory_format: Literal["channels_last", "contiguous"]
+    sync_batchnorm: bool
+    workers: Annotated[int, Field(ge=0)]
+    threads: Annotated[int, Field(ge=1)] | None
+
+
+class Settings(BaseModel, extra="forbid"):
+    """A whole configuration with every interpolation resolved and every type and range checked."""
+
+    method: dict[str, Any]
+    dataset: dict[str, Any]
+    hardware: Hardware
+    logger: dict[str, Any]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    output_dir: Path
+    cache_dir: Path
+    force: bool
+    save_maps: bool
+    save_heatmaps: bool
+    checkpoint_seconds: Annotated[float, Field(ge=0)]
+
+
+def validate(cfg: DictConfig) -> Settings:
+    """Check every type and range, the arguments of method and data set against the signatures of their classes.
+
+    Returns the configuration with all values in their declared types.  Raises Mistakes that holds all that is wrong.
+    """
+    try:
+        values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    except OmegaConfBaseException as error:
+        raise Mistakes(
+            [UserError(str(error.full_key or "configuration"), str(error.msg or error).splitlines()[0])]
+        ) from error
+    mistakes: list[UserError] = []
+    for part in ("method", "dataset"):
+        values[part] = _checked(part, values.get(part), mistakes)
+    try:
+        settings = Settings.model_validate(values)
+    except ValidationError as error:
+        mistakes += _mistakes(error, "", Settings)
+    if mistakes:
+        raise Mistakes(mistakes)
+    settings.cache_dir = settings.cache_dir.expanduser()
+    return settings
+
+
+def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]:
+    """The arguments of a method or data set in their declared types; `_target_` and `name` kept."""
+    if not isinstance(given, dict) or "_target_" not in given or "name" not in given:
+        mistakes += [] if given is None else [UserError(part, "needs the keys _target_ and name")]
+        return {}
+    kept = {key: given[key] for key in NOT_ARGUMENTS}
+    try:
+        model = signature_model(locate(f"{part}._target_", given["_target_"]))
+        checked = model.model_validate({key: v for key, v in given.items() if key not in NOT_ARGUMENTS})
+        return {**kept, **{key: getattr(checked, key) for key in model.model_fields}}
+    except UserError as error:
+        mistakes.append(error)
+    except ValidationError as error:
+        mistakes += _mistakes(error, f"{part}.", model)
+    return kept
+
+
+def _mistakes(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[UserError]:
+    """pydantic's findings as ours; the alternatives of a union are joined into one line."""
+    found: dict[str, list[Any]] = {}
+    for e in error.errors():
+        key = ".".join(str(part) for part in e["loc"][: 2 if e["loc"][0] == "hardware" else 1])
+        found.setdefault(prefix + key, []).append(e)
+    result = []
+    for key, errors in found.items():
+        first, last = errors[0], key.rpartition(".")[2]
+        names = Hardware.model_fields if key.startswith("hardware.") else model.model_fields
+        if first["type"] == "extra_forbidden":
+            result.append(UserError(key, "no such key", nearest(last, names) or f"keys there: {', '.join(names)}"))
+        elif first["type"] == "missing":
+            result.append(UserError(key, "missing"))
+        else:
+            allowed = " or ".join(
+                dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in errors)
+            )
+            hint = nearest(
+                str(first["input"]),
+                first.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", "),
+            )
+            result.append(UserError(key, f"{first['input']!r} given, allowed: {allowed}", hint))
+    return result
+
+
+def locate(where: str, target: str) -> type:
+    """The class that a `_target_` names."""
+    module, _, name = target.rpartition(".")
+    try:
+        found: type = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            where, f"'{target}' cannot be imported: {error}", "a class of your own: is its folder in PYTHONPATH?"
+        ) from error
+    return found
+
+
+def signature_model(target: type) -> type[BaseModel]:
+    """A pydantic model with one required field for each argument of a class's constructor."""
+    hints = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
+    names = list(inspect.signature(target).parameters)
+    fields: dict[str, Any] = {name: (hints[name], ...) for name in names}
+    return create_model(target.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+
+
+def build(part: str, values: dict[str, Any], **more: Any) -> Any:
+    """The object that a checked part of the configuration describes."""
+    arguments = {key: v for key, v in values.items() if key not in NOT_ARGUMENTS}
+    return locate(f"{part}._target_", values["_target_"])(**arguments, **more)
+
+
+def identify(settings: Settings) -> tuple[str, str]:
+    """(id, setting), 8 hex digits each.  id: seed, method and data set; setting: the same for all seeds and categories.
+
+    Where things lie does not count, what is in them does: a file is represented by its content, `dataset.root` by
+    nothing.
+    """
+    method = {key: _content(v) for key, v in settings.method.items()}
+    dataset = {key: _content(v) for key, v in settings.dataset.items() if key != "root"}
+    setting = {"method": method, "dataset": {key: v for key, v in dataset.items() if key != "category"}}
+    return _hash({"seed": settings.seed, "method": method, "dataset": dataset}), _hash(setting)
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, str) and (file := Path(value).expanduser()).is_file():
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return value
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

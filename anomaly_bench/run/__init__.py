@@ -1,0 +1,143 @@
+"""run(cfg) -> RunFolder: seed, build, fit the stages, score, measure, store; an interrupted run goes on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning import seed_everything
+from safetensors.torch import save as safetensors_bytes
+
+from anomaly_bench import config
+from anomaly_bench.contracts import Dataset, Method, Record
+from anomaly_bench.data.loading import ImageSet, NormalLoaders, fingerprint, split_val
+from anomaly_bench.errors import UserError
+from anomaly_bench.run.fit import fit, keep_weights_only, load_fitted
+from anomaly_bench.run.logs import build_loggers, console_log, recorded
+from anomaly_bench.run.manifest import describe
+from anomaly_bench.run.scoring import measure, score
+from anomaly_bench.store import RunFolder, write_atomic
+
+__all__ = ["console_log", "run"]
+log = logging.getLogger("anomaly_bench")
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
+    """Train and measure what a composed configuration describes, or what is left of it.
+
+    overrides: as typed, for the record.  A finished run is returned as it is, unless `force`.  Raises UserError for
+    what the user can mend; from the moment the folder exists, every end is on record in its manifest.
+    """
+    settings = config.validate(cfg)
+    seed_everything(settings.seed, verbose=False)  # before anything is built
+    if settings.hardware.threads:
+        torch.set_num_threads(settings.hardware.threads)
+    dataset: Dataset = config.build("dataset", settings.dataset)
+    train, test = dataset.records("train"), dataset.records("test")
+    folder, checksum = run_folder(settings), fingerprint(train + test)
+    if not settings.force and folder.manifest.get("checksums", {}).get("data", checksum) != checksum:
+        what = f"its files are not those that {folder.path} was trained on"
+        raise UserError("dataset", what, "force=true trains the run anew; another output_dir=DIR keeps both")
+    if folder.status == "done" and not settings.force:
+        log.info("already done: %s", folder.path)
+        return folder
+    device = pick_device(settings.hardware)
+    method: Method = config.build("method", settings.method)
+    train, val = split_val(train, method.val_share, settings.seed) if method.val_share else (train, [])
+    require_space(folder.path, method, len(test))
+    manifest = describe(settings, folder, overrides, method, {"train": train, "val": val, "test": test}, checksum)
+    folder.start(manifest, OmegaConf.to_yaml(cfg, resolve=True), overrides, afresh=settings.force)
+    with recorded(folder):
+        workers, devices = settings.hardware.workers, count_devices(settings.hardware)
+        data = NormalLoaders(train, val, method.image_size, settings.cache_dir, workers, settings.seed, devices)
+        execute(folder, settings, method, data, test, device)
+    return folder
+
+
+def run_folder(settings: config.Settings) -> RunFolder:
+    """outputs/<method>/<dataset>/<category>/s<seed>-<id>"""
+    name, category = settings.dataset["name"], settings.dataset.get("category")
+    if not category:  # a folder of the user's own is called by its name; a set without categories by the set's
+        root = settings.dataset.get("root")
+        category = Path(root).resolve().name if name == "folder" and root else name
+    identity = f"s{settings.seed}-{config.identify(settings)[0]}"
+    return RunFolder(settings.output_dir / settings.method["name"] / name / category / identity)
+
+
+def execute(
+    folder: RunFolder,
+    settings: config.Settings,
+    method: Method,
+    data: NormalLoaders,
+    test: list[Record],
+    device: torch.device,
+) -> None:
+    """Fit what is not fitted yet, then score, measure and store."""
+    loggers = build_loggers(settings, folder.path)
+    finished = folder.manifest["stages"]
+    for stage in method.stages(data):
+        to_memory_format(stage.module, settings.hardware)
+        if stage.name in finished:
+            log.info("%s: fitted in an earlier attempt", stage.name)
+            load_fitted(stage, folder.path)
+        else:
+            spent = fit(stage, folder.path, settings.hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            folder.update(stages={stage.name: spent})
+        keep_weights_only(stage, folder.path)
+        stage.module.to(device)  # Lightning leaves a module on the CPU
+    folder.update(provenance=method.provenance())
+    state = {key: v.detach().cpu().contiguous() for key, v in method.state_dict().items()}
+    write_atomic(folder.path / "weights.safetensors", lambda file: file.write(safetensors_bytes(state)))
+    images = ImageSet(test, method.image_size, settings.cache_dir)
+    to_memory_format(method.to(device), settings.hardware)
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
+        scores, maps = score(folder, method, images, Path(scratch))
+        measure(folder, settings, images, scores, maps)
+    for logger in loggers:
+        logger.log_metrics(folder.metrics)
+        logger.finalize("success")
+    folder.finish()
+    log.info("done: %s", folder.path)
+
+
+def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:
+    """channels_last is the layout that convolutions are fastest in."""
+    if hardware.memory_format == "channels_last":
+        module.to(memory_format=torch.channels_last)
+
+
+def pick_device(hardware: config.Hardware) -> torch.device:
+    """Where scores are computed.  Raises UserError where a GPU is asked for and none is there."""
+    gpu = torch.cuda.is_available()
+    if hardware.accelerator == "gpu" and not gpu:
+        what = "gpu asked for, but PyTorch finds no CUDA device"
+        raise UserError("hardware.accelerator", what, "hardware=cpu or hardware=auto")
+    return torch.device("cuda" if gpu and hardware.accelerator != "cpu" else "cpu")
+
+
+def count_devices(hardware: config.Hardware) -> int:
+    """Processes that share the training; `devices: auto` means all GPUs, on the CPU one."""
+    if hardware.devices != "auto":
+        return hardware.devices
+    return max(1, torch.cuda.device_count()) if hardware.accelerator != "cpu" else 1
+
+
+def require_space(path: Path, method: Method, test_images: int) -> None:
+    """A disk that cannot hold the run is found out before the training, not after it.
+
+    Counted: float32 maps, weights, and a checkpoint with two moments for each trainable parameter while the next is
+    written.
+    """
+    parameters = list(method.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    needed = 4 * (test_images * method.image_size**2 + sum(p.numel() for p in parameters) + 6 * trainable)
+    existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        what = f"the run needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on {existing}"
+        raise UserError("output_dir", what, "free some space or choose another output_dir=DIR")

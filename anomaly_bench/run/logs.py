@@ -1,0 +1,72 @@
+"""What a run says: log.txt, the console, Lightning's loggers; and the manifest's word on how it ended."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from anomaly_bench.config import Settings, build
+from anomaly_bench.errors import UserError
+from anomaly_bench.store import RunFolder
+
+log = logging.getLogger("anomaly_bench")
+
+
+@contextmanager
+def recorded(folder: RunFolder) -> Iterator[None]:
+    """log.txt for what happens inside, and the manifest's word on how it ended.
+
+    Warnings of this package go to the console too, those of libraries into log.txt only.
+    """
+    handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    log.addHandler(handler)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _warn
+            yield
+    except KeyboardInterrupt:
+        log.warning("interrupted; the same command goes on from the last checkpoint")
+        raise
+    except Exception as error:
+        log.debug("stopped", exc_info=True)
+        folder.fail(error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    ours = Path(filename).resolve().is_relative_to(Path(__file__).resolve().parents[1])
+    log.log(logging.WARNING if ours else logging.DEBUG, "%s: %s", category.__name__, message)
+
+
+def console_log() -> None:
+    """What happens, on standard error, in plain lines."""
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setLevel(logging.INFO)
+        log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+
+
+def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
+    """Lightning's logger of the `logger` group, writing below the run folder."""
+    if "_target_" not in settings.logger:
+        return []
+    try:
+        return [build("logger", settings.logger, save_dir=str(folder / "logs"))]
+    except ModuleNotFoundError as error:
+        what = str(error).splitlines()[0]
+        raise UserError("logger", what, "pip install 'anomaly_bench[tensorboard,mlflow]'") from error

@@ -1,0 +1,108 @@
+"""What a manifest says of a run before it starts: identity, command, versions, device, splits, protocol."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anomaly_bench.config import Settings, identify
+from anomaly_bench.contracts import Method, Record
+from anomaly_bench.store import RunFolder
+
+PACKAGES = (
+    "anomaly_bench",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "timm",
+    "numpy",
+    "scipy",
+    "pillow",
+    "hydra-core",
+)
+
+
+def describe(
+    settings: Settings,
+    folder: RunFolder,
+    overrides: Sequence[str],
+    method: Method,
+    splits: dict[str, list[Record]],
+    checksum: str,
+) -> dict[str, Any]:
+    """The manifest as far as it is known before the training.  checksum: of the data set's file list."""
+    identity, setting = identify(settings)
+    changed = sorted(o for o in overrides if o.startswith(("method.", "experiment=")) and "weights" not in o)
+    gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
+    defects = [r for r in splits["test"] if r.label]
+    return {
+        "method": settings.method["name"],
+        "dataset": settings.dataset["name"],
+        "category": folder.path.parent.name,
+        "seed": settings.seed,
+        "id": identity,
+        "setting": setting,
+        "label": " ".join([settings.method["name"], *changed]),
+        "command": " ".join(["bench train", *overrides]),
+        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
+        "hardware": settings.hardware.model_dump(),
+        "git_commit": git_commit(),
+        "images": {
+            "train": len(splits["train"]),
+            "val": len(splits["val"]),
+            "test_good": len(splits["test"]) - len(defects),
+            "test_anomalous": len(defects),
+        },
+        "parameters": {
+            "total": sum(p.numel() for p in method.parameters()),
+            "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
+        },
+        "checksums": {"data": checksum},
+        "provenance": {},
+        "protocol": protocol(method, splits),
+    }
+
+
+def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
+    """What was chosen how, in words."""
+    size, val = method.image_size, len(splits["val"])
+    lines = ["the last epoch is the result; nothing was chosen on test images"]
+    lines += [f"{val} normal training images were set aside for calibration"] if val else []
+    lines.append(
+        f"images resized to {size} x {size} (bilinear); a mask pixel counts from half coverage on, no defect is lost"
+    )
+    if any(r.mask is not None for r in splits["test"]):
+        lines.append("exact metrics, every distinct score a threshold; aupro_L over the whole test set up to FPR L")
+        lines.append(
+            "pro_per_image: 200 steps in each image alone, as in the code of Reverse Distillation; not an aupro"
+        )
+    return lines
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, `+` for uncommitted changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:  # installed somewhere inside another project's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
