@@ -45,7 +45,9 @@ def names(group: str) -> Iterator[str]:
     for choice in choices:
         file = config.conf_dir() / group / f"{choice}.yaml"
         text = file.read_text(encoding="utf-8")
-        header = heading(parse(text).get("_target_", "")) or text.partition("\n")[0].lstrip("# ")
+        header = heading(parse(text).get("_target_", "")) or re.sub(r"^# @package.*\n", "", text).partition("\n")[
+            0
+        ].lstrip("# ")
         yield f"{choice:{width}}  {header}".rstrip()
 
 
@@ -101,7 +103,7 @@ def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
         written, source, note = notes.get(key, ("", "", ""))
         if written and "${" not in written and parse(f"x: {written}")["x"] != value:
             origin = f"{written} in the yaml [{SOURCES.get(source, source)}] {note}"
-            source, note = "your override", origin.replace(" []", "")
+            source, note = "overridden", origin.replace(" []", "")
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         table.append((key, shown, SOURCES.get(source, source), note))
     widths = [max((len(r[i]) for r in table), default=0) for i in range(3)]

@@ -131,6 +131,8 @@ class RunFolder:
         """Create the folder, or go on with an unfinished one; `afresh` deletes what is there."""
         if afresh and self.path.exists():
             shutil.rmtree(self.path)
+        for rest in (*self.path.glob(".*"), *self.path.glob("checkpoints/*/.*")):  # temporary files of a killed attempt
+            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
         earlier = self.manifest
         kept = {key: earlier[key] for key in ("started", "stages") if key in earlier}
         write_json(

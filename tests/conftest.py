@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from anomaly_bench.cli import main
+from anomaly_bench.store import RunFolder, find
+
 ROOT = Path(__file__).parents[1]
 TOYS = Path(__file__).parent / "toys"
-TOY_CONF = ["--config-dir", str(TOYS / "conf")]
+TOY = ["--config-dir", str(TOYS / "conf"), "method=toy", "dataset=folder", "hardware=cpu"]
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -86,3 +92,34 @@ def bench(tmp_path: Path) -> Bench:
         )
 
     return call
+
+
+@pytest.fixture
+def train(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
+    """train("seed=1", code=0): `bench train` with the toy on `images`, in this process; the run folder with that seed.
+
+    Notes go to tmp_path/notes; the working directory is tmp_path.
+    """
+    (tmp_path / "notes").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for name, value in {"handlers": [], "propagate": True}.items():  # a handler of its own for each test's capsys
+        monkeypatch.setattr(logging.getLogger("anomaly_bench"), name, value)
+    fixed = [*TOY, f"dataset.root={images}", "method.notes=notes"]
+
+    def call(*words: str, code: int = 0, outputs: str = "outputs", seed: int = 0) -> RunFolder:
+        assert main(["train", *fixed, f"output_dir={outputs}", f"seed={seed}", *words]) == code
+        return next(folder for folder in find(outputs) if folder.manifest["seed"] == seed)
+
+    return call
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
+    """notes("step"): what the toy noted under that word so far."""
+
+    def read(what: str) -> list[dict[str, Any]]:
+        lines = [json.loads(line) for line in (tmp_path / "notes" / "notes.jsonl").read_text().splitlines()]
+        return [line for line in lines if line["what"] == what]
+
+    return read

@@ -50,7 +50,7 @@ def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
         if extra:
             if not Path(extra).is_dir():
                 raise UserError("--config-dir", f"no such folder: {extra}")
-            path.append("command-line", f"file://{Path(extra).resolve()}")
+            path.prepend("command-line", f"file://{Path(extra).resolve()}", "schema")  # as Hydra does
         yield Hydra.create_main_hydra2("bench", path).config_loader  # type: ignore[misc]
     finally:
         GlobalHydra.instance().hydra = outer

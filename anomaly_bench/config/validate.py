@@ -6,12 +6,14 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic_core import ErrorDetails
 
 from anomaly_bench.errors import Mistakes, UserError, nearest
 
@@ -53,7 +55,7 @@ def validate(cfg: DictConfig) -> Settings:
     Returns the configuration with all values in their declared types.  Raises Mistakes that holds all that is wrong.
     """
     try:
-        values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+        values: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     except OmegaConfBaseException as error:
         raise Mistakes(
             [UserError(str(error.full_key or "configuration"), str(error.msg or error).splitlines()[0])]
@@ -79,7 +81,7 @@ def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]
     kept = {key: given[key] for key in NOT_ARGUMENTS}
     try:
         model = signature_model(locate(f"{part}._target_", given["_target_"]))
-        checked = model.model_validate({key: v for key, v in given.items() if key not in NOT_ARGUMENTS})
+        checked = model.model_validate({k: v for k, v in given.items() if k not in NOT_ARGUMENTS and v != "???"})
         return {**kept, **{key: getattr(checked, key) for key in model.model_fields}}
     except UserError as error:
         mistakes.append(error)
@@ -90,28 +92,27 @@ def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]
 
 def _mistakes(error: ValidationError, prefix: str, model: type[BaseModel]) -> list[UserError]:
     """pydantic's findings as ours; the alternatives of a union are joined into one line."""
-    found: dict[str, list[Any]] = {}
+    found: dict[str, list[ErrorDetails]] = {}
     for e in error.errors():
-        key = ".".join(str(part) for part in e["loc"][: 2 if e["loc"][0] == "hardware" else 1])
-        found.setdefault(prefix + key, []).append(e)
-    result = []
-    for key, errors in found.items():
-        first, last = errors[0], key.rpartition(".")[2]
-        names = Hardware.model_fields if key.startswith("hardware.") else model.model_fields
-        if first["type"] == "extra_forbidden":
-            result.append(UserError(key, "no such key", nearest(last, names) or f"keys there: {', '.join(names)}"))
-        elif first["type"] == "missing":
-            result.append(UserError(key, "missing"))
-        else:
-            allowed = " or ".join(
-                dict.fromkeys(e["msg"].removeprefix("Value error, ").removeprefix("Input should be ") for e in errors)
-            )
-            hint = nearest(
-                str(first["input"]),
-                first.get("ctx", {}).get("expected", "").replace("'", "").replace(" or ", ", ").split(", "),
-            )
-            result.append(UserError(key, f"{first['input']!r} given, allowed: {allowed}", hint))
-    return result
+        depth = 2 if e["loc"][0] == "hardware" else 1  # inside a value (a list's element) the key is what counts
+        found.setdefault(prefix + ".".join(map(str, e["loc"][:depth])), []).append(e)
+    fields = {key: Hardware if key.startswith("hardware.") else model for key in found}
+    return [_mistake(key, errors, list(fields[key].model_fields)) for key, errors in found.items()]
+
+
+def _mistake(key: str, errors: list[ErrorDetails], names: list[str]) -> UserError:
+    """key: with its group.  errors: all that is wrong with it.  names: of the keys beside it."""
+    first = errors[0]
+    if first["type"] == "extra_forbidden":
+        return UserError(
+            key, "no such key", nearest(key.rpartition(".")[2], names) or f"keys there: {', '.join(names)}"
+        )
+    if first["type"] == "missing":
+        return UserError(key, "not given", f"{key}=VALUE")
+    said = [re.sub(r"^(Value error, |Input (should be|is not) )| for <class .*", "", e["msg"]) for e in errors]
+    choices = re.findall(r"'([^']+)'", first.get("ctx", {}).get("expected", ""))
+    what = f"{first['input']!r} given, allowed: {' or '.join(dict.fromkeys(said))}"
+    return UserError(key, what, nearest(str(first["input"]), choices))
 
 
 def locate(where: str, target: str) -> type:

@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from typing import Annotated
 
 import torch
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
-from anomaly_bench.errors import none_of
+from anomaly_bench.errors import nearest
 from anomaly_bench.nets.backbones import Backbone
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
@@ -34,12 +34,20 @@ RESNETS = {
 }
 
 
+def known_resnet(backbone: str) -> str:
+    """The name itself, with or without a weights tag.  Raises ValueError for a network that is none of RESNETS."""
+    architecture = backbone.split(".")[0]
+    if architecture not in RESNETS:
+        raise ValueError(f"{', '.join(RESNETS)}; {nearest(architecture, RESNETS)}".strip("; "))
+    return backbone
+
+
 class ReverseDistillation(Method):
     """Teacher E -> bottleneck (MFF + OCE) -> student decoder D; score = where D's features differ from E's."""
 
     def __init__(
         self,
-        backbone: str,
+        backbone: Annotated[str, AfterValidator(known_resnet)],
         weights: str | None,
         image_size: Annotated[int, Field(ge=32, multiple_of=32)],
         batch_size: Annotated[int, Field(ge=1)],
@@ -52,10 +60,7 @@ class ReverseDistillation(Method):
         super().__init__()
         self.weights, self.image_size, self.batch_size, self.epochs = weights, image_size, batch_size, epochs
         self.lr, self.betas, self.flatten_loss, self.sigma = lr, (betas[0], betas[1]), flatten_loss, sigma
-        architecture = backbone.split(".")[0]
-        if architecture not in RESNETS:
-            raise none_of("method.backbone", architecture, RESNETS)
-        blocks, bottleneck, width = RESNETS[architecture]
+        blocks, bottleneck, width = RESNETS[backbone.split(".")[0]]
         self.teacher = Backbone(backbone, out_indices=(1, 2, 3))  # layer1, layer2, layer3
         self.bottleneck = OneClassEmbedding(blocks[3], bottleneck, width)
         self.decoder = Decoder(blocks[:3], bottleneck, width)

@@ -101,7 +101,10 @@ class Backbone(nn.Module):
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:
-    """`weights` if given, else the file `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None (the hub)."""
+    """`weights` if given, else the file `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None (the hub).
+
+    A file that is called by another of timm's names, so by another training's tag, is passed over.
+    """
     if weights is not None:
         file = Path(weights).expanduser()
         if not file.is_file():
@@ -109,9 +112,9 @@ def find_weights(name: str, weights: str | None) -> Path | None:
         return file
     folder = Path(os.environ.get(WEIGHTS_VARIABLE) or os.devnull)
     arch = name.split(".")[0]
-    files = sorted(
-        f for mark in ".-" for f in folder.glob(f"{arch}{mark}*") if f.suffix in {".safetensors", ".pth", ".pt"}
-    )
+    found = [f for mark in ".-" for f in folder.glob(f"{arch}{mark}*") if f.suffix in {".safetensors", ".pth", ".pt"}]
+    others = set(timm.list_models(pretrained=True)) - {name}  # `resnet18.a1_in1k.pth` is no file for `resnet18.tv_in1k`
+    files = sorted(f for f in found if f.stem not in others)
     if len(files) > 1:
         exact = [f for f in files if f.stem == name]
         if len(exact) != 1:

@@ -90,6 +90,7 @@ def execute(
             folder.update(stages={stage.name: spent})
         keep_weights_only(stage, folder.path)
         stage.module.to(device)  # Lightning leaves a module on the CPU
+        seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     folder.update(provenance=method.provenance())
     state = {key: v.detach().cpu().contiguous() for key, v in method.state_dict().items()}
     write_atomic(folder.path / "weights.safetensors", lambda file: file.write(safetensors_bytes(state)))
