@@ -60,4 +60,5 @@ def _overrides(before: list[str], word: str) -> list[str]:
         field = config.Hardware.model_fields.get(key.removeprefix("hardware."))
         values = [str(v) for v in get_args(field.annotation)] if field and key.startswith("hardware.") else []
         return [f"{key}={v}" for v in (values or ["true", "false"])]
-    return [f"{name}=" for name in (*GROUPS, *config.flatten(cfg)) if name not in cfg or name not in GROUPS]
+    keys = [k for k in config.flatten(cfg) if k.rpartition(".")[2] not in config.NOT_ARGUMENTS]
+    return [f"{name}=" for name in dict.fromkeys([*GROUPS, *keys])]

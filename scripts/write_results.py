@@ -1,6 +1,6 @@
-"""Write the figures of finished runs into docs/results.md, between its two markers: python scripts/write_results.py OUTPUTS
+"""Write the figures of finished runs into docs/results.md: python scripts/write_results.py OUTPUTS
 
-For each setting and data set: the commands, hardware, versions and dates from the manifests, a row for each seed, and the mean.
+For each setting and data set: commands, hardware, versions and dates from the manifests, a row for each seed, the mean.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ def section(rows: list[Row]) -> str:
     """Markdown for the runs of one setting on one category."""
     manifests = [RunFolder(row.path).manifest for row in rows]
     first = manifests[0]
-    weights = first["provenance"].get("backbone_sha256", "")[:12]
+    backbone = first["provenance"]
+    weights = f"{backbone.get('backbone', '-')} sha256 {backbone.get('backbone_sha256', '-')[:12]}"
     lines = [f"### `{rows[0].label}` on {rows[0].dataset}/{rows[0].category}", "", "```"]
     lines += [m["command"] for m in manifests] + ["```", ""]
     lines += [
         f"{first['device']}; torch {first['versions']['torch']}, timm {first['versions']['timm']}; "
-        f"{min(m['started'] for m in manifests)[:10]}; weights {first['provenance'].get('backbone', '-')} sha256 {weights}; "
+        f"{min(m['started'] for m in manifests)[:10]}; weights {weights}; "
         f"{first['images']['train']} training images, {first['images']['test_good']} good and "
         f"{first['images']['test_anomalous']} defective test images.",
         "",

@@ -268,7 +268,7 @@ def test_data_that_changed_under_a_run_are_refused(
     folder = train(code=2)
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("bench: dataset: its files are not those that ")
-    assert line.endswith("was trained on (force=true trains the run anew)")
+    assert "force=true trains the run anew" in line
     assert folder.manifest == before
     assert train("force=true").manifest["images"]["train"] == 10
 

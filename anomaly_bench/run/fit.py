@@ -59,6 +59,8 @@ def fit(
     reset_peak_memory()
     try:  # weights_only=False: the file is our own and holds optimiser and loop state
         trainer.fit(stage.module, stage.loader, ckpt_path=resumed, weights_only=False)
+    except SystemExit as stopped:  # Lightning's answer to Ctrl-C
+        raise KeyboardInterrupt from stopped
     except ProcessRaisedException as error:
         said = str(error).strip().splitlines()[-1]
         if said.startswith(f"{UserError.__module__}."):  # a training process can only send its traceback as text
@@ -139,10 +141,10 @@ class Curve(Callback):
         self.before = max((float(r["seconds"]) for r in self.rows if r["stage"] == self.stage), default=0.0)
         self.began = time.monotonic()
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        seed_everything(
-            (self.seed + 1_000_003 * trainer.current_epoch + 7919 * trainer.global_rank) % 2**32, verbose=False
-        )
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not batch_idx:  # not at the epoch's start: only there does a resumed training not draw a seed for its loader
+            epoch, rank = trainer.current_epoch, trainer.global_rank
+            seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator
@@ -65,6 +66,7 @@ def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
     """Lightning's logger of the `logger` group, writing below the run folder."""
     if "_target_" not in settings.logger:
         return []
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its other local store needs a database library
     try:
         return [build("logger", settings.logger, save_dir=str(folder / "logs"))]
     except ModuleNotFoundError as error:

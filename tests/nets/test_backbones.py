@@ -215,7 +215,7 @@ def test_from_the_hubs_cache(state: dict[str, Tensor], tmp_path: Path) -> None:
 def test_names() -> None:
     assert timm_name("wide_resnet50_2") == "wide_resnet50_2.tv_in1k"  # timm's own default is another training
     assert timm_name("resnet18.a1_in1k") == "resnet18.a1_in1k"
-    with pytest.raises(UserError, match=r"method.backbone: timm has no network 'resnet81' \(did you mean 'resnet18'\?\)"):
+    with pytest.raises(UserError, match=r"timm has no network 'resnet81' \(did you mean 'resnet18'\?\)"):
         timm_name("resnet81")
     with pytest.raises(UserError, match=r"no network 'resnet18.tv' with that tag; its tags: .*resnet18.tv_in1k"):
         timm_name("resnet18.tv")

@@ -1,4 +1,4 @@
-"""Reverse Distillation written a second, literal way: the architecture as tables filled in by hand, the scores in loops.
+"""Reverse Distillation written a second, literal way: the architecture as tables by hand, the scores in loops.
 
 Source: the authors' code, github.com/hq-deng/RD4AD at commit 6554076.  Nothing is shared with the package.
 """
@@ -12,8 +12,12 @@ from scipy.ndimage import gaussian_filter
 # A row: how the first block resamples, input, inner and output channels, blocks.  In the order of the data: one
 # bottleneck stage, then three decoder stages from 16 x 16 to 64 x 64 (for images of 256 x 256).
 STAGES = {
-    "resnet18": [("down", 768, 512, 512, 2), ("up", 512, 256, 256, 2), ("up", 256, 128, 128, 2), ("up", 128, 64, 64, 2)],
-    "resnet34": [("down", 768, 512, 512, 3), ("up", 512, 256, 256, 3), ("up", 256, 128, 128, 4), ("up", 128, 64, 64, 6)],
+    "resnet18": [
+        ("down", 768, 512, 512, 2), ("up", 512, 256, 256, 2), ("up", 256, 128, 128, 2), ("up", 128, 64, 64, 2),
+    ],
+    "resnet34": [
+        ("down", 768, 512, 512, 3), ("up", 512, 256, 256, 3), ("up", 256, 128, 128, 4), ("up", 128, 64, 64, 6),
+    ],
     "resnet50": [
         ("down", 3072, 512, 2048, 3), ("up", 2048, 256, 1024, 3), ("up", 1024, 128, 512, 4), ("up", 512, 64, 256, 6),
     ],

@@ -1,0 +1,190 @@
+"""Imports point down only, and what only lists, shows or refuses never waits for torch."""
+
+from __future__ import annotations
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import anomaly_bench
+
+if sys.platform != "win32":
+    import resource
+
+PACKAGE = Path(anomaly_bench.__file__).parent
+FILES = sorted(PACKAGE.rglob("*.py"))
+# From the top down.  A string is a room; rooms on one line must not know each other.
+LEVELS = [
+    ["cli complete describe __main__"],
+    ["run", "report", "serve"],
+    ["methods", "data"],
+    ["nets", "metrics", "store", "config"],
+    ["contracts", "errors"],
+    ["__init__"],  # the version
+]
+ACROSS = {("run", "report.figures")}  # the one exception: the runner draws heat maps while it has the images
+WITHOUT_TORCH = "__init__ __main__ cli complete describe report store config metrics errors"
+HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}
+
+
+def module_name(file: Path) -> str:
+    """`report.figures`; a package's own file is the package, the top one is `__init__`."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+MODULES = {module_name(file): file for file in FILES}
+
+
+def room(module: str) -> tuple[int, str]:
+    """The level (0 is the top) and the room of a module."""
+    return next((i, r) for i, level in enumerate(LEVELS) for r in level if module.split(".")[0] in r.split())
+
+
+def statements(tree: ast.AST, at_import: bool) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The import statements; `at_import`: only those that run when the module is imported."""
+    for node in ast.iter_child_nodes(tree):
+        later = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
+        never = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif not (at_import and (later or never)):
+            yield from statements(node, at_import)
+
+
+def imports(file: Path, at_import: bool) -> set[str]:
+    """Full names of what a file imports; `from a import b` gives `a.b` where that is a module of ours, else `a`."""
+    found = set()
+    for node in statements(ast.parse(file.read_text(encoding="utf-8")), at_import):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+            continue
+        here = ["anomaly_bench", *file.relative_to(PACKAGE).parts][: -node.level or None] if node.level else []
+        base = ".".join([*here, *([node.module] if node.module else [])])
+        for alias in node.names:
+            full = f"{base}.{alias.name}"
+            found.add(full if full.removeprefix("anomaly_bench.") in MODULES else base)
+    return found
+
+
+def own_imports(file: Path, at_import: bool) -> set[str]:
+    """The modules of the package that a file imports."""
+    names = {n for n in imports(file, at_import) if n.split(".")[0] == "anomaly_bench"}
+    return {n.removeprefix("anomaly_bench.") if n != "anomaly_bench" else "__init__" for n in names}
+
+
+def test_all_files_are_seen() -> None:
+    assert len(MODULES) == len(FILES) >= 25
+    assert len(list(PACKAGE.glob("*/*.py"))) + len(list(PACKAGE.glob("*.py"))) == len(FILES)  # one level of folders
+
+
+def test_every_module_has_a_room() -> None:
+    rooms = " ".join(r for level in LEVELS for r in level).split()
+    assert [m for m in MODULES if m.split(".")[0] not in rooms] == []
+
+
+def breaks_the_table(module: str, imported: str) -> bool:
+    (level, own), (other_level, other) = room(module), room(imported)
+    across = any((module.split(".")[0], imported) == pair for pair in ACROSS)
+    return not (other_level > level or other == own or across)
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_point_down(module: str) -> None:
+    imported = own_imports(MODULES[module], at_import=False)
+    assert imported <= set(MODULES)
+    assert sorted(i for i in imported if breaks_the_table(module, i)) == []
+
+
+def test_the_table_forbids_and_allows() -> None:
+    up = "methods.x data.y, data.x methods.y, nets.x metrics.y, report.x run, store run, run.x cli, config.x store"
+    for pair in f"{up}, contracts errors, run report.tables, report.figures run, __init__ errors".split(", "):
+        assert breaks_the_table(*pair.split()), pair
+    down = "cli run, cli complete, run.x run.y, methods.x nets.y, data.x contracts, serve.x methods.y, cli __init__"
+    for pair in f"{down}, metrics.x metrics.y, run.x report.figures".split(", "):
+        assert not breaks_the_table(*pair.split()), pair
+
+
+def test_exceptions_are_used() -> None:
+    used = {(m.split(".")[0], i) for m, file in MODULES.items() for i in own_imports(file, at_import=False)}
+    assert used >= ACROSS
+
+
+def test_no_room_for_odds_and_ends() -> None:
+    assert {p.stem for p in PACKAGE.rglob("*")} & {"utils", "util", "helpers", "helper", "common", "misc"} == set()
+
+
+def reached(module: str) -> dict[str, str]:
+    """All modules that importing this one imports, each with the chain that leads there."""
+    chains = {module: module}
+    todo = [module]
+    for name in todo:  # grows while it is read
+        parents = {".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)}
+        for other in own_imports(MODULES[name], at_import=True) | parents | {"__init__"}:
+            if other not in chains:
+                chains[other] = f"{chains[name]} > {other}"
+                todo.append(other)
+    return chains
+
+
+@pytest.mark.parametrize("module", sorted(m for m in MODULES if m.split(".")[0] in WITHOUT_TORCH.split()))
+def test_no_torch_at_module_level(module: str) -> None:
+    heavy = {
+        f"{chain}: {name}"
+        for other, chain in reached(module).items()
+        for name in imports(MODULES[other], at_import=True)
+        if name in HEAVY or name.split(".")[0] in HEAVY
+    }
+    assert heavy == set()
+
+
+def test_torch_would_be_found() -> None:
+    assert "torch" in imports(MODULES["contracts"], at_import=True)
+    assert "contracts" in reached("run")
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("--help", 0),
+        ("--version", 0),
+        ("list methods", 0),
+        ("list datasets", 0),
+        ("list runs nowhere", 2),
+        ("show method=rd", 0),
+        ("data list", 0),
+        ("--complete train method=rd meth", 0),
+        ("trian", 2),
+        ("list metods", 2),
+        ("show method=rdd", 2),
+        ("show method=rd method.epoch=3", 2),
+        ("report nowhere", 2),
+    ],
+)
+def test_no_torch_for(words: str, code: int) -> None:
+    # -X importtime lists every module that is imported, one a line
+    command = [sys.executable, "-X", "importtime", "-m", "anomaly_bench", *words.split()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=PACKAGE.parent)
+    assert done.returncode == code, done.stderr[-500:]
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
+    assert "anomaly_bench.cli" in loaded
+    assert loaded & HEAVY == set()
+
+
+def cpu_seconds(command: list[str]) -> float:
+    """User and system time of a command."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, capture_output=True, check=True, timeout=60, cwd=PACKAGE.parent)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a child's CPU time is known on POSIX systems only")
+def test_help_is_instant() -> None:
+    command = [sys.executable, "-m", "anomaly_bench", "--help"]
+    assert min(cpu_seconds(command) for _ in range(5)) <= 0.15
