@@ -27,7 +27,9 @@ Bench = Callable[..., "subprocess.CompletedProcess[str]"]
 def environment(**more: str) -> dict[str, str]:
     """For a child process: it finds the package and the toys, reaches no accelerator and uses one thread."""
     paths = os.pathsep.join([str(ROOT), str(TOYS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
+    return (
+        os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
+    )
 
 
 def make_images(root: Path, side: int = 32) -> Path:
@@ -85,7 +87,9 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bench(tmp_path: Path) -> Bench:
     """bench("train", ..., cwd=..., env={...}): the real command in a process of its own, below `tmp_path`."""
 
-    def call(*words: str, cwd: Path | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def call(
+        *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "anomaly_bench", *words]
         return subprocess.run(
             command, cwd=cwd or tmp_path, env=environment(**env or {}), capture_output=True, text=True, timeout=120

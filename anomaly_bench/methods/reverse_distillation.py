@@ -75,7 +75,7 @@ class ReverseDistillation(Method):
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
         f_e, f_d = self(batch["image"])
         loss = flattened_loss(f_e, f_d) if self.flatten_loss else positional_loss(f_e, f_d)
-        self.log("loss", loss)
+        self.log("loss", loss, prog_bar=True)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

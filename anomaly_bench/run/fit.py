@@ -126,6 +126,7 @@ class Checkpoint(Callback):
 class Curve(Callback):
     """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops at a non-finite loss.
 
+    `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.
     Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
     an undisturbed one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
     """
@@ -134,6 +135,7 @@ class Curve(Callback):
         self.path, self.stage, self.seed, self.level = path, stage, seed, level
         self.rows: list[dict[str, Any]] = []
         self.began = self.before = 0.0
+        self.losses: list[torch.Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = read_rows(self.path)
@@ -145,33 +147,28 @@ class Curve(Callback):
         if not batch_idx:  # not at the epoch's start: only there does a resumed training not draw a seed for its loader
             epoch, rank = trainer.current_epoch, trainer.global_rank
             seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
+            self.losses.clear()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self.losses.append(outputs["loss"].detach())  # stays on its device: no waiting for it in each step
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        if self.losses:
+            values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
         wrong = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
         if wrong:
             where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
             raise UserError(where, ", ".join(wrong), "the training diverged; a smaller method.lr?")
         seconds = round(self.before + time.monotonic() - self.began, 3)
-        row = {
-            "stage": self.stage,
-            "epoch": trainer.current_epoch,
-            "steps": trainer.global_step,
-            "seconds": seconds,
-            **values,
-        }
-        self.rows.append(row)
+        row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
+        self.rows.append(row | values)
         if trainer.is_global_zero:
             write_rows(self.path, self.rows)
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
-            log.info(
-                "%s: epoch %d of %s, %s, %.0f s",
-                self.stage,
-                trainer.current_epoch + 1,
-                trainer.max_epochs,
-                text,
-                seconds,
-            )
+            epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
+            log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

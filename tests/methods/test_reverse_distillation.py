@@ -206,9 +206,14 @@ def test_wrong_size() -> None:
         validate(compose(["method=rd", "dataset=mtd", "method.image_size=48"]))
 
 
-def test_unknown_backbone() -> None:
-    with pytest.raises(UserError, match=r"backbone: 'wide_resnet50' is none of .*did you mean 'wide_resnet50_2'"):
-        method(backbone="wide_resnet50")
+@pytest.mark.parametrize("name", ["wide_resnet50", "wide_resnet50.tv_in1k"])
+def test_unknown_backbone(name: str) -> None:
+    message = rf"backbone: '{name}' given, allowed: resnet18, .*did you mean 'wide_resnet50_2'"
+    with pytest.raises(UserError, match=message):
+        validate(compose(["method=rd", "dataset=mtd", f"method.backbone={name}"]))
+
+
+def test_unknown_tag() -> None:
     with pytest.raises(UserError, match=r"method.backbone: .*'resnet18.tv_in2k' with that tag.*resnet18.tv_in1k"):
         method(backbone="resnet18.tv_in2k")
 

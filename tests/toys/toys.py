@@ -43,7 +43,9 @@ class Template(LightningModule):
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
         images = batch["image"]
-        self.notes.add("step", keys=sorted(batch), shape=list(images.shape), epoch=self.current_epoch, paths=batch["path"])
+        self.notes.add(
+            "step", keys=sorted(batch), shape=list(images.shape), epoch=self.current_epoch, paths=batch["path"]
+        )
         if self.current_epoch == 1:
             if self.notes.asked("raise"):
                 raise RuntimeError("the toy was told to fail")
@@ -72,7 +74,13 @@ class Toy(Method):
         notes: str | None,
     ) -> None:
         super().__init__()
-        self.image_size, self.batch_size, self.epochs, self.kind, self.notes = image_size, batch_size, epochs, kind, Notes(notes)
+        self.image_size, self.batch_size, self.epochs, self.kind, self.notes = (
+            image_size,
+            batch_size,
+            epochs,
+            kind,
+            Notes(notes),
+        )
         self.template, self.again = (Template(image_size, lr, self.notes) for _ in range(2))
         self.register_buffer("shift", torch.zeros(()))
 
