@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
+
+from omegaconf import OmegaConf
 
 from anomaly_bench import config
 from anomaly_bench.errors import none_of
@@ -58,7 +60,14 @@ def _overrides(before: list[str], word: str) -> list[str]:
         cfg = config.compose_known(loader, before)
     if equals:
         field = config.Hardware.model_fields.get(key.removeprefix("hardware."))
-        values = [str(v) for v in get_args(field.annotation)] if field and key.startswith("hardware.") else []
-        return [f"{key}={v}" for v in (values or ["true", "false"])]
+        boolean = isinstance(OmegaConf.select(cfg, key), bool)
+        values = ["true", "false"] if boolean else _choices(field.annotation if field else None)
+        return [f"{key}={v}" for v in values]
     keys = [k for k in config.flatten(cfg) if k.rpartition(".")[2] not in config.NOT_ARGUMENTS]
     return [f"{name}=" for name in dict.fromkeys([*GROUPS, *keys])]
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The strings of every Literal in a type."""
+    parts = get_args(annotation)
+    return [v for part in parts for v in ([part] if isinstance(part, str) else _choices(part))]

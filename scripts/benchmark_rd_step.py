@@ -132,8 +132,8 @@ same: after all steps both students are compared, batch norm statistics included
 
 {table}
 
-CPU seconds (user and system) of a step: median (lowest-highest) of {repeat}, both sides alternating in one process after
-one step of each to warm up.  Random weights; the speed does not depend on them.
+CPU seconds (user and system) of a step: median (lowest-highest) of {repeat}, both sides alternating in one process
+after one step of each to warm up.  Random weights; the speed does not depend on them.
 
 - command: `{command}`
 - CPU: {cpu_model()}

@@ -1,57 +1,20 @@
-"""Shared by the tests of the command line and of runs: a small data set, toy methods, `bench` in this process and in another."""
+"""Shared by the tests of the command line and of runs: images, weights, `bench` in this process and in another."""
 
 from __future__ import annotations
 
 import json
 import logging
-import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
+from small_runs import TOY, TOYS, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.cli import main
 from anomaly_bench.store import RunFolder, find
-
-ROOT = Path(__file__).parents[1]
-TOYS = Path(__file__).parent / "toys"
-TOY = ["--config-dir", str(TOYS / "conf"), "method=toy", "dataset=folder", "hardware=cpu"]
-Bench = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def environment(**more: str) -> dict[str, str]:
-    """For a child process: it finds the package and the toys, reaches no accelerator and uses one thread."""
-    paths = os.pathsep.join([str(ROOT), str(TOYS), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return (
-        os.environ | {"PYTHONPATH": paths, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1", "NO_COLOR": "1"} | more
-    )
-
-
-def make_images(root: Path, side: int = 32) -> Path:
-    """train/good with 12 noisy grey images, test/good with 4, test/hole and test/line with 3 each, and their masks."""
-    rng = np.random.default_rng(0)
-    for place, count in (("train/good", 12), ("test/good", 4), ("test/hole", 3), ("test/line", 3)):
-        for i in range(count):
-            image, mask = rng.integers(90, 130, (side, side, 3), dtype=np.uint8), np.zeros((side, side), np.uint8)
-            if place.endswith("hole"):
-                mask[4 + i : 14 + i, 6:16] = 255
-            if place.endswith("line"):
-                mask[:, 8 * i + 3 : 8 * i + 6] = 255
-            image[mask > 0] = 220 + i
-            save(root / place / f"{i:03}.png", image)
-            if mask.any():
-                save(root / place.replace("test", "ground_truth") / f"{i:03}_mask.png", mask)
-    return root
-
-
-def save(path: Path, array: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array).save(path)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -99,7 +62,7 @@ def bench(tmp_path: Path) -> Bench:
 
 
 @pytest.fixture
-def train(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RunFolder]:
+def train(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     """train("seed=1", code=0): `bench train` with the toy on `images`, in this process; the run folder with that seed.
 
     Notes go to tmp_path/notes; the working directory is tmp_path.
@@ -119,7 +82,7 @@ def train(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
 
 @pytest.fixture
-def notes(tmp_path: Path) -> Callable[[str], list[dict[str, Any]]]:
+def notes(tmp_path: Path) -> Noted:
     """notes("step"): what the toy noted under that word so far."""
 
     def read(what: str) -> list[dict[str, Any]]:

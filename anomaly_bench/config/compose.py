@@ -83,17 +83,8 @@ def check(
     (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
     """
     mistakes: dict[str, UserError] = {}
-    parsed = _parse(overrides)
-    jobs = [overrides]
-    if multirun:
-        jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    elif swept := [o.input_line for o in parsed if o.is_sweep_override()]:
-        raise UserError(str(swept[0]), "several values", "add --multirun to run each of them, or put a list into [ ]")
-    if not jobs:
-        raise UserError(
-            "overrides", "these words ask for no run at all", "a glob() that matches nothing? see `bench list datasets`"
-        )
     with hydra_context(extra) as loader:
+        jobs = _jobs(overrides, _parse(overrides, loader), multirun)
         for job in jobs:
             cfg, found = _compose(loader, job)
             try:
@@ -107,8 +98,22 @@ def check(
     return jobs
 
 
-def _parse(overrides: list[str]) -> list[Override]:
-    parser, parsed, errors = OverridesParser.create(), [], []
+def _jobs(overrides: list[str], parsed: list[Override], multirun: bool) -> list[list[str]]:
+    if not multirun:
+        if swept := [o.input_line for o in parsed if o.is_sweep_override()]:
+            hint = "add --multirun to run each of them, or put a list into [ ]"
+            raise UserError(str(swept[0]), "several values", hint)
+        return [overrides]
+    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    if not jobs:
+        hint = "a glob() that matches nothing? see `bench list datasets`"
+        raise UserError("overrides", "these words ask for no run at all", hint)
+    return jobs
+
+
+def _parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
+    """loader: knows what a glob() stands for."""
+    parser, parsed, errors = OverridesParser.create(loader), [], []
     for text in overrides:
         try:
             parsed += parser.parse_overrides([text])
@@ -167,7 +172,7 @@ def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
 def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserError | None:
     name = str(value)
     known = options(loader, group)
-    if value is None or name in known:
+    if name in known or (value is None and group == "experiment"):
         return None
     family = name.rpartition("/")[0]
     same_family = [n for n in known if family and n.startswith(f"{family}/")]

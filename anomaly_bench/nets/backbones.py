@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import timm
 import torch
+from huggingface_hub import constants, hf_hub_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -68,16 +72,11 @@ class Backbone(nn.Module):
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
 
         Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets
-        `sha256`: of the file, or for the hub of the loaded tensors.  Raises UserError when nothing can be had or a
-        needed key is missing or has another shape.
+        `sha256`, of the file.  Raises UserError when nothing can be had, or a needed key is missing or of another shape.
         """
-        file = find_weights(self.name, weights)
-        if file is None:
-            state = self._from_hub()
-            self.sha256 = hashlib.sha256(b"".join(state[k].numpy().tobytes() for k in sorted(state))).hexdigest()
-        else:
-            state = read_weights(file)
-            self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        file = find_weights(self.name, weights) or hub_file(self.name)
+        state = read_weights(file)
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         own = self.net.state_dict()
         counters = {k for k in own if k.endswith("num_batches_tracked")}
         missing = sorted(set(own) - counters - set(state))
@@ -85,19 +84,26 @@ class Backbone(nn.Module):
         if missing or wrong:
             said = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
             said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
-            raise UserError("method.weights", f"{file or 'hub'} does not fit {self.name}: {'; '.join(said)}")
+            raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
 
-    def _from_hub(self) -> dict[str, Tensor]:
-        info: Any = self.net.feature_info
-        try:
-            net = timm.create_model(self.name, pretrained=True, features_only=True, out_indices=info.out_indices)
-        except Exception as error:  # the hub's client raises many kinds: no network, no such file, no space
-            what = f"no ImageNet weights for {self.name}: timm's hub cannot be reached ({type(error).__name__})"
-            files = f"method.weights=FILE; a file named {self.name.split('.')[0]}.* in ${WEIGHTS_VARIABLE}"
-            raise UserError("method.weights", what, f"three ways: run once with network access; {files}") from error
-        state: dict[str, Tensor] = net.state_dict()
-        return state
+
+def hub_file(name: str) -> Path:
+    """The weights file of timm's hub: from its cache, else downloaded.  Raises UserError where neither works."""
+    repository: Any = timm.get_pretrained_cfg(name)
+    fetch = partial(hf_hub_download, repository.hf_hub_id, "model.safetensors")
+    try:
+        return Path(fetch(local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    try:
+        if not constants.HF_HUB_OFFLINE:
+            urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
+        return Path(fetch())
+    except Exception as error:  # no network, no such file, no space: the client raises many kinds
+        what = f"no ImageNet weights for {name}: timm's hub cannot be reached ({type(error).__name__})"
+        files = f"method.weights=FILE; a file named {name.split('.')[0]}.* in ${WEIGHTS_VARIABLE}"
+        raise UserError("method.weights", what, f"three ways: run once with network access; {files}") from error
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:

@@ -1,80 +1,36 @@
+"""Reverse Distillation's loss, map and score against loops, and what its training does and leaves alone."""
+
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from omegaconf import OmegaConf
 from PIL import Image
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly_bench.config import compose, validate
 from anomaly_bench.contracts import NormalBatch
-from anomaly_bench.errors import UserError
 from anomaly_bench.methods.reverse_distillation import (
-    RESNETS,
     ReverseDistillation,
     anomaly_map,
     flattened_loss,
     gaussian,
     positional_loss,
 )
+from tests.methods.small_rd import YAML, features, images, method, shaken
 from tests.references import reverse_distillation as slow
 
-YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=rd", "dataset=mtd"]).method)  # type: ignore[assignment]
-CONFIG = {key: value for key, value in YAML.items() if key not in ("_target_", "name")}
-SMALL = {"backbone": "resnet18", "image_size": 32, "batch_size": 4}
-# at 256 px
-SHAPES = {
-    "resnet18": [(64, 64, 64), (128, 32, 32), (256, 16, 16)],
-    "resnet34": [(64, 64, 64), (128, 32, 32), (256, 16, 16)],
-    "resnet50": [(256, 64, 64), (512, 32, 32), (1024, 16, 16)],
-    "wide_resnet50_2": [(256, 64, 64), (512, 32, 32), (1024, 16, 16)],
-}
-MILLIONS = {  # teacher to layer3, used bottleneck, decoder, as counted in the authors' classes
-    "resnet18": (2.78, 11.68, 3.70),
-    "resnet34": (8.17, 16.40, 5.77),
-    "resnet50": (8.54, 30.83, 15.82),
-    "wide_resnet50_2": (24.86, 58.89, 24.92),
-}
 REAL_WEIGHTS = Path(os.environ.get("ANOMALY_BENCH_WEIGHTS", ".")) / "resnet18.layer1-3.safetensors"
 REAL_IMAGES = Path(os.environ.get("ANOMALY_BENCH_DATA", ".")) / "mvtec" / "screw" / "train" / "good"
-
-
-def method(seed: int = 0, **changes: Any) -> ReverseDistillation:
-    torch.manual_seed(seed)
-    return ReverseDistillation(**{**CONFIG, **SMALL, **changes})
-
-
-def shaken(seed: int = 0, **changes: Any) -> ReverseDistillation:
-    """With batch norms unlike those of a new network, so that each of their four tensors counts."""
-    rd = method(seed, **changes)
-    for norm in (m for m in rd.modules() if isinstance(m, nn.BatchNorm2d)):
-        for values, low, high in (
-            (norm.weight, 0.5, 1.5),
-            (norm.bias, -0.5, 0.5),
-            (norm.running_mean, -0.5, 0.5),
-            (norm.running_var, 0.5, 2.0),
-        ):
-            nn.init.uniform_(values, low, high)  # type: ignore[arg-type]
-    return rd
-
-
-def images(count: int, size: int = 32, seed: int = 1) -> Tensor:
-    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
-
-
-def features(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
-    """Non-negative, as after a ReLU, about half of them zero; three levels for images of 32 x 24."""
-    g = torch.Generator().manual_seed(seed)
-    shapes = [(3, 5, 8, 6), (3, 7, 4, 3), (3, 9, 2, 2)]
-    return [torch.randn(s, generator=g, dtype=dtype).relu() + 1e-3 for s in shapes]
 
 
 class Normal:
@@ -109,113 +65,9 @@ def train(rd: ReverseDistillation, batches: list[Tensor]) -> Normal:
     return data
 
 
-quiet = pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*in eval mode at the start.*")
-
-
-# Architecture
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-@pytest.mark.parametrize("name", RESNETS)
-def test_parameter_counts(name: str) -> None:
-    rd = method(backbone=name)
-    counts = (count(rd.teacher), count(rd.bottleneck), count(rd.decoder))
-    assert counts == slow.parameters(name)
-    assert counts == pytest.approx([1e6 * m for m in MILLIONS[name]], abs=0.5e4 + 1)
-    assert count(rd) == sum(counts)
-
-
-def test_every_backbone_is_tested() -> None:
-    assert set(RESNETS) == set(SHAPES) == set(MILLIONS) == set(slow.STAGES)
-
-
-@pytest.mark.parametrize("name", RESNETS)
-def test_shapes_at_256_px(name: str) -> None:
-    with torch.inference_mode():
-        f_e, f_d = method(backbone=name).eval()(images(1, 256))
-    assert [tuple(f.shape[1:]) for f in f_e] == SHAPES[name]
-    assert [tuple(f.shape[1:]) for f in f_d] == SHAPES[name]
-
-
-def test_shapes_at_32_px() -> None:
-    f_e, f_d = method()(images(2))
-    expected = [(2, 64, 8, 8), (2, 128, 4, 4), (2, 256, 2, 2)]
-    assert [tuple(f.shape) for f in f_e] == [tuple(f.shape) for f in f_d] == expected
-
-
-def executed(rd: ReverseDistillation, x: Tensor) -> tuple[list[tuple[Tensor, ...]], list[Tensor], list[Tensor]]:
-    """The student's layers in the order in which they ran, each with the batch norm that followed; f_e and f_d."""
-    ran: list[Any] = []
-    parts = [m for m in (*rd.bottleneck.modules(), *rd.decoder.modules()) if not list(m.children())]
-    layers = [m for m in parts if not isinstance(m, (nn.ReLU, nn.Identity))]
-    hooks = [m.register_forward_hook(lambda m, *_: ran.append(m)) for m in layers]
-    with torch.no_grad():
-        f_e, f_d = rd(x)
-    for hook in hooks:
-        hook.remove()
-    assert len(ran) == len(layers)  # each ran once, none is idle
-    convs, norms = ran[::2], ran[1::2]
-    assert {type(m) for m in convs} == {nn.Conv2d, nn.ConvTranspose2d}
-    assert {type(m) for m in norms} == {nn.BatchNorm2d}
-    assert all(m.bias is None for m in convs)
-    before = [(c.weight, n.weight, n.bias, n.running_mean, n.running_var) for c, n in zip(convs, norms, strict=True)]
-    return before, f_e, f_d
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", RESNETS)
-def test_student_is_the_authors(name: str, training: bool) -> None:
-    rd = shaken(backbone=name).double().train(training)
-    layers, f_e, f_d = executed(rd, images(2, 64).double())
-    tape = slow.Layers(layers, training)
-    with torch.no_grad():
-        expected = slow.student(name, tape, *f_e)
-    assert tape.layers == []
-    for ours, theirs in zip(f_d, expected, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
-
-
-def test_initialisation() -> None:
-    rd = method(backbone="resnet50")
-    large = 0
-    for m in (*rd.bottleneck.modules(), *rd.decoder.modules()):
-        if isinstance(m, nn.BatchNorm2d):
-            assert (m.weight == 1).all()
-            assert (m.bias == 0).all()
-        if not isinstance(m, (nn.Conv2d, nn.ConvTranspose2d)) or m.weight.numel() < 50_000:
-            continue
-        large += 1
-        w = m.weight.detach()
-        assert abs(float(w.mean())) < 0.02 * float(w.std())
-        if isinstance(m, nn.ConvTranspose2d):  # uniform within 1 / sqrt(fan), PyTorch's fan being outputs * 4 here
-            bound = (w.shape[1] * 4) ** -0.5
-            assert 0.99 * bound < float(w.abs().max()) <= bound
-            assert float(w.std()) == pytest.approx(bound / 3**0.5, rel=0.02)
-        else:  # normal; fan out = outputs * kernel area
-            std = (2 / (w.shape[0] * w.shape[2] * w.shape[3])) ** 0.5
-            assert float(w.std()) == pytest.approx(std, rel=0.02)
-            assert float((w.abs() < std).double().mean()) == pytest.approx(0.6827, abs=0.01)
-    assert large > 20
-
-
-def test_wrong_size() -> None:
-    with pytest.raises(UserError, match=r"method.image_size: 48 given, allowed: a multiple of 32"):
-        validate(compose(["method=rd", "dataset=mtd", "method.image_size=48"]))
-
-
-@pytest.mark.parametrize("name", ["wide_resnet50", "wide_resnet50.tv_in1k"])
-def test_unknown_backbone(name: str) -> None:
-    message = rf"backbone: '{name}' given, allowed: resnet18, .*did you mean 'wide_resnet50_2'"
-    with pytest.raises(UserError, match=message):
-        validate(compose(["method=rd", "dataset=mtd", f"method.backbone={name}"]))
-
-
-def test_unknown_tag() -> None:
-    with pytest.raises(UserError, match=r"method.backbone: .*'resnet18.tv_in2k' with that tag.*resnet18.tv_in1k"):
-        method(backbone="resnet18.tv_in2k")
+quiet = pytest.mark.filterwarnings(
+    "ignore:.*does not have many workers.*", "ignore:.*in eval mode at the start.*", "ignore:.*treespec.*"
+)
 
 
 # Loss, map and score
@@ -398,3 +250,12 @@ def test_state_dict_is_the_model(weights: str, monkeypatch: pytest.MonkeyPatch) 
         a, b = first.eval().score(images(3)), second.eval().score(images(3))
     assert torch.equal(a.image, b.image)
     assert torch.equal(a.map, b.map)  # type: ignore[arg-type]
+
+
+def test_benchmark_runs() -> None:
+    script = Path(__file__).parents[2] / "scripts" / "benchmark_rd_step.py"
+    options = ["--backbone", "resnet18", "--image-size", "32", "--batch", "2", "--repeat", "1"]
+    env = {**os.environ, "PYTHONPATH": str(script.parents[1])}
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"resnet18 \| 32 px \| 2 \| 1 .* \*\*\d\.\d{3}\*\* \| identical", done.stdout)  # same updates

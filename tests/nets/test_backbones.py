@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -40,13 +41,17 @@ def state() -> dict[str, Tensor]:
     return net.state_dict()
 
 
-def images(count: int = 2) -> Tensor:
-    return torch.rand(count, 3, 64, 64, generator=torch.Generator().manual_seed(3))
+def three_layers() -> Backbone:
+    return Backbone("resnet18", (1, 2, 3))
+
+
+def images() -> Tensor:
+    return torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(3))
 
 
 def pyramid(state: dict[str, Tensor], x: Tensor) -> list[Tensor]:
     """ResNet-18 layer by layer, the ImageNet normalisation written out."""
-    net = timm.create_model("resnet18", pretrained=False).eval()
+    net: Any = timm.create_model("resnet18", pretrained=False).eval()
     missing, _ = net.load_state_dict(state, strict=False)
     assert all(k.startswith(("layer4", "fc")) or k.endswith("num_batches_tracked") for k in missing)
     x = torch.stack([(x[:, c] - m) / s for c, (m, s) in enumerate([(0.485, 0.229), (0.456, 0.224), (0.406, 0.225)])], 1)
@@ -64,10 +69,6 @@ def assert_features_of(backbone: Backbone, state: dict[str, Tensor]) -> None:
             torch.testing.assert_close(ours, plain, rtol=0, atol=1e-6)
 
 
-def three_layers() -> Backbone:
-    return Backbone("resnet18", (1, 2, 3))
-
-
 @pytest.mark.parametrize("name", ["net.safetensors", "net.pth", "net.pt", "outer.pth"])
 def test_files(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     file = tmp_path / name
@@ -82,8 +83,7 @@ def test_files(name: str, state: dict[str, Tensor], tmp_path: Path) -> None:
     assert not any(k.startswith(("net.layer4", "net.fc")) for k in backbone.state_dict())
 
 
-def test_counters_may_be_missing(state: dict[str, Tensor], tmp_path: Path) -> None:
-    # torchvision's first files were written before batch norms counted
+def test_counters_may_be_missing(state: dict[str, Tensor], tmp_path: Path) -> None:  # as in torchvision's first files
     old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
     torch.save(old, tmp_path / "old.pth")
     backbone = three_layers()
@@ -118,13 +118,10 @@ def test_unreadable_file(name: str, content: bytes, tmp_path: Path) -> None:
         three_layers().load(str(tmp_path / name))
 
 
-def test_not_a_state_dict(tmp_path: Path) -> None:
+def test_no_state_dict_and_no_file(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], tmp_path / "net.pth")
     with pytest.raises(UserError, match=r"net.pth cannot be read as weights"):
         three_layers().load(str(tmp_path / "net.pth"))
-
-
-def test_no_such_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"method.weights: no such file: .*gone.pth"):
         three_layers().load(str(tmp_path / "gone.pth"))
 

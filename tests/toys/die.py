@@ -1,11 +1,14 @@
-"""python die.py N WORDS: `bench train WORDS` again and again in child processes; the k-th is killed just before it renames
-a file for the k-th time, from the N-th attempt on none is.  Prints the run's status after each attempt."""
+"""python die.py N WORDS: `bench train WORDS` again and again, at most N times, until it ends by itself.
+
+Attempt k runs in a child process that is killed just before it renames its k-th file, counted from 0.  Prints a line
+for each attempt: how the child ended, and the run's status."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
@@ -15,25 +18,29 @@ from anomaly_bench.store import find
 
 
 def attempt(words: list[str], renames: int) -> None:
-    """Train; SIGKILL to itself instead of the rename with this number (0: the next)."""
-    calls, replace = count(), Path.replace
+    """Train; SIGKILL to itself instead of the rename with this number."""
+    calls, originals = count(), {name: getattr(Path, name) for name in ("replace", "rename")}
 
-    def counted(self: Path, target: Path) -> Path:
-        if next(calls) >= renames:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return replace(self, target)
+    def dying(name: str) -> Callable[[Path, Path], Path]:
+        def move(self: Path, target: Path) -> Path:
+            if next(calls) == renames:
+                os.kill(os.getpid(), signal.SIGKILL)
+            moved: Path = originals[name](self, target)
+            return moved
 
-    Path.replace = Path.rename = counted  # type: ignore[method-assign,assignment]
+        return move
+
+    for name in originals:
+        setattr(Path, name, dying(name))
     os._exit(main(["train", *words]))
 
 
 if __name__ == "__main__":
-    last, words = int(sys.argv[1]), sys.argv[2:]
-    for k in range(last + 1):
+    for k in range(int(sys.argv[1])):
         if not (child := os.fork()):
-            attempt(words, k if k < last else sys.maxsize)
+            attempt(sys.argv[2:], k)
         _, ended = os.waitpid(child, 0)
         folders = list(find("outputs")) if Path("outputs").is_dir() else []
-        print(ended, folders[0].status if folders else "new", flush=True)
+        print("attempt", k, ended, folders[0].status if folders else "new", flush=True)
         if not ended:
             break

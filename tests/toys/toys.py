@@ -1,4 +1,4 @@
-"""Methods small enough to train within a second.  They note what they do in a folder, and fail when a file there says so."""
+"""A method that trains within a second, notes what it does in a folder, and fails when a file there says so."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Notes:
 
 
 class Template(LightningModule):
-    """The mean image, learned step by step from noisy images: the result depends on the random state and on every step."""
+    """The mean image, learned from noisy images: the result depends on the random state and on every step."""
 
     def __init__(self, image_size: int, lr: float, notes: Notes) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Template(LightningModule):
 
 
 class Toy(Method):
-    """Stage "template" on the training images, a random shift drawn after it, stage "again" on the validation images."""
+    """Stage "template" on the training images, then a random shift, then stage "again" on the validation images."""
 
     val_share = 0.25
 
