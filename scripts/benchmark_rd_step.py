@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import copy
 import platform
-import re
 import shlex
 import statistics
 import sys
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from anomaly_bench.config import build, compose, validate
 from anomaly_bench.methods.reverse_distillation import ReverseDistillation, flattened_loss
+from anomaly_bench.run.manifest import cpu_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "rd_step.md"
 HEADER = "| backbone | image | batch | threads | authors' step, s | ours, s | ratio | student after all steps |"
@@ -90,13 +90,6 @@ def spread(seconds: list[float]) -> str:
     return f"{statistics.median(seconds):.2f} ({min(seconds):.2f}-{max(seconds):.2f})"
 
 
-def cpu_model() -> str:
-    info = Path("/proc/cpuinfo")
-    text = info.read_text() if info.exists() else ""
-    found = re.search(r"^model name\s*: (.*)$", text, re.MULTILINE)
-    return found[1] if found else platform.processor() or platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--backbone", nargs="+", default=["wide_resnet50_2", "resnet18"])
@@ -136,7 +129,7 @@ CPU seconds (user and system) of a step: median (lowest-highest) of {repeat}, bo
 after one step of each to warm up.  Random weights; the speed does not depend on them.
 
 - command: `{command}`
-- CPU: {cpu_model()}
+- hardware: {cpu_model()}
 - versions: python {platform.python_version()}, {versions}
 - date: {date.today()}
 """

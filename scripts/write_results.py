@@ -5,6 +5,7 @@ For each setting and data set: commands, hardware, versions and dates from the m
 
 from __future__ import annotations
 
+import re
 import statistics
 import sys
 from itertools import groupby
@@ -15,6 +16,7 @@ from anomaly_bench.store import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
+PLACE = re.compile(r" output_dir=\S+|(?<==)/\S*/")  # where things lie on one machine is of no use on another
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3", "aupro_0.05", "pro_per_image")
 
 
@@ -25,7 +27,7 @@ def section(rows: list[Row]) -> str:
     backbone = first["provenance"]
     weights = f"{backbone.get('backbone', '-')} sha256 {backbone.get('backbone_sha256', '-')[:12]}"
     lines = [f"### `{rows[0].label}` on {rows[0].dataset}/{rows[0].category}", "", "```"]
-    lines += [m["command"] for m in manifests] + ["```", ""]
+    lines += [PLACE.sub("", m["command"]) for m in manifests] + ["```", ""]
     lines += [
         f"{first['device']}; torch {first['versions']['torch']}, timm {first['versions']['timm']}; "
         f"{min(m['started'] for m in manifests)[:10]}; weights {weights}; "

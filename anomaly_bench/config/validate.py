@@ -144,17 +144,18 @@ def build(part: str, values: dict[str, Any], **more: Any) -> Any:
 def identify(settings: Settings) -> tuple[str, str]:
     """(id, setting), 8 hex digits each.  id: seed, method and data set; setting: the same for all seeds and categories.
 
-    Where things lie does not count, what is in them does: a file is represented by its content, `dataset.root` by
-    nothing.
+    Where things lie does not count, what is in them does: the file that a key `weights` or `*_file` names is
+    represented by its content, `dataset.root` by nothing.
     """
-    method = {key: _content(v) for key, v in settings.method.items()}
-    dataset = {key: _content(v) for key, v in settings.dataset.items() if key != "root"}
+    method = {key: _content(key, v) for key, v in settings.method.items()}
+    dataset = {key: _content(key, v) for key, v in settings.dataset.items() if key != "root"}
     setting = {"method": method, "dataset": {key: v for key, v in dataset.items() if key != "category"}}
     return _hash({"seed": settings.seed, "method": method, "dataset": dataset}), _hash(setting)
 
 
-def _content(value: Any) -> Any:
-    if isinstance(value, str) and (file := Path(value).expanduser()).is_file():
+def _content(key: str, value: Any) -> Any:
+    names_a_file = key == "weights" or key.endswith("_file")  # any other value may be a file's name by chance
+    if names_a_file and value is not None and (file := Path(value).expanduser()).is_file():
         return hashlib.sha256(file.read_bytes()).hexdigest()
     return value
 

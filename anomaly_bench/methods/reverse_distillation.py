@@ -6,6 +6,8 @@ one-class embedding), from which a decoder (student) has to rebuild them.  Where
 Eq. 1: cosine map of each level; eq. 2: the loss; eq. 3: the summed, upsampled maps.
 "code" is github.com/hq-deng/RD4AD at commit 6554076, the source of the published numbers.
 
+Deviation: the loss takes one cosine over each flattened map, as the code does; the paper writes a mean over positions
+(`flatten_loss: false`), with which others report far lower figures.
 Deviation: no 1x1 convolution (4096 -> 2048) after the bottleneck; the code builds and optimises it but never uses it.
 Deviation: the teacher runs without gradients and ends after layer3; the code computes and discards layer4 and the
 teacher's gradients.  Same updates.

@@ -72,7 +72,7 @@ class Backbone(nn.Module):
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
 
         Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets
-        `sha256`, of the file.  Raises UserError when nothing can be had, or a needed key is missing or of another shape.
+        `sha256`, of the file.  Raises UserError when nothing can be had, or a needed key is missing or misshapen.
         """
         file = find_weights(self.name, weights) or hub_file(self.name)
         state = read_weights(file)

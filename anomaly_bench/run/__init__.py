@@ -39,6 +39,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
         torch.set_num_threads(settings.hardware.threads)
     dataset: Dataset = config.build("dataset", settings.dataset)
     train, test = dataset.records("train"), dataset.records("test")
+    for split, found in (("train", train), ("test", test)):
+        if not found:
+            raise UserError("dataset", f"has no {split} images")
     folder, checksum = run_folder(settings), fingerprint(train + test)
     if not settings.force and folder.manifest.get("checksums", {}).get("data", checksum) != checksum:
         what = f"its files are not those that {folder.path} was trained on"

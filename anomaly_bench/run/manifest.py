@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -51,7 +52,7 @@ def describe(
         "label": " ".join([settings.method["name"], *changed]),
         "command": " ".join(["bench train", *overrides]),
         "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
-        "device": torch.cuda.get_device_name() if gpu else f"CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if gpu else f"{cpu_model()}, threads: {torch.get_num_threads()}",
         "hardware": settings.hardware.model_dump(),
         "git_commit": git_commit(),
         "images": {
@@ -84,6 +85,13 @@ def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
             "pro_per_image: 200 steps in each image alone, as in the code of Reverse Distillation; not an aupro"
         )
     return lines
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"CPU {found[1] if found else platform.processor() or platform.machine()}"
 
 
 def version(package: str) -> str:

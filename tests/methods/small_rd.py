@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from anomaly_bench.config import compose
+from anomaly_bench.contracts import NormalBatch
 from anomaly_bench.methods.reverse_distillation import ReverseDistillation
 
 YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=rd", "dataset=mtd"]).method)  # type: ignore[assignment]
@@ -44,3 +46,16 @@ def features(seed: int, dtype: torch.dtype = torch.float64) -> list[Tensor]:
     g = torch.Generator().manual_seed(seed)
     shapes = [(3, 5, 8, 6), (3, 7, 4, 3), (3, 9, 2, 2)]
     return [torch.randn(s, generator=g, dtype=dtype).relu() + 1e-3 for s in shapes]
+
+
+class Normal:
+    """The normal images, and what was asked of them."""
+
+    def __init__(self, batches: list[Tensor]) -> None:
+        self.batches = batches
+        self.asked: list[tuple[str, int, bool]] = []
+
+    def loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
+        self.asked.append((split, batch_size, shuffle))
+        rows: Any = [{"image": b, "path": [str(i) for i in range(len(b))]} for b in self.batches]
+        return DataLoader(rows, batch_size=None)

@@ -16,9 +16,7 @@ from PIL import Image
 from pytorch_lightning import Trainer
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from anomaly_bench.contracts import NormalBatch
 from anomaly_bench.methods.reverse_distillation import (
     ReverseDistillation,
     anomaly_map,
@@ -26,24 +24,11 @@ from anomaly_bench.methods.reverse_distillation import (
     gaussian,
     positional_loss,
 )
-from tests.methods.small_rd import YAML, features, images, method, shaken
+from tests.methods.small_rd import YAML, Normal, features, images, method, shaken
 from tests.references import reverse_distillation as slow
 
 REAL_WEIGHTS = Path(os.environ.get("ANOMALY_BENCH_WEIGHTS", ".")) / "resnet18.layer1-3.safetensors"
 REAL_IMAGES = Path(os.environ.get("ANOMALY_BENCH_DATA", ".")) / "mvtec" / "screw" / "train" / "good"
-
-
-class Normal:
-    """The normal images, and what was asked of them."""
-
-    def __init__(self, batches: list[Tensor]) -> None:
-        self.batches = batches
-        self.asked: list[tuple[str, int, bool]] = []
-
-    def loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
-        self.asked.append((split, batch_size, shuffle))
-        rows: Any = [{"image": b, "path": [str(i) for i in range(len(b))]} for b in self.batches]
-        return DataLoader(rows, batch_size=None)
 
 
 @pytest.fixture
