@@ -18,6 +18,7 @@ from small_runs import ROOT, TOY, Bench, Train, environment, save
 
 from anomaly_bench import __version__
 from anomaly_bench.cli import main
+from anomaly_bench.methods import reverse_distillation
 from anomaly_bench.store import find
 
 RD = ["method=rd", "dataset=mvtec/bottle"]
@@ -279,7 +280,10 @@ def test_show_names_sources_overrides_and_deviations(bench: Bench) -> None:
     assert lines["lr"] == "lr 0.1 overridden 0.005 in the yaml [authors' code] Adam, no schedule"
     assert lines["accelerator"] == "accelerator cpu auto | cpu | gpu"  # hardware/cpu.yaml's own, not the user's
     assert lines["seed"].startswith("seed 0 set before anything is built")
-    assert "deviations from the paper:\n    - no 1x1 convolution" in done.stdout
+    deviations = re.findall(r"^Deviation: (.{30})", reverse_distillation.__doc__ or "", re.MULTILINE)
+    assert deviations
+    assert f"deviations from the paper:\n    - {deviations[0]}" in done.stdout
+    assert all(f"    - {text}" in done.stdout for text in deviations)
 
 
 def test_show_finds_a_method_of_the_users_own(bench: Bench) -> None:

@@ -17,7 +17,7 @@ BLOCKS = dict(BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Path:
-    """A folder with the files of CONTRIBUTING.md and images as its data set wants them: in one folder, without masks."""
+    """A folder with the files of CONTRIBUTING.md, and images as its data set wants them: side by side, no masks."""
     home = tmp_path / "someone"
     for name, text in BLOCKS.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)

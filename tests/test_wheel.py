@@ -13,7 +13,8 @@ from small_runs import ROOT
 
 pytest.importorskip("build")
 pytest.importorskip("hatchling")
-# Without the checkout: no start-up files (-S would also hide the dependencies), only the given folder and site-packages.
+pytest.importorskip("pip")
+# The folder of the installed package in place of the checkout, wherever the environment may have put that on the path.
 START = """
 import sys
 sys.path[:] = [sys.argv.pop(1)] + [p for p in sys.path if p not in ("", {root!r})]

@@ -87,9 +87,13 @@ def check(
         jobs = _jobs(overrides, _parse(overrides, loader), multirun)
         for job in jobs:
             cfg, found = _compose(loader, job)
-            try:
+            known = {m.where for m in found}
+            inside = [
+                o for o in job if o.lstrip("+").startswith(("method.", "dataset.")) and o.split("=")[0] not in known
+            ]
+            try:  # signatures need torch: a name's mistake is said at once where no value could be wrong besides
                 if types and cfg:
-                    validate(cfg)
+                    validate(cfg, signatures=bool(inside or not found))
             except Mistakes as wrong:
                 found += wrong.errors
             mistakes.update({str(m): m for m in found})

@@ -7,7 +7,7 @@ Eq. 1: cosine map of each level; eq. 2: the loss; eq. 3: the summed, upsampled m
 "code" is github.com/hq-deng/RD4AD at commit 6554076, the source of the published numbers.
 
 Deviation: the loss takes one cosine over each flattened map, as the code does; the paper writes a mean over positions
-(`flatten_loss: false`), with which others report far lower figures.
+(`flatten_loss: false`), which users found unstable.
 Deviation: no 1x1 convolution (4096 -> 2048) after the bottleneck; the code builds and optimises it but never uses it.
 Deviation: the teacher runs without gradients and ends after layer3; the code computes and discards layer4 and the
 teacher's gradients.  Same updates.
@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
-from anomaly_bench.errors import nearest
-from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.nets.backbones import Backbone, timm_name
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {
@@ -37,11 +37,14 @@ RESNETS = {
 
 
 def known_resnet(backbone: str) -> str:
-    """The name itself, with or without a weights tag.  Raises ValueError for a network that is none of RESNETS."""
+    """The name with its weights tag.  Raises ValueError for a network that is none of RESNETS, or a tag timm lacks."""
     architecture = backbone.split(".")[0]
     if architecture not in RESNETS:
         raise ValueError(f"{', '.join(RESNETS)}; {nearest(architecture, RESNETS)}".strip("; "))
-    return backbone
+    try:
+        return timm_name(backbone)
+    except UserError as error:
+        raise ValueError(error.what.rpartition("its tags: ")[2]) from error
 
 
 class ReverseDistillation(Method):
@@ -72,6 +75,9 @@ class ReverseDistillation(Method):
     def stages(self, data: NormalData) -> Iterator[Stage]:
         self.teacher.load(self.weights)
         loader = data.loader("train", self.batch_size, shuffle=True)
+        if self.image_size == 32 and len(loader.sampler) % self.batch_size == 1:  # type: ignore[arg-type]
+            what = f"{self.batch_size} leaves a last batch of one image: batch norm has one value for a 1 x 1 code"
+            raise UserError("method.batch_size", what, "another batch_size")
         yield Stage("distillation", self, loader, {"max_epochs": self.epochs})
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import timm
@@ -98,7 +100,8 @@ def hub_file(name: str) -> Path:
         pass
     try:
         if not constants.HF_HUB_OFFLINE:
-            urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
+            with contextlib.suppress(HTTPError):  # whatever it answers, it is there
+                urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
         return Path(fetch())
     except Exception as error:  # no network, no such file, no space: the client raises many kinds
         what = f"no ImageNet weights for {name}: timm's hub cannot be reached ({type(error).__name__})"

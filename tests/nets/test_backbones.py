@@ -227,11 +227,10 @@ def test_normalisation_is_the_tags() -> None:
 
 def test_frozen(state: dict[str, Tensor], tmp_path: Path) -> None:
     save_file(state, tmp_path / "net.safetensors")
-    outer = nn.Sequential(three_layers())
-    backbone: Backbone = outer[0]  # type: ignore[assignment]
+    backbone = three_layers()
+    outer = nn.Sequential(backbone)
     backbone.load(str(tmp_path / "net.safetensors"))
-    outer.train()
-    assert outer.training
+    assert outer.train().training
     assert not any(m.training for m in backbone.modules())
     features = outer(images().requires_grad_())
     assert not any(f.requires_grad for f in features)
