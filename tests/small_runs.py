@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import subprocess
 from collections.abc import Callable
@@ -16,6 +17,10 @@ from anomaly_bench.store import RunFolder
 ROOT = Path(__file__).parents[1]
 TOYS = Path(__file__).parent / "toys"
 TOY = ["--config-dir", str(TOYS / "conf"), "method=toy", "dataset=folder", "hardware=cpu"]
+FILES = {  # of a finished run
+    *("manifest.json", "config.yaml", "overrides.txt", "metrics.json", "scores.csv", "maps.npy", "heatmaps"),
+    *("weights.safetensors", "checkpoints", "log.txt", "training.csv"),
+}
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]  # the fixtures of conftest.py
 Train = Callable[..., RunFolder]
 Noted = Callable[[str], list[dict[str, Any]]]
@@ -49,3 +54,20 @@ def make_images(root: Path, side: int = 32) -> Path:
 def save(path: Path, array: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(array).save(path)
+
+
+def curve(folder: RunFolder) -> list[tuple[str, int]]:
+    """(stage, epoch) of each row of training.csv."""
+    with (folder.path / "training.csv").open(newline="") as file:
+        return [(row["stage"], int(row["epoch"])) for row in csv.DictReader(file)]
+
+
+def equal(one: RunFolder, other: RunFolder) -> bool:
+    """Metrics, scores and maps, to the bit."""
+    assert one.maps is not None
+    assert other.maps is not None
+    return one.metrics == other.metrics and one.scores == other.scores and np.array_equal(one.maps, other.maps)
+
+
+def contents(folder: RunFolder) -> set[str]:
+    return {path.name for path in folder.path.iterdir()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +16,6 @@ from small_runs import ROOT, TOY, Bench, Train, environment, save
 
 from anomaly_bench import __version__
 from anomaly_bench.cli import main
-from anomaly_bench.methods import reverse_distillation
 from anomaly_bench.store import find
 
 RD = ["method=rd", "dataset=mvtec/bottle"]
@@ -59,11 +56,9 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["train", "-m", "method=rd", "dataset=glob(nix*)"], "overrides: these words ask for no run at all"),
         (["train", *RD, "--config-dir", "nowhere"], "--config-dir: no such folder: nowhere"),
         (["train", "method=rd", "dataset=folder"], "dataset.root: is not given (dataset.root=DIR names"),
-        (["train", "method=rd", "dataset=folder", "dataset.root=nowhere"], "dataset.root: no such folder: nowhere"),
         (["train", *RD, "dataset.root=nowhere"], "dataset.root: no such folder: nowhere or nowhere/mvtec"),
         (["train", "method=rd", "dataset=mtd", "method=null"], "method: 'None' is none of "),
         (["list", "method"], "(did you mean 'methods'?)"),
-        (["list", "runs", "nowhere"], "nowhere: no such folder of runs"),
         (["show"], "bench show: nothing to show"),
         (["show", "method=dr"], "method: 'dr' is none of "),
         (["report", "a", "b"], "bench: too many words: a b (it takes OUTPUTS)"),
@@ -189,29 +184,6 @@ def test_a_folder_that_cannot_be_written_is_named(
     assert (tmp_path / "file").read_text() == "mine"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
-@pytest.mark.parametrize(("kib", "file"), [(100, "last.ckpt"), (158, "maps.npy")])
-def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
-    kib: int, file: str, train: Train, capsys: pytest.CaptureFixture[str]
-) -> None:
-    import resource
-
-    words = ["method.epochs=1", "method.image_size=64", "save_heatmaps=false"]  # a checkpoint of 147 KiB, maps of 160
-    whole = train(*words, outputs="whole")  # also decodes the images
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, hard))
-    try:
-        folder = train(*words, code=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bench: ")]
-    assert f"{folder.path}/" in line
-    assert f"{file}: cannot be written: " in line
-    assert line.endswith("(free some space or choose another output_dir=DIR)")
-    assert folder.status == "failed"
-    assert train(*words).metrics == whole.metrics
-
-
 def test_a_gpu_that_is_not_there_is_one_line(bench: Bench, images: Path, tmp_path: Path) -> None:
     done = bench("train", *TOY[:-1], "hardware=gpu", f"dataset.root={images}")
     line = (
@@ -249,50 +221,6 @@ def test_help_and_version(bench: Bench) -> None:
     assert bench("--version").stdout == f"{__version__}\n"
 
 
-def test_lists_name_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
-    for group in ("method", "dataset", "logger", "experiment", "hardware"):
-        folder = ROOT / "conf" / group
-        files = {f.relative_to(folder).with_suffix("").as_posix() for f in folder.rglob("[!_]*.yaml")}
-        assert main(["list", group if group == "hardware" else f"{group}s"]) == 0
-        lines = capsys.readouterr().out.splitlines()
-        assert {line.split()[0] for line in lines} == files != set()
-        assert group == "dataset" or all(len(line.split()) > 2 for line in lines)  # what it is, in words
-
-
-def test_list_runs_shows_status_and_figures(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train()
-    capsys.readouterr()
-    assert main(["list", "runs"]) == 0
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.split()[:2] == ["done", str(folder.path)]
-    assert f"image_auroc {folder.metrics['image_auroc']:.4f}" in line
-
-
-def test_show_names_sources_overrides_and_deviations(bench: Bench) -> None:
-    done = bench("show", "method=rd", "method.lr=0.1", "hardware=cpu")
-    assert done.returncode == 0
-    lines = {line.split()[0]: " ".join(line.split()) for line in done.stdout.splitlines() if line.strip()}
-    words = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
-    sources = re.findall(r"^(\w+): +(.*?) +# \[(\w+)\]", (ROOT / "conf/method/rd.yaml").read_text(), re.MULTILINE)
-    assert len(sources) >= 7
-    for key, value, source in sources:
-        assert lines[key].startswith(f"{key} {value} {words[source]} ") or key == "lr"
-    assert lines["lr"] == "lr 0.1 overridden 0.005 in the yaml [authors' code] Adam, no schedule"
-    assert lines["accelerator"] == "accelerator cpu auto | cpu | gpu"  # hardware/cpu.yaml's own, not the user's
-    assert lines["seed"].startswith("seed 0 set before anything is built")
-    deviations = re.findall(r"^Deviation: (.{30})", reverse_distillation.__doc__ or "", re.MULTILINE)
-    assert deviations
-    assert f"deviations from the paper:\n    - {deviations[0]}" in done.stdout
-    assert all(f"    - {text}" in done.stdout for text in deviations)
-
-
-def test_show_finds_a_method_of_the_users_own(bench: Bench) -> None:
-    done = bench("show", *TOY[:3], "method.epochs=5")
-    assert done.returncode == 0
-    assert "A method that trains within a second" in done.stdout
-    assert "3 in the yaml" in next(line for line in done.stdout.splitlines() if line.startswith("  epochs"))
-
-
 def test_cfg_job_prints_the_configuration_without_torch_and_stops(tmp_path: Path) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "anomaly_bench", "train", *RD, "seed=7", "--cfg", "job"]
     done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
@@ -302,41 +230,6 @@ def test_cfg_job_prints_the_configuration_without_torch_and_stops(tmp_path: Path
     assert "| hydra" in done.stderr
     assert not any(line.endswith(" torch") for line in done.stderr.splitlines())
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("words", "candidates"),
-    [
-        (["tr"], ["train"]),
-        (["data", "p"], ["prepare"]),
-        (["list", "m"], ["methods"]),
-        (["train", "dataset=demo/"], ["dataset=demo/brick", "dataset=demo/grass", "dataset=demo/gravel"]),
-        (["train", "dataset=mvtec/t"], [f"dataset=mvtec/{c}" for c in ("tile", "toothbrush", "transistor")]),
-        (["train", "hardware.prec"], ["hardware.precision="]),
-        (["train", "hardware.precision="], [f"hardware.precision={p}" for p in ("32-true", "bf16-mixed", "16-mixed")]),
-        (["train", "hardware.devices="], ["hardware.devices=auto"]),
-        (["train", "method=rd", "method.l"], ["method.lr="]),
-        (["train", "force="], ["force=true", "force=false"]),
-        (["train", "method=rd", "method.lr="], []),
-        (["train", "method.l"], []),
-        (["show", "dataset=mt"], ["dataset=mtd"]),
-    ],
-)
-def test_completion(words: list[str], candidates: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--complete", *words]) == 0
-    assert capsys.readouterr().out.splitlines() == candidates
-
-
-@pytest.mark.skipif(not shutil.which("bash"), reason="needs bash")
-def test_completion_works_in_bash(tmp_path: Path) -> None:
-    (tmp_path / "bench").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m anomaly_bench "$@"\n')
-    (tmp_path / "bench").chmod(0o755)
-    typed = "bench train method=rd dataset=mvtec/bo"
-    script = f"""eval "$(bench completion bash)"; COMP_LINE={typed!r} COMP_POINT={len(typed)}
-        _bench 2>/dev/null; printf '%s\\n' "${{COMPREPLY[@]}}" """
-    env = environment(PATH=f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    done = subprocess.run(["bash", "-c", script], env=env, capture_output=True, text=True)
-    assert done.stdout == "mvtec/bottle\n", done.stderr  # readline itself keeps what stands before the =
 
 
 def test_relative_paths_and_a_configuration_of_ones_own_from_another_folder(

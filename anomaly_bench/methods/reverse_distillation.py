@@ -75,8 +75,9 @@ class ReverseDistillation(Method):
     def stages(self, data: NormalData) -> Iterator[Stage]:
         self.teacher.load(self.weights)
         loader = data.loader("train", self.batch_size, shuffle=True)
-        if self.image_size == 32 and len(loader.sampler) % self.batch_size == 1:  # type: ignore[arg-type]
-            what = f"{self.batch_size} leaves a last batch of one image: batch norm has one value for a 1 x 1 code"
+        step = loader.batch_size
+        if self.image_size == 32 and step and len(loader.dataset) % step == 1:  # type: ignore[arg-type]
+            what = f"{step} leaves a last batch of one image, and batch norm with one value for a 1 x 1 code"
             raise UserError("method.batch_size", what, "another batch_size")
         yield Stage("distillation", self, loader, {"max_epochs": self.epochs})
 

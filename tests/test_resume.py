@@ -1,0 +1,173 @@
+"""However a run ends, nothing is lost, nothing is repeated, and it goes on as if nothing had happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_runs import FILES, TOY, TOYS, Bench, Noted, Train, contents, curve, environment, equal, make_images
+
+from anomaly_bench import config
+from anomaly_bench.run import run
+from anomaly_bench.store import find
+
+
+def test_a_failed_run_says_why_and_the_next_call_goes_on(
+    train: Train, notes: Noted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = train(outputs="whole")
+    began = len(notes("step"))
+    (tmp_path / "notes" / "raise").touch()
+    folder = train("checkpoint_seconds=0", code=1)
+    assert folder.status == "failed"
+    assert folder.manifest["error"] == "RuntimeError: the toy was told to fail"
+    assert "bench: failed: RuntimeError: the toy was told to fail" in capsys.readouterr().err
+    log = (folder.path / "log.txt").read_text()
+    assert "Traceback" in log
+    assert 'raise RuntimeError("the toy was told to fail")' in log
+    (tmp_path / "notes" / "raise").unlink()
+    folder = train("checkpoint_seconds=0")
+    assert folder.status == "done"
+    assert "error" not in folder.manifest
+    epochs = [step["epoch"] for step in notes("step")[began:] if step["shape"][0] != 3]  # the template's
+    assert epochs == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]  # the failed epoch again, the one before it not
+    assert equal(folder, whole)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes" / "nan").touch()
+    folder = train("checkpoint_seconds=0", code=2)
+    line = next(x for x in capsys.readouterr().err.splitlines() if x.startswith("bench:"))
+    assert line == "bench: template, epoch 2, step 6: loss is nan (the training diverged; a smaller method.lr?)"
+    assert folder.status == "failed"
+    assert curve(folder) == [("template", 0)]
+    state = torch.load(folder.path / "checkpoints" / "template" / "last.ckpt", weights_only=False)
+    assert state["epoch"] == 0
+    assert state["state_dict"]["mean"].isfinite().all()
+
+
+def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
+    train: Train, notes: Noted, tmp_path: Path, bench: Bench, images: Path
+) -> None:
+    whole = train(outputs="whole")
+    steps = len(notes("step"))
+    (tmp_path / "notes" / "die").touch()
+    words = ["train", *TOY, f"dataset.root={images}", "method.notes=notes", "output_dir=outputs", "seed=0"]
+    assert bench(*words).returncode == -signal.SIGKILL  # while it scores
+    (folder,) = find("outputs")
+    assert folder.status == "running"
+    assert not contents(folder) & {"metrics.json", "scores.csv", "maps.npy", "heatmaps"}
+    assert len(notes("step")) == 2 * steps
+    (tmp_path / "notes" / "die").unlink()
+    assert train().path.resolve() == folder.path.resolve()
+    assert len(notes("step")) == 2 * steps  # nothing trained again
+    assert [line["shift"] for line in notes("between")] == 3 * [notes("between")[0]["shift"]]
+    assert contents(folder) == FILES
+    assert equal(folder, whole)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
+    train: Train, tmp_path: Path, images: Path
+) -> None:
+    whole = train("checkpoint_seconds=0", outputs="whole")
+    words = [*TOY, f"dataset.root={images}", "checkpoint_seconds=0", "save_heatmaps=true"]
+    done = subprocess.run(
+        [sys.executable, str(TOYS / "die.py"), "60", *words, "method.notes=notes", "seed=0"],
+        env=environment(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    attempts = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("attempt ")]
+    assert len(attempts) > 12, done.stderr
+    assert all(ended == "9" and status in ("new", "running") for ended, status in attempts[:-1])
+    assert attempts[-1] == ["0", "done"]
+    (folder,) = find("outputs")
+    assert contents(folder) == FILES  # no temporary file of a killed attempt is left
+    assert curve(folder) == curve(whole)
+    assert equal(folder, whole)
+
+
+def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(tmp_path: Path, weights: Path) -> None:
+    root = make_images(tmp_path / "widgets", side=64)
+    words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=64"]
+    words += ["method.batch_size=4", "method.epochs=4", "dataset=folder", f"dataset.root={root}"]
+    words += ["hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0"]
+    child = begin(tmp_path, *words)
+    child.kill()
+    child.communicate()
+    (killed,) = find(tmp_path / "outputs")
+    assert child.returncode == -signal.SIGKILL
+    assert killed.status == "running"
+    assert 1 <= len(curve(killed)) < 4
+    for outputs in ("outputs", "whole"):
+        run(config.compose([*words, f"output_dir={tmp_path / outputs}"]))
+    (whole,) = find(tmp_path / "whole")
+    assert "resumes from" in (killed.path / "log.txt").read_text()
+    assert killed.status == "done"
+    assert curve(killed) == curve(whole) == [("distillation", epoch) for epoch in range(4)]
+    assert killed.metrics == pytest.approx(whole.metrics, abs=5e-5, nan_ok=True)
+
+
+def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """`bench train` in another process, below `folder`, after its first checkpoint."""
+    command = [sys.executable, "-m", "anomaly_bench", "train", *words]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    child = subprocess.Popen(command, cwd=folder, env=environment(), **pipes)
+    while not list(folder.glob("outputs/**/last.ckpt")) and child.poll() is None:
+        time.sleep(0.01)
+    return child
+
+
+def test_interrupted_by_the_keyboard_it_goes_on_later(tmp_path: Path, images: Path) -> None:
+    child = begin(tmp_path, *TOY, f"dataset.root={images}", "method.epochs=5000", "checkpoint_seconds=0")
+    child.send_signal(signal.SIGINT)
+    _, said = child.communicate(timeout=60)
+    assert child.returncode == 130, said
+    assert said.splitlines()[-1] == "bench: interrupted; the same command goes on where it stopped"
+    (folder,) = find(tmp_path / "outputs")
+    assert folder.status == "running"
+
+
+def test_data_that_changed_under_a_run_are_refused(
+    train: Train, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = train().manifest
+    shutil.copy(images / "train/good/000.png", images / "train/good/100.png")
+    folder = train(code=2)
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith("bench: dataset: its files are not those that ")
+    assert "force=true trains the run anew" in line
+    assert folder.manifest == before
+    assert train("force=true").manifest["images"]["train"] == 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+@pytest.mark.parametrize(("kib", "file"), [(100, "last.ckpt"), (158, "maps.npy")])
+def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
+    kib: int, file: str, train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import resource
+
+    words = ["method.epochs=1", "method.image_size=64", "save_heatmaps=false"]  # a checkpoint of 147 KiB, maps of 160
+    whole = train(*words, outputs="whole")  # also decodes the images
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, hard))
+    try:
+        folder = train(*words, code=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bench: ")]
+    assert f"{folder.path}/" in line
+    assert f"{file}: cannot be written: " in line
+    assert line.endswith("(free some space or choose another output_dir=DIR)")
+    assert folder.status == "failed"
+    assert train(*words).metrics == whole.metrics
