@@ -109,8 +109,11 @@ def train(words: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     from anomaly_bench import config
+    from anomaly_bench.errors import UserError
 
     args = get_args_parser().parse_args(words)
+    if args.cfg and args.multirun:
+        raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         jobs = config.check(args.overrides, multirun=args.multirun, types=not args.cfg, extra=args.config_dir)
         if len(jobs) > 1:
@@ -134,7 +137,9 @@ def train_one(cfg: Any) -> None:
 
     console_log()
     try:
-        print_run(run(cfg, list(HydraConfig.get().overrides.task)))
+        sources = HydraConfig.get().runtime.config_sources
+        options = [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
+        print_run(run(cfg, list(HydraConfig.get().overrides.task), options))
     except Exception as error:  # kept for the exit code: the other jobs of a sweep go on
         _failed.append(error)
 

@@ -54,9 +54,13 @@ def names(group: str) -> Iterator[str]:
 def runs(outputs: str) -> Iterator[str]:
     """One line for each run folder."""
     for folder in find(outputs):
-        m = folder.metrics
+        try:
+            status, m = folder.status, folder.metrics
+        except UserError as error:
+            yield f"{'damaged':8} {error}"
+            continue
         figures = "  ".join(f"{key} {m[key]:.4f}" for key in ("image_auroc", "pixel_auroc", "aupro_0.3") if key in m)
-        yield f"{folder.status:8} {folder.path}  {figures}".rstrip()
+        yield f"{status:8} {folder.path}  {figures}".rstrip()
 
 
 def show_command(words: list[str]) -> int:

@@ -128,8 +128,14 @@ class RunFolder:
         return value
 
     def start(self, manifest: dict[str, Any], config: str, overrides: Iterable[str], *, afresh: bool) -> None:
-        """Create the folder, or go on with an unfinished one; `afresh` deletes what is there."""
-        if afresh and self.path.exists():
+        """Create the folder, or go on with an unfinished one.
+
+        afresh: clear it first; a finished run is only set aside (`replaced`), until `finish`.
+        """
+        if afresh and self.status == "done":
+            shutil.rmtree(self.replaced, ignore_errors=True)
+            self.path.rename(self.replaced)
+        elif afresh and self.path.exists():
             shutil.rmtree(self.path)
         for rest in (*self.path.glob(".*"), *self.path.glob("checkpoints/*/.*")):  # temporary files of a killed attempt
             shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
@@ -157,6 +163,12 @@ class RunFolder:
         manifest = {**self.manifest, "status": "done", "finished": now()}
         manifest.pop("error", None)
         write_json(self.path / MANIFEST, manifest)
+        shutil.rmtree(self.replaced, ignore_errors=True)
+
+    @property
+    def replaced(self) -> Path:
+        """Where a finished run waits while it is trained anew; hidden, so that no table counts it."""
+        return self.path.with_name(f".{self.path.name}.replaced")
 
     def write_text(self, name: str, text: str) -> None:
         write_atomic(self.path / name, lambda file: file.write(text.encode()))

@@ -27,11 +27,12 @@ __all__ = ["console_log", "run"]
 log = logging.getLogger("anomaly_bench")
 
 
-def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
+def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> RunFolder:
     """Train and measure what a composed configuration describes, or what is left of it.
 
-    overrides: as typed, for the record.  A finished run is returned as it is, unless `force`.  Raises UserError for
-    what the user can mend; from the moment the folder exists, every end is on record in its manifest.
+    overrides, options: what was typed, for the record (`method.lr=0.1`; `--config-dir conf`).  A finished run is
+    returned as it is, unless `force`.  Raises UserError for what the user can mend; from the moment the folder exists,
+    every end is on record in its manifest.
     """
     settings = config.validate(cfg)
     seed_everything(settings.seed, verbose=False)  # before anything is built
@@ -53,7 +54,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = ()) -> RunFolder:
     method: Method = config.build("method", settings.method)
     train, val = split_val(train, method.val_share, settings.seed) if method.val_share else (train, [])
     require_space(folder.path, method, len(test))
-    manifest = describe(settings, folder, overrides, method, {"train": train, "val": val, "test": test}, checksum)
+    manifest = describe(
+        settings, folder, [*options, *overrides], method, {"train": train, "val": val, "test": test}, checksum
+    )
     folder.start(manifest, OmegaConf.to_yaml(cfg, resolve=True), overrides, afresh=settings.force)
     with recorded(folder):
         workers, devices = settings.hardware.workers, count_devices(settings.hardware)
@@ -143,5 +146,5 @@ def require_space(path: Path, method: Method, test_images: int) -> None:
     existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:
-        what = f"the run needs about {needed / 2**20:.0f} MiB, {free / 2**20:.0f} MiB are free on {existing}"
+        what = f"the run needs about {needed / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free on {existing}"
         raise UserError("output_dir", what, "free some space or choose another output_dir=DIR")

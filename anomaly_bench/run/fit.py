@@ -23,6 +23,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
+from anomaly_bench.run.logs import console_log, file_log
 from anomaly_bench.store import unwritable, write_atomic
 
 log = logging.getLogger("anomaly_bench")
@@ -136,6 +137,12 @@ class Curve(Callback):
         self.rows: list[dict[str, Any]] = []
         self.began = self.before = 0.0
         self.losses: list[torch.Tensor] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        quiet()  # a training process of its own starts with Lightning's settings, and without a log
+        if trainer.is_global_zero and not log.handlers:
+            log.addHandler(file_log(self.path.parent))
+            console_log()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = read_rows(self.path)

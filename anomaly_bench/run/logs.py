@@ -26,8 +26,7 @@ def recorded(folder: RunFolder) -> Iterator[None]:
 
     Warnings of this package go to the console too, those of libraries into log.txt only.
     """
-    handler = logging.FileHandler(folder.path / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler = file_log(folder.path)
     log.addHandler(handler)
     try:
         with warnings.catch_warnings():
@@ -52,9 +51,16 @@ def _warn(
     log.log(logging.WARNING if ours else logging.DEBUG, "%s: %s", category.__name__, message)
 
 
+def file_log(folder: Path) -> logging.Handler:
+    """What appends to a run's log.txt."""
+    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
 def console_log() -> None:
     """What happens, on standard error, in plain lines."""
-    if not log.handlers:
+    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setLevel(logging.INFO)
         log.addHandler(handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 import re
+import shlex
 import subprocess
 from collections.abc import Sequence
 from importlib import metadata
@@ -12,12 +13,12 @@ from typing import Any
 
 import torch
 
+from anomaly_bench import __version__
 from anomaly_bench.config import Settings, identify
 from anomaly_bench.contracts import Method, Record
 from anomaly_bench.store import RunFolder
 
 PACKAGES = (
-    "anomaly_bench",
     "torch",
     "torchvision",
     "pytorch-lightning",
@@ -32,14 +33,17 @@ PACKAGES = (
 def describe(
     settings: Settings,
     folder: RunFolder,
-    overrides: Sequence[str],
+    command: Sequence[str],
     method: Method,
     splits: dict[str, list[Record]],
     checksum: str,
 ) -> dict[str, Any]:
-    """The manifest as far as it is known before the training.  checksum: of the data set's file list."""
+    """The manifest as far as it is known before the training.
+
+    command: the words after `bench train`.  checksum: of the data set's file list.
+    """
     identity, setting = identify(settings)
-    changed = sorted(o for o in overrides if o.startswith(("method.", "experiment=")) and "weights" not in o)
+    changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
     defects = [r for r in splits["test"] if r.label]
     return {
@@ -50,8 +54,12 @@ def describe(
         "id": identity,
         "setting": setting,
         "label": " ".join([settings.method["name"], *changed]),
-        "command": " ".join(["bench train", *overrides]),
-        "versions": {"python": platform.python_version(), **{p: version(p) for p in PACKAGES}},
+        "command": shlex.join(["bench", "train", *command]),
+        "versions": {
+            "python": platform.python_version(),
+            "anomaly_bench": __version__,
+            **{p: version(p) for p in PACKAGES},
+        },
         "device": torch.cuda.get_device_name() if gpu else f"{cpu_model()}, threads: {torch.get_num_threads()}",
         "hardware": settings.hardware.model_dump(),
         "git_commit": git_commit(),
