@@ -94,14 +94,16 @@ class Method(LightningModule):
     val_share: float = 0.0  # share of the normal training images that `stages` gets as `val`
     image_size: int  # pixels; images are resized to a square of this side
     batch_size: int  # images in a training step, over all devices together
+    epochs: int  # where `stages` is not overridden
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         """The paper's algorithm box, read from top to bottom.
 
         The runner fits what is yielded; the code after a `yield` works on the fitted result.  On a restart, finished
-        stages are loaded, and the code between them runs again.
+        stages are loaded, and the code between them runs again.  Unless a method says otherwise: one stage, itself.
         """
-        raise NotImplementedError
+        loader = data.loader("train", self.batch_size, shuffle=True)
+        yield Stage("training", self, loader, {"max_epochs": self.epochs})
 
     def score(self, images: Tensor) -> Scores:
         """Images [B, 3, H, W] -> Scores; in eval mode, without gradients, the same for an image in any batch."""
