@@ -1,6 +1,7 @@
-"""Write the figures of finished runs into docs/results.md: python scripts/write_results.py OUTPUTS
+"""Write the figures of finished runs into docs/results.md: python scripts/write_results.py OUTPUTS...
 
-For each setting and data set: commands, hardware, versions and dates from the manifests, a row for each seed, the mean.
+For each setting and category: commands, versions, weights and dates from the manifests, a row for each run, then mean
+and standard deviation, also for each kind of hardware where there were several.
 """
 
 from __future__ import annotations
@@ -10,52 +11,72 @@ import statistics
 import sys
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from anomaly_bench.report.collect import Row, collect
 from anomaly_bench.store import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
-PLACE = re.compile(r" output_dir=\S+|(?<==)/\S*/")  # where things lie on one machine is of no use on another
+PLACE = re.compile(r" (output_dir|hardware\.\S+)=\S+|(?<==)/\S*/")  # of one machine only
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3", "aupro_0.05", "pro_per_image")
+
+
+def setting(row: Row) -> tuple[str, ...]:
+    """What runs must share to stand in one table."""
+    config = {**row.config, "backbone": str(row.config.get("backbone")).split(".")[0], "weights": ""}
+    return row.method, row.dataset, row.category, str(sorted(config.items(), key=str))
+
+
+def hardware(row: Row) -> str:
+    """Device, threads and memory layout of a run."""
+    manifest = RunFolder(row.path).manifest
+    return f"{manifest['device']}, {manifest['hardware']['memory_format']}"
 
 
 def section(rows: list[Row]) -> str:
     """Markdown for the runs of one setting on one category."""
     manifests = [RunFolder(row.path).manifest for row in rows]
-    first = manifests[0]
-    backbone = first["provenance"]
-    weights = f"{backbone.get('backbone', '-')} sha256 {backbone.get('backbone_sha256', '-')[:12]}"
-    lines = [f"### `{rows[0].label}` on {rows[0].dataset}/{rows[0].category}", "", "```"]
-    lines += [PLACE.sub("", m["command"]) for m in manifests] + ["```", ""]
+    first: dict[str, Any] = manifests[0]
+    versions, images, weights = first["versions"], first["images"], first["provenance"]
+    commands = dict.fromkeys(PLACE.sub("", m["command"]) for m in manifests)
+    lines = [f"### {rows[0].method} on {rows[0].dataset}/{rows[0].category}", "", "```", *commands, "```", ""]
     lines += [
-        f"{first['device']}; torch {first['versions']['torch']}, timm {first['versions']['timm']}; "
-        f"{min(m['started'] for m in manifests)[:10]}; weights {weights}; "
-        f"{first['images']['train']} training images, {first['images']['test_good']} good and "
-        f"{first['images']['test_anomalous']} defective test images.",
+        f"torch {versions['torch']}, timm {versions['timm']}; {min(m['started'] for m in manifests)[:10]}; "
+        f"{weights.get('backbone')} sha256 {weights.get('backbone_sha256', '-')[:12]}; "
+        f"{images['train']} training, {images['test_good']} good and {images['test_anomalous']} defective test images.",
         "",
-        f"| seed | {' | '.join(METRICS)} | seconds | peak MiB |",
-        "|---|" + "---:|" * (len(METRICS) + 2),
+        f"| seed | hardware | {' | '.join(METRICS)} | seconds | peak MiB |",
+        "|---|---|" + "---:|" * (len(METRICS) + 2),
     ]
-    for row in rows:
-        values = " | ".join(f"{row.metrics[m]:.4f}" for m in METRICS)
-        lines.append(f"| {row.seed} | {values} | {row.seconds:.0f} | {row.peak_memory_mb:.0f} |")
-    if len(rows) > 1:
-        means = " | ".join(f"{statistics.fmean(row.metrics[m] for row in rows):.4f}" for m in METRICS)
-        lines.append(f"| mean | {means} | | |")
+    by_hardware = {name: list(group) for name, group in groupby(sorted(rows, key=hardware), key=hardware)}
+    for name, group in by_hardware.items():
+        for row in sorted(group, key=lambda r: r.seed):
+            values = " | ".join(f"{row.metrics[m]:.4f}" for m in METRICS)
+            lines.append(f"| {row.seed} | {name} | {values} | {row.seconds:.0f} | {row.peak_memory_mb:.0f} |")
+        if len(group) > 1:
+            lines.append(summary(f"mean of {len(group)}", name, group))
+    if len(by_hardware) > 1:
+        lines.append(summary(f"mean of all {len(rows)}", "", rows))
     return "\n".join(lines)
 
 
-def main(outputs: str) -> None:
+def summary(title: str, name: str, rows: list[Row]) -> str:
+    """Mean and standard deviation over runs, as a row of the table."""
+    columns = [[row.metrics[m] for row in rows] for m in METRICS]
+    cells = [f"{statistics.fmean(column):.4f} ± {statistics.stdev(column):.4f}" for column in columns]
+    return f"| **{title}** | {name} | {' | '.join(cells)} | | |"
+
+
+def main(*outputs: str) -> None:
     """Rewrite the marked part of the page; the words around it are left as they are."""
-    rows = sorted(collect(outputs).rows, key=lambda r: (r.method, r.dataset, r.category, r.setting, r.seed))
-    groups = groupby(rows, key=lambda r: (r.setting, r.category))
+    rows = sorted((row for folder in outputs for row in collect(folder).rows), key=setting)
     text = PAGE.read_text(encoding="utf-8")
     before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    body = "\n\n".join(section(list(group)) for _, group in groups)
+    body = "\n\n".join(section(list(group)) for _, group in groupby(rows, key=setting))
     PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
     sys.stdout.write(f"{len(rows)} runs written to {PAGE}\n")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1] if sys.argv[1:] else "outputs")
+    main(*sys.argv[1:] or ["outputs"])
