@@ -149,8 +149,24 @@ def test_a_damaged_manifest_is_named(text: str, tmp_path: Path, capsys: pytest.C
     ):
         _ = folder.status
     assert len(list(find(tmp_path))) == 2  # the others can still be found
-    assert main(["list", "runs", str(tmp_path)]) == 2
-    assert f"bench: {folder.path}/manifest.json: is damaged" in capsys.readouterr().err
+    assert main(["list", "runs", str(tmp_path)]) == 0
+    damaged, sound = capsys.readouterr().out.splitlines()
+    assert damaged.startswith(f"damaged  {folder.path}/manifest.json: is damaged")
+    assert sound.startswith("done ")  # one damaged folder does not hide the others
+
+
+def test_a_finished_run_waits_aside_while_it_is_trained_anew(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    folder.write_metrics({"image_auroc": 0.9})
+    folder.finish()
+    folder.start({"method": "rd"}, "config", [], afresh=True)
+    assert folder.status == "running"
+    assert RunFolder(folder.replaced).metrics == {"image_auroc": 0.9}
+    assert [f.path for f in find(tmp_path)] == [folder.path]  # no table counts it
+    folder.start({"method": "rd"}, "config", [], afresh=True)  # again, after a crash
+    assert RunFolder(folder.replaced).metrics == {"image_auroc": 0.9}
+    folder.finish()
+    assert not folder.replaced.exists()
 
 
 def test_find_gives_run_folders_in_order_and_nothing_else(tmp_path: Path) -> None:
