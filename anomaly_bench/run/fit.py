@@ -232,5 +232,6 @@ def quiet() -> None:
         ".*log_every_n_steps.*",
         ".*isinstance.treespec.*",
         ".*Checkpoint directory.*",
+        ".*in eval mode at the start.*",
     ):
         warnings.filterwarnings("ignore", message)

@@ -50,12 +50,13 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
 
 
 def open_maps(scratch: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array on disk whose space is taken now, so that a full disk is an error here and not a crash later."""
+    """A float32 array on disk whose space is taken now if possible: a full disk is then an error, not a crash later."""
     file = scratch / "maps.npy"
     try:
         maps: np.ndarray = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
-        with file.open("r+b") as descriptor:
-            os.posix_fallocate(descriptor.fileno(), 0, file.stat().st_size)
+        if hasattr(os, "posix_fallocate"):  # not on macOS
+            with file.open("r+b") as descriptor:
+                os.posix_fallocate(descriptor.fileno(), 0, file.stat().st_size)
     except OSError as error:
         raise unwritable(scratch.parent / "maps.npy", error) from error
     return maps
