@@ -116,6 +116,7 @@ def test_a_mistake_in_the_data_is_one_line_that_names_the_file(
     assert main(["train", *TOY, f"dataset.root={images}"]) == 2
     (answer,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bench: ")]
     assert line in answer
+    assert not list(Path("outputs").glob("*/*/*/s0-*/training.csv"))  # before any training, not after it
     (survivor,) = [folder for folder in find("outputs") if folder.status == "done"]
     assert survivor.manifest == kept
     assert len(survivor.scores) == 10

@@ -129,7 +129,8 @@ class EpochSampler(RandomSampler):
 
 
 class NormalLoaders:
-    """The normal images as a method gets them (`contracts.NormalData`).  Nothing is decoded before a `loader` call.
+    """The normal images as a method gets them (`contracts.NormalData`).  All are decoded at once: a file that
+    cannot be used is named before any training.  Raises what `ImageSet` raises.
 
     train, val: records of normal images.  workers: processes for each loader.  seed: of the order of the epochs.
     devices: that share each training batch; it must be divisible by them.
@@ -146,21 +147,18 @@ class NormalLoaders:
         devices: int = 1,
     ) -> None:
         self.sizes = {"train": len(train), "val": len(val)}
-        self._records = {"train": train, "val": val}
-        self._images: dict[str, ImageSet] = {}
-        self.size, self.cache_dir, self.workers, self.seed, self.devices = size, cache_dir, workers, seed, devices
+        self._images = {"train": ImageSet(train, size, cache_dir), "val": ImageSet(val, size, cache_dir)}
+        self.workers, self.seed, self.devices = workers, seed, devices
 
     def loader(self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
         """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
 
-        Raises UserError for an empty split or a batch that the devices cannot share evenly, and what `ImageSet` raises.
+        Raises UserError for an empty split or a batch that the devices cannot share evenly.
         """
         if batch_size % self.devices:
             raise UserError("method.batch_size", f"{batch_size} cannot be shared evenly by {self.devices} devices")
         if not self.sizes[split]:
             raise UserError("val_share", f"the method needs '{split}' images, and there are none")
-        if split not in self._images:
-            self._images[split] = ImageSet(self._records[split], self.size, self.cache_dir)
         images = self._images[split]
         return DataLoader[Any](  # a batch is not a list of samples: the collate function drops labels and masks
             images,

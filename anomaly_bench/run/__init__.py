@@ -84,6 +84,7 @@ def execute(
     device: torch.device,
 ) -> None:
     """Fit what is not fitted yet, then score, measure and store."""
+    images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
     loggers = build_loggers(settings, folder.path)
     finished = folder.manifest["stages"]
     for stage in method.stages(data):
@@ -100,7 +101,6 @@ def execute(
     folder.update(provenance=method.provenance())
     state = {key: v.detach().cpu().contiguous() for key, v in method.state_dict().items()}
     write_atomic(folder.path / "weights.safetensors", lambda file: file.write(safetensors_bytes(state)))
-    images = ImageSet(test, method.image_size, settings.cache_dir)
     to_memory_format(method.to(device), settings.hardware)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scores, maps = score(folder, method, images, Path(scratch))

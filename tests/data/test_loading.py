@@ -223,11 +223,12 @@ def test_batches_hold_images_and_paths_only(tmp_path: Path, workers: int) -> Non
     assert paths(loader) == [r.path for r in normal(10)]
 
 
-def test_nothing_is_decoded_before_it_is_asked_for(tmp_path: Path) -> None:
-    missing = [Record("a", "good", tmp_path / "absent.png")]
-    data = NormalLoaders(missing, missing, 4, tmp_path, workers=0, seed=0)
-    with pytest.raises(UserError, match=r"absent.png"):
-        data.loader("train", 1)
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_an_unusable_file_is_named_before_any_loader_is_asked_for(split: str, tmp_path: Path) -> None:
+    absent = [Record("absent.png", "good", tmp_path / "absent.png")]
+    train, val = (absent, []) if split == "train" else ([], absent)
+    with pytest.raises(UserError, match=r"absent\.png: cannot be read"):
+        NormalLoaders(train, val, 8, tmp_path / "cache", workers=0, seed=0)
 
 
 def test_an_empty_split_is_said(tmp_path: Path) -> None:
