@@ -4,22 +4,26 @@ from __future__ import annotations
 
 import numpy as np
 
-from .ranks import Array, auroc, average_precision, f1_max, rank, real_dtype, undefined
+from .counting import around
+from .ranks import Array, auroc, average_precision, distinct, f1_max, rank, undefined
+from .regions import host, native
 
 
 def image_metrics(scores: Array, labels: Array) -> dict[str, float]:
     """AUROC, average precision and best F1 of image scores: `image_auroc`, `image_ap`, `image_f1_max`, each in [0, 1].
 
-    scores [N]: real, larger = more anomalous, any range.  labels [N]: 0 normal, 1 anomalous.  Tied scores enter a curve
-    together, AP is scikit-learn's step sum, and any order of the images gives the same bits.  With one class only, all
-    three are nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are not
-    [N], labels other than 0 and 1, and a score that is not finite (naming the first such image).
+    scores [N]: real, larger = more anomalous, any range.  labels [N]: 0 normal, 1 anomalous.  Arrays, or tensors on any
+    device.  Tied scores enter a curve together, AP is scikit-learn's step sum, and any order of the images gives the
+    same bits.  With one class only, all three are nan with an UndefinedMetricWarning.  Raises ValueError for an empty
+    input, shapes that differ or are not [N], labels other than 0 and 1, and a score that is not finite (naming the
+    first such image).
     """
-    scores, anomalous = _checked(np.asarray(scores), np.asarray(labels))
+    scores, anomalous = _checked(native(host(scores)), host(labels))
     if anomalous.all() or not anomalous.any():
         names = ["image_auroc", "image_ap", "image_f1_max"]
         return undefined(names, f"no image is {'normal' if anomalous.all() else 'anomalous'}")
-    ranks = rank(np.sort(scores[anomalous])[::-1], np.sort(scores))
+    values, equal = distinct(np.sort(scores[anomalous]))
+    ranks = rank(equal, around(values, scores[~anomalous]))
     return {"image_auroc": auroc(ranks), "image_ap": average_precision(ranks), "image_f1_max": f1_max(ranks)}
 
 
@@ -29,7 +33,6 @@ def _checked(scores: Array, labels: Array) -> tuple[Array, Array]:
         raise ValueError(f"scores have shape {scores.shape} and labels {labels.shape}; both must be [N]")
     if not len(scores):
         raise ValueError("no image: scores and labels are empty")
-    scores = scores.astype(real_dtype([scores]))
     bad = np.flatnonzero(~np.isfinite(scores))
     if len(bad):
         raise ValueError(f"the score of image {bad[0]} is {scores[bad[0]]}; scores must be finite")

@@ -1,4 +1,4 @@
-"""Metrics of anomaly maps against masks, over all pixels of all test images.
+"""Metrics of anomaly maps against masks, over all pixels of all test images: exact, in two passes.
 
 AUPRO as in Bergmann et al., CVPR 2020 and IJCV 2021, and in MVTec's evaluation code, from counts instead of a curve.
 For an anomalous pixel of score s in region k of |C_k| pixels, let a and b be the shares of all normal pixels with a
@@ -11,110 +11,112 @@ score > s and >= s.  Then, with R regions,
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
-from scipy import ndimage
 
-from .ranks import Array, Ranks, auroc, average_precision, f1_max, rank, real_dtype, undefined
+from .counting import count
+from .ranks import Array, Counts, Ranks, auroc, average_precision, distinct, f1_max, rank, real_dtype, undefined
+from .regions import PER_IMAGE_LIMIT, Defects, Pixels, checked, defects, host, native, normal_pixels, per_image_pro
 
-PER_IMAGE_STEPS = 200  # thresholds, and
-PER_IMAGE_LIMIT = 0.3  # where the curve stops: both from the test code of Reverse Distillation (Deng & Li, CVPR 2022)
+AUPIMO_FPR = (1e-5, 1e-4)  # Bertoldo et al., BMVC 2024, sec. 3: the range of false-positive rates on normal images
+CHUNK_SIZE = 2**25  # pixels that are sorted at a time: 128 MiB of float32
 
 
-class _Defects(NamedTuple):
-    """The anomalous pixels of one image, or of all of them."""
+class Gathered(NamedTuple):
+    """What one pass over the images keeps."""
 
-    scores: Array  # [A]
-    region: Array  # [A] which region a pixel belongs to, from 0
-    sizes: Array  # [R] pixels of each region
+    normal: Array  # [N] normal pixels of each image
+    defects: Defects
+    per_image_pro: dict[int, float]  # of the images with both normal and anomalous pixels
 
 
 def pixel_metrics(
-    maps: Array | Sequence[Array], masks: Array | Sequence[Array], fpr_limits: Sequence[float] = (0.3, 0.05)
+    maps: Sequence[Pixels] | Pixels,
+    masks: Sequence[Pixels] | Pixels,
+    fpr_limits: Sequence[float] = (0.3, 0.05),
+    *,
+    threads: int = 1,
+    chunk_size: int = CHUNK_SIZE,
 ) -> dict[str, float]:
-    """`pixel_auroc`, `pixel_ap`, `pixel_f1_max`, `aupro_<limit>` for each limit and `pro_per_image`, each in [0, 1].
+    """`pixel_auroc`, `pixel_ap`, `pixel_f1_max`, `aupro_<limit>` for each limit, `pro_per_image` and `aupimo`.
 
-    maps: [N, H, W] or a sequence of [H_i, W_i], in memory or memory-mapped; real scores of any range, larger = more
-    anomalous.  masks: the same shapes; any value but 0 is anomalous.  fpr_limits: false-positive rates in (0, 1].
+    maps: [N, H, W] or any sequence of [H_i, W_i]; arrays, in memory or memory-mapped, or tensors on any device; real
+    scores of any range, larger = more anomalous.  masks: the same shapes; any value but 0 is anomalous.  fpr_limits:
+    false-positive rates in (0, 1].  A sequence may read its images from disk: each is asked for twice.  Values in
+    [0, 1]; any order of the images, chunk_size (pixels sorted at a time), threads and device give the same bits.
 
     Tied scores enter a curve together; AP is scikit-learn's step sum.  Regions are the 8-connected components of each
     mask; false positives are counted over all images, and a straight line cuts the curve at the limit.
-    `pro_per_image` is another quantity than AUPRO, see `_per_image_pro`: its mean over the images with both normal
-    and anomalous pixels, the others left out.  Any order of the images gives the same bits.  Memory above the inputs:
-    one copy of the scores, and the anomalous pixels.
+    `pro_per_image` is another quantity than AUPRO, see `regions.per_image_pro`: its mean over the images with both
+    normal and anomalous pixels, the others left out.  `aupimo` is the mean over the images with a defect, see `aupimo`.
+    Memory above the inputs: the anomalous pixels (about 100 bytes each) and a chunk.
 
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are
     not [H, W], a limit outside (0, 1], and a score that is not finite (naming image, row and column).
     """
-    maps, masks = _checked(maps, masks)
-    limits = {f"aupro_{limit:g}": float(limit) for limit in fpr_limits}
-    for limit in limits.values():
+    limits = checked_limits(fpr_limits)
+    if len(maps) != len(masks) or not len(maps):
+        raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
+    gathered = gather(maps, masks, threads)
+    found = gathered.defects
+    if not len(found.scores) or not gathered.normal.any():
+        names = ["pixel_auroc", "pixel_ap", "pixel_f1_max", *limits, "pro_per_image", "aupimo"]
+        return undefined(names, f"no image has {'a normal' if len(found.scores) else 'an anomalous'} pixel")
+    order = np.argsort(found.scores)
+    values, equal = distinct(found.scores[order])
+
+    def counts(images: Iterable[int]) -> Counts:
+        return count(values, images, lambda i: normal_pixels(native(maps[i]), host(masks[i]) != 0), chunk_size, threads)
+
+    defective = np.unique(found.image)
+    good = counts(np.setdiff1d(range(len(maps)), defective))
+    ranks, region = rank(equal, good.plus(counts(defective))), found.region[order][::-1]
+    metrics = {"pixel_auroc": auroc(ranks), "pixel_ap": average_precision(ranks), "pixel_f1_max": f1_max(ranks)}
+    metrics |= {name: aupro(ranks, region, found.sizes, limit) for name, limit in limits.items()}
+    if reason := _no_mean(gathered.per_image_pro):
+        metrics |= undefined(["pro_per_image"], reason)
+    else:
+        metrics["pro_per_image"] = math.fsum(gathered.per_image_pro.values()) / len(gathered.per_image_pro)
+    if not good.normal:
+        return metrics | undefined(["aupimo"], "no image is without a defect")
+    return metrics | {"aupimo": aupimo(rank(equal, good), found.image[region])}
+
+
+def checked_limits(fpr_limits: Sequence[float]) -> dict[str, float]:
+    """{"aupro_0.3": 0.3, ...}.  Raises ValueError for one outside (0, 1]."""
+    for limit in fpr_limits:
         if not 0 < limit <= 1:
             raise ValueError(f"fpr_limits: {limit} is outside (0, 1]")
-    everything, defects, per_image = _gather(maps, masks)
-    if len(defects.scores) in (0, len(everything)):
-        names = ["pixel_auroc", "pixel_ap", "pixel_f1_max", *limits, "pro_per_image"]
-        return undefined(names, f"no image has {'a normal' if len(defects.scores) else 'an anomalous'} pixel")
-    everything.sort()
-    order = np.argsort(defects.scores)[::-1]
-    ranks, region = rank(defects.scores[order], everything), defects.region[order]
-    values = {"pixel_auroc": auroc(ranks), "pixel_ap": average_precision(ranks), "pixel_f1_max": f1_max(ranks)}
-    values |= {name: _aupro(ranks, region, defects.sizes, limit) for name, limit in limits.items()}
-    if reason := _no_mean(per_image):
-        return values | undefined(["pro_per_image"], reason)
-    return values | {"pro_per_image": math.fsum(per_image.values()) / len(per_image)}
+    return {f"aupro_{limit:g}": float(limit) for limit in fpr_limits}
 
 
-def _checked(maps: Array | Sequence[Array], masks: Array | Sequence[Array]) -> tuple[list[Array], list[Array]]:
-    """Both as lists of [H_i, W_i], at least one; nothing is copied."""
-    maps, masks = [np.asarray(scores) for scores in maps], [np.asarray(mask) for mask in masks]
-    if len(maps) != len(masks) or not maps:
-        raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
-    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
-        if scores.ndim != 2 or scores.shape != mask.shape or not scores.size:
-            raise ValueError(f"image {index}: map {scores.shape} and mask {mask.shape}; both must be [H, W], not empty")
-        if mask.dtype.kind not in "biuf" or (mask.dtype.kind == "f" and np.isnan(mask).any()):
-            raise ValueError(f"image {index}: the mask ({mask.dtype}) holds something that is not a number")
-    return maps, masks
+def gather(maps: Sequence[Pixels], masks: Sequence[Pixels], threads: int) -> Gathered:
+    """The first pass: every check, and what is kept of each image."""
+
+    def one(index: int) -> tuple[int, Defects, float | None]:
+        scores, mask = checked(index, maps[index], masks[index])
+        found = defects(scores, mask)
+        normal = mask.size - len(found.scores)
+        return normal, found, per_image_pro(scores, found) if normal and len(found.scores) else None
+
+    images: Iterable[int] = range(len(maps))
+    if threads == 1:
+        normal, found, pros = zip(*map(one, images), strict=True)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            normal, found, pros = zip(*pool.map(one, images), strict=True)
+    first = np.cumsum([0, *(len(f.sizes) for f in found)])
+    region = np.concatenate([f.region + n for f, n in zip(found, first, strict=False)])
+    scores = np.concatenate([f.scores.astype(real_dtype(f.scores for f in found), copy=False) for f in found])
+    image = np.repeat(np.arange(len(found)), np.diff(first))
+    everything = Defects(scores, region, np.concatenate([f.sizes for f in found]), image)
+    return Gathered(np.array(normal), everything, {i: p for i, p in enumerate(pros) if p is not None})
 
 
-def _gather(maps: list[Array], masks: list[Array]) -> tuple[Array, _Defects, dict[int, float]]:
-    """All scores (in any order inside an image), all defects, and the per-image PRO of the images that have one."""
-    everything = np.empty(sum(scores.size for scores in maps), real_dtype(maps))
-    found, per_image, end, regions = [], {}, 0, 0
-    for index, (scores, mask) in enumerate(zip(maps, masks, strict=True)):
-        start, end = end, end + scores.size
-        pixels = everything[start:end]
-        image = pixels.reshape(scores.shape)
-        image[...] = scores
-        if not np.isfinite(pixels).all():
-            row, column = np.argwhere(~np.isfinite(image))[0]
-            raise ValueError(
-                f"image {index}: score {image[row, column]} at row {row}, column {column}; it must be finite"
-            )
-        defects = _defects(image, mask != 0)
-        found.append(defects._replace(region=defects.region + regions))
-        regions += len(defects.sizes)
-        if 0 < len(defects.scores) < len(pixels):
-            pixels.sort()
-            per_image[index] = _per_image_pro(pixels, defects)
-    return everything, _Defects(*map(np.concatenate, zip(*found, strict=True))), per_image
-
-
-def _defects(scores: Array, mask: Array) -> _Defects:
-    """The anomalous pixels of one image, row by row; scores [H, W], mask [H, W] bool."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return _Defects(scores[:0, 0], np.empty(0, np.int32), np.empty(0, np.int64))
-    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # most defects are small
-    labels, _ = ndimage.label(mask[box], structure=np.ones((3, 3)))  # the default is 4-connected
-    region = labels[mask[box]] - 1
-    return _Defects(scores[box][mask[box]], region, np.bincount(region))
-
-
-def _aupro(ranks: Ranks, region: Array, sizes: Array, limit: float) -> float:
+def aupro(ranks: Ranks, region: Array, sizes: Array, limit: float) -> float:
     """The closed form above.  region [A]: of each anomalous pixel, the highest score first.
 
     Sums inside a region are of integers and the last one is rounded once, so that no order can change a bit.
@@ -132,31 +134,22 @@ def _aupro(ranks: Ranks, region: Array, sizes: Array, limit: float) -> float:
     return math.fsum(area / sizes) / (cut * len(sizes))
 
 
-def _per_image_pro(pixels: Array, defects: _Defects) -> float:
-    """The PRO that Reverse Distillation's code reports, of one image; pixels [H * W] ascending, some of them normal.
+def aupimo(ranks: Ranks, image: Array) -> float:
+    """Area under the per-image overlap (Bertoldo et al., BMVC 2024), the mean over the images with a defect.
 
-    200 equal steps between the map's minimum and maximum, false-positive rates of this image alone, points with a rate
-    below 0.3, the rate divided by the largest one kept, trapezoids.  As in that code there is no value, here nan, where
-    the curve has no width: fewer than two points, or all of them at 0.
+    The false-positive rate is that of the normal images only and runs from 1e-5 to 1e-4 on a logarithmic axis; the
+    overlap is the share of an image's anomalous pixels.  Where scores tie, the curve is a straight line over the rate.
+    ranks: against normal images.  image [A]: of each anomalous pixel, the highest score first.
     """
-    low, high = float(pixels[0]), float(pixels[-1])
-    thresholds = low + np.arange(PER_IMAGE_STEPS) * ((high - low) / PER_IMAGE_STEPS)
-    passed = np.searchsorted(thresholds, defects.scores)  # [A] how many thresholds lie below a score
-    weight = 1 / (defects.sizes * len(defects.sizes))[defects.region]
-    pro = _passing_more(np.bincount(passed, weight, PER_IMAGE_STEPS + 1))  # at each threshold, like the next two
-    hits = _passing_more(np.bincount(passed, minlength=PER_IMAGE_STEPS + 1))
-    false = len(pixels) - np.searchsorted(pixels, thresholds, side="right") - hits
-    fpr = false / (len(pixels) - len(defects.scores))
-    kept = fpr < PER_IMAGE_LIMIT
-    fpr, pro = fpr[kept], pro[kept]
-    if len(fpr) < 2 or not fpr[0]:
-        return math.nan
-    return float(-np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr[0])
-
-
-def _passing_more(share: Array) -> Array:
-    """[T + 1] what passes exactly t thresholds -> [T] what passes more than t, and so lies above threshold t."""
-    return np.cumsum(share[:0:-1])[::-1]
+    low, high = (rate * ranks.normal for rate in AUPIMO_FPR)
+    above, false = ranks.above.astype(np.float64), ranks.false.astype(np.float64)
+    start, stop = np.clip(above, low, high), np.clip(false, low, high)
+    with np.errstate(invalid="ignore"):
+        tie = (stop - start - above * np.log(stop / start)) / (false - above)
+    overlap = np.log(high / stop) + np.where(stop > start, tie, 0)  # [D] integral over the logarithm of the rate
+    pixels = np.bincount(image)  # of defects
+    areas = np.bincount(image, np.repeat(overlap, ranks.equal)) / np.maximum(pixels, 1)
+    return math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low))
 
 
 def _no_mean(per_image: dict[int, float]) -> str:

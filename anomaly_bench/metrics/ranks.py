@@ -1,7 +1,7 @@
 """How many scores reach each anomalous score: the counts that AUROC, AP, F1-max and AUPRO are all made of.
 
 A curve has one point for each distinct score, and tied scores enter together.  Between two neighbouring anomalous
-scores only normal ones enter, so every area is a sum over the anomalous scores; the others are sorted bare.
+scores only normal ones enter, so every area is a sum over the anomalous scores, and the normal ones are only counted.
 """
 
 from __future__ import annotations
@@ -19,6 +19,17 @@ class UndefinedMetricWarning(UserWarning):
     """A metric has no value on this input and is nan; the message says why."""
 
 
+class Counts(NamedTuple):
+    """Integer counts of normal scores around D values.  They add up, so that no order and no chunk changes a bit."""
+
+    normal: int  # scores in all
+    below: Array  # [D] normal scores < the value
+    reached: Array  # [D] normal scores <= the value
+
+    def plus(self, other: Counts) -> Counts:
+        return Counts(self.normal + other.normal, self.below + other.below, self.reached + other.reached)
+
+
 class Ranks(NamedTuple):
     """Integer counts at each distinct anomalous score, the highest score first."""
 
@@ -30,21 +41,17 @@ class Ranks(NamedTuple):
     false: Array  # [D] normal scores >= this one
 
 
-def rank(anomalous: Array, everything: Array) -> Ranks:
-    """Count normal and anomalous scores around each anomalous one.
+def distinct(scores: Array) -> tuple[Array, Array]:
+    """[A] scores in ascending order -> [D] the distinct ones, and how many there are of each."""
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the end of each run of ties
+    return scores[last], np.diff(last, prepend=-1)
 
-    anomalous [A]: descending.  everything [A + N]: ascending, of the same dtype, the anomalous scores among them.
-    """
-    last = np.flatnonzero(np.append(anomalous[1:] != anomalous[:-1], True))  # [D] the end of each run of ties
-    true = last + 1
-    equal = np.diff(true, prepend=0)
-    start = np.searchsorted(everything, anomalous[last], side="left")
-    stop = start + equal  # but where a normal score is tied, so that few need a second search
-    tied = np.flatnonzero(everything[np.minimum(stop, len(everything) - 1)] == anomalous[last])
-    stop[tied] = np.searchsorted(everything, anomalous[last[tied]], side="right")
-    false = len(everything) - start - true
-    above = len(everything) - stop - (true - equal)
-    return Ranks(len(anomalous), len(everything) - len(anomalous), equal, true, above, false)
+
+def rank(equal: Array, counts: Counts) -> Ranks:
+    """Bring together how many anomalous scores there are of each value [D], and the normal ones around these values."""
+    equal, normal = equal[::-1], counts.normal
+    true = np.cumsum(equal)
+    return Ranks(int(true[-1]), normal, equal, true, normal - counts.reached[::-1], normal - counts.below[::-1])
 
 
 def auroc(ranks: Ranks) -> float:

@@ -1,0 +1,66 @@
+"""How many normal scores lie around each anomalous one: bare sorts of bounded chunks, in threads or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import reduce
+
+import numpy as np
+
+from .ranks import Array, Counts
+from .regions import Pixels, host, library
+
+
+def count(
+    values: Array, images: Iterable[int], normals: Callable[[int], Pixels], chunk_size: int, threads: int
+) -> Counts:
+    """Counts around `values` (ascending) of the scores that `normals` gives for each of the images.
+
+    chunk_size: so many pixels are sorted at a time, all threads together.
+    """
+    images, size = list(images), max(1, chunk_size // threads)
+
+    def part(first: int) -> Counts:
+        chunks = _chunks(map(normals, images[first::threads]), size, values)
+        zeros = np.zeros(len(values), np.int64)
+        return reduce(Counts.plus, (around(values, chunk) for chunk in chunks), Counts(0, zeros, zeros))
+
+    if threads == 1:
+        return part(0)
+    with ThreadPoolExecutor(threads) as pool:
+        return reduce(Counts.plus, pool.map(part, range(threads)))
+
+
+def around(values: Array, chunk: Pixels) -> Counts:
+    """Counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted in place."""
+    if (xp := library(chunk)) is not np:
+        ordered, wanted = chunk.sort().values, xp.from_numpy(values).to(chunk.device)
+        below, reached = (host(xp.searchsorted(ordered, wanted, right=right)) for right in (False, True))
+        return Counts(len(chunk), below, reached)
+    chunk.sort()
+    below = np.searchsorted(chunk, values, side="left")
+    reached = below.copy()
+    tied = np.flatnonzero(chunk[np.minimum(below, len(chunk) - 1)] == values)  # few, so few need a second search
+    reached[tied] = np.searchsorted(chunk, values[tied], side="right")
+    return Counts(len(chunk), below, reached)
+
+
+def _chunks(pieces: Iterable[Pixels], size: int, values: Array) -> Iterator[Pixels]:
+    """All scores in chunks of `size`; only the last is smaller.  A chunk is overwritten by the next."""
+    buffer: Pixels = None
+    end = 0
+    for piece in pieces:
+        if buffer is None:  # pages of it that are never written cost no memory
+            xp = library(piece)
+            empty = np.empty(0, values.dtype)
+            buffer = np.empty(size, values.dtype) if xp is np else xp.from_numpy(empty).to(piece.device).new_empty(size)
+        while len(piece):
+            taken = piece[: size - end]
+            buffer[end : end + len(taken)] = taken
+            end, piece = end + len(taken), piece[len(taken) :]
+            if end == size:
+                yield buffer
+                end = 0
+    if end:
+        yield buffer[:end]
