@@ -31,6 +31,7 @@ class Hardware(BaseModel, extra="forbid"):
     sync_batchnorm: bool
     workers: Annotated[int, Field(ge=0)]
     threads: Annotated[int, Field(ge=1)] | None
+    metrics_memory_mb: Annotated[int, Field(ge=0)]
 
 
 class Settings(BaseModel, extra="forbid"):
@@ -44,6 +45,7 @@ class Settings(BaseModel, extra="forbid"):
     output_dir: Path
     cache_dir: Path
     force: bool
+    resamples: Annotated[int, Field(ge=0, le=100_000)]
     save_maps: bool
     save_heatmaps: bool
     checkpoint_seconds: Annotated[float, Field(ge=0)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ class ImageSet(TorchDataset[Sample]):
     def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
         self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
         self._key = cache_key(records, size)
-        self._rows: np.ndarray | None = None
+        self._rows: np.memmap | None = None
         self._masked = has_masks(records)
         if records:
             self._warn_of_empty_masks(self._open())  # built here and not in each worker
@@ -93,10 +93,15 @@ class ImageSet(TorchDataset[Sample]):
             mask = torch.from_numpy(row[3 * pixels :].reshape(side, side) != 0)
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
 
+    @property
+    def masks(self) -> Masks | None:
+        """None where the data set has none."""
+        return Masks(self._open(), self.size) if self._masked else None
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_rows": None}  # a spawned worker maps the file itself
 
-    def _open(self) -> np.ndarray:
+    def _open(self) -> np.memmap:
         if self._rows is None:
             self._rows = cached_rows(self.records, self.size, self.cache_dir, self._key)
         return self._rows
@@ -107,6 +112,21 @@ class ImageSet(TorchDataset[Sample]):
         if empty:
             text = f"{len(empty)} of {len(masked)} defective images have an empty mask (first: {empty[0]}); "
             warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=3)
+
+
+class Masks(Sequence[np.ndarray]):
+    """The masks of an ImageSet, bool [S, S], each read from the cache when it is asked for: none stays in memory."""
+
+    def __init__(self, rows: np.memmap, size: int) -> None:
+        self._file, self._start, self._shape, self._size = str(rows.filename), rows.offset, rows.shape, size
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        pixels = self._size**2
+        start = self._start + range(len(self))[index] * self._shape[1] + 3 * pixels
+        return np.fromfile(self._file, np.bool_, pixels, offset=start).reshape(self._size, self._size)
 
 
 class EpochSampler(RandomSampler):

@@ -11,6 +11,8 @@ import numpy as np
 from .ranks import Array, Counts
 from .regions import Pixels, host, library
 
+BLOCK = 2**18  # values that are looked up at a time
+
 
 def count(
     values: Array, images: Iterable[int], normals: Callable[[int], Pixels], chunk_size: int, threads: int
@@ -22,9 +24,10 @@ def count(
     images, size = list(images), max(1, chunk_size // threads)
 
     def part(first: int) -> Counts:
-        chunks = _chunks(map(normals, images[first::threads]), size, values)
-        zeros = np.zeros(len(values), np.int64)
-        return reduce(Counts.plus, (around(values, chunk) for chunk in chunks), Counts(0, zeros, zeros))
+        counts = Counts.zero(values)
+        for chunk in _chunks(map(normals, images[first::threads]), size, values):
+            counts = around(values, chunk, counts)
+        return counts
 
     if threads == 1:
         return part(0)
@@ -32,18 +35,22 @@ def count(
         return reduce(Counts.plus, pool.map(part, range(threads)))
 
 
-def around(values: Array, chunk: Pixels) -> Counts:
-    """Counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted in place."""
-    if (xp := library(chunk)) is not np:
-        ordered, wanted = chunk.sort().values, xp.from_numpy(values).to(chunk.device)
-        below, reached = (host(xp.searchsorted(ordered, wanted, right=right)) for right in (False, True))
-        return Counts(len(chunk), below, reached)
-    chunk.sort()
-    below = np.searchsorted(chunk, values, side="left")
-    reached = below.copy()
-    tied = np.flatnonzero(chunk[np.minimum(below, len(chunk) - 1)] == values)  # few, so few need a second search
-    reached[tied] = np.searchsorted(chunk, values[tied], side="right")
-    return Counts(len(chunk), below, reached)
+def around(values: Array, chunk: Pixels, counts: Counts) -> Counts:
+    """Add, in place, the counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted."""
+    if (xp := library(chunk)) is np:
+        chunk.sort()
+    else:
+        chunk = chunk.sort().values
+    for first in range(0, len(values), BLOCK):
+        block = slice(first, first + BLOCK)
+        wanted = values[block] if xp is np else xp.from_numpy(values[block]).to(chunk.device)
+        below = xp.searchsorted(chunk, wanted)
+        tied = chunk[below.clip(max=len(chunk) - 1)] == wanted  # few, so few need a second search
+        reached = below + 0
+        reached[tied] = xp.searchsorted(chunk, wanted[tied], side="right")
+        counts.below[block] += host(below)
+        counts.reached[block] += host(reached)
+    return counts._replace(normal=counts.normal + len(chunk))
 
 
 def _chunks(pieces: Iterable[Pixels], size: int, values: Array) -> Iterator[Pixels]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .counting import around
-from .ranks import Array, auroc, average_precision, distinct, f1_max, rank, undefined
+from .ranks import Array, Counts, auroc, average_precision, distinct, f1_max, rank, undefined
 from .regions import host, native
 
 
@@ -23,7 +23,7 @@ def image_metrics(scores: Array, labels: Array) -> dict[str, float]:
         names = ["image_auroc", "image_ap", "image_f1_max"]
         return undefined(names, f"no image is {'normal' if anomalous.all() else 'anomalous'}")
     values, equal = distinct(np.sort(scores[anomalous]))
-    ranks = rank(equal, around(values, scores[~anomalous]))
+    ranks = rank(equal, around(values, scores[~anomalous], Counts.zero(values)))
     return {"image_auroc": auroc(ranks), "image_ap": average_precision(ranks), "image_f1_max": f1_max(ranks)}
 
 

@@ -25,11 +25,25 @@ AUPIMO_FPR = (1e-5, 1e-4)  # Bertoldo et al., BMVC 2024, sec. 3: the range of fa
 CHUNK_SIZE = 2**25  # pixels that are sorted at a time: 128 MiB of float32
 
 
-class Gathered(NamedTuple):
-    """What one pass over the images keeps."""
+class Curve(NamedTuple):
+    """All that there is of the curves: from one of these thresholds to the next only normal pixels enter."""
 
-    normal: Array  # [N] normal pixels of each image
-    defects: Defects
+    thresholds: Array  # [D] the distinct anomalous scores, the highest first
+    true: Array  # [D] anomalous pixels >= the threshold
+    false: Array  # [D] normal ones
+    anomalous: int  # pixels in all
+    normal: int
+
+
+class Gathered(NamedTuple):
+    """What one pass over the images keeps: the anomalous pixels of all of them."""
+
+    values: Array  # [D] the distinct scores, ascending
+    equal: Array  # [D] pixels of each
+    region: Array  # [A] which region a pixel belongs to, from 0, the pixel with the highest score first
+    sizes: Array  # [R] pixels of each region
+    image: Array  # [R] which image a region belongs to, from 0
+    normal: int  # pixels
     per_image_pro: dict[int, float]  # of the images with both normal and anomalous pixels
 
 
@@ -57,32 +71,44 @@ def pixel_metrics(
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are
     not [H, W], a limit outside (0, 1], and a score that is not finite (naming image, row and column).
     """
-    limits = checked_limits(fpr_limits)
+    return exact(maps, masks, checked_limits(fpr_limits), threads, chunk_size)[0]
+
+
+def exact(
+    maps: Sequence[Pixels],
+    masks: Sequence[Pixels],
+    limits: dict[str, float],
+    threads: int,
+    chunk_size: int = CHUNK_SIZE,
+) -> tuple[dict[str, float], Curve | None]:
+    """`pixel_metrics`, and the curve that its values come from; None where there is none."""
     if len(maps) != len(masks) or not len(maps):
         raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
-    gathered = gather(maps, masks, threads)
-    found = gathered.defects
-    if not len(found.scores) or not gathered.normal.any():
+    found = gather(maps, masks, threads)
+    if not len(found.region) or not found.normal:
         names = ["pixel_auroc", "pixel_ap", "pixel_f1_max", *limits, "pro_per_image", "aupimo"]
-        return undefined(names, f"no image has {'a normal' if len(found.scores) else 'an anomalous'} pixel")
-    order = np.argsort(found.scores)
-    values, equal = distinct(found.scores[order])
+        return undefined(names, f"no image has {'a normal' if len(found.region) else 'an anomalous'} pixel", 2), None
 
     def counts(images: Iterable[int]) -> Counts:
-        return count(values, images, lambda i: normal_pixels(native(maps[i]), host(masks[i]) != 0), chunk_size, threads)
+        def normals(i: int) -> Pixels:
+            return normal_pixels(native(maps[i]), host(masks[i]) != 0)
+
+        return count(found.values, images, normals, chunk_size, threads)
 
     defective = np.unique(found.image)
     good = counts(np.setdiff1d(range(len(maps)), defective))
-    ranks, region = rank(equal, good.plus(counts(defective))), found.region[order][::-1]
+    ranks = rank(found.equal, good.plus(counts(defective)))
     metrics = {"pixel_auroc": auroc(ranks), "pixel_ap": average_precision(ranks), "pixel_f1_max": f1_max(ranks)}
-    metrics |= {name: aupro(ranks, region, found.sizes, limit) for name, limit in limits.items()}
-    if reason := _no_mean(gathered.per_image_pro):
-        metrics |= undefined(["pro_per_image"], reason)
+    metrics |= {name: aupro(ranks, found.region, found.sizes, limit) for name, limit in limits.items()}
+    if reason := _no_mean(found.per_image_pro):
+        metrics |= undefined(["pro_per_image"], reason, 2)
     else:
-        metrics["pro_per_image"] = math.fsum(gathered.per_image_pro.values()) / len(gathered.per_image_pro)
+        metrics["pro_per_image"] = math.fsum(found.per_image_pro.values()) / len(found.per_image_pro)
     if not good.normal:
-        return metrics | undefined(["aupimo"], "no image is without a defect")
-    return metrics | {"aupimo": aupimo(rank(equal, good), found.image[region])}
+        metrics |= undefined(["aupimo"], "no image is without a defect", 2)
+    else:
+        metrics["aupimo"] = aupimo(rank(found.equal, good), found.image[found.region])
+    return metrics, Curve(found.values[::-1], ranks.true, ranks.false, ranks.anomalous, ranks.normal)
 
 
 def checked_limits(fpr_limits: Sequence[float]) -> dict[str, float]:
@@ -109,11 +135,14 @@ def gather(maps: Sequence[Pixels], masks: Sequence[Pixels], threads: int) -> Gat
         with ThreadPoolExecutor(threads) as pool:
             normal, found, pros = zip(*pool.map(one, images), strict=True)
     first = np.cumsum([0, *(len(f.sizes) for f in found)])
-    region = np.concatenate([f.region + n for f, n in zip(found, first, strict=False)])
-    scores = np.concatenate([f.scores.astype(real_dtype(f.scores for f in found), copy=False) for f in found])
-    image = np.repeat(np.arange(len(found)), np.diff(first))
-    everything = Defects(scores, region, np.concatenate([f.sizes for f in found]), image)
-    return Gathered(np.array(normal), everything, {i: p for i, p in enumerate(pros) if p is not None})
+    dtype = real_dtype(f.scores for f in found)
+    scores = np.concatenate([f.scores for f in found], dtype=dtype)
+    region = np.concatenate([f.region + n for f, n in zip(found, first, strict=False)], dtype=np.int32)
+    order = np.argsort(scores)
+    values, equal = distinct(scores[order])
+    image, sizes = np.repeat(np.arange(len(found)), np.diff(first)), np.concatenate([f.sizes for f in found])
+    per_image = {i: p for i, p in enumerate(pros) if p is not None}
+    return Gathered(values, equal, region[order[::-1]], sizes, image, sum(normal), per_image)
 
 
 def aupro(ranks: Ranks, region: Array, sizes: Array, limit: float) -> float:
@@ -147,9 +176,9 @@ def aupimo(ranks: Ranks, image: Array) -> float:
     with np.errstate(invalid="ignore"):
         tie = (stop - start - above * np.log(stop / start)) / (false - above)
     overlap = np.log(high / stop) + np.where(stop > start, tie, 0)  # [D] integral over the logarithm of the rate
-    pixels = np.bincount(image)  # of defects
+    pixels = np.bincount(image)  # [N] of defects
     areas = np.bincount(image, np.repeat(overlap, ranks.equal)) / np.maximum(pixels, 1)
-    return math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low))
+    return float(math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low)))
 
 
 def _no_mean(per_image: dict[int, float]) -> str:

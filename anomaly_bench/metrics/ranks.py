@@ -26,6 +26,10 @@ class Counts(NamedTuple):
     below: Array  # [D] normal scores < the value
     reached: Array  # [D] normal scores <= the value
 
+    @classmethod
+    def zero(cls, values: Array) -> Counts:
+        return cls(0, np.zeros(len(values), np.int64), np.zeros(len(values), np.int64))
+
     def plus(self, other: Counts) -> Counts:
         return Counts(self.normal + other.normal, self.below + other.below, self.reached + other.reached)
 
@@ -43,7 +47,7 @@ class Ranks(NamedTuple):
 
 def distinct(scores: Array) -> tuple[Array, Array]:
     """[A] scores in ascending order -> [D] the distinct ones, and how many there are of each."""
-    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True))  # the end of each run of ties
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)[: len(scores)])  # the end of each run of ties
     return scores[last], np.diff(last, prepend=-1)
 
 
@@ -81,8 +85,8 @@ def real_dtype(arrays: Iterable[Array]) -> np.dtype[Any]:
     return np.dtype({"float16": "float32", "bool": "uint8"}.get(dtype.name, dtype.name))
 
 
-def undefined(names: Iterable[str], reason: str) -> dict[str, float]:
-    """Each name with nan, and a warning at the caller of the public function."""
+def undefined(names: Iterable[str], reason: str, depth: int = 1) -> dict[str, float]:
+    """Each name with nan, and a warning at the caller of the public function, `depth` calls above this one."""
     names = list(names)
-    warnings.warn(f"{', '.join(names)} undefined: {reason}", UndefinedMetricWarning, stacklevel=3)
+    warnings.warn(f"{', '.join(names)} undefined: {reason}", UndefinedMetricWarning, stacklevel=depth + 2)
     return dict.fromkeys(names, float("nan"))

@@ -21,12 +21,11 @@ Pixels = Any  # scores: a NumPy array, or a tensor (torch is imported only where
 
 
 class Defects(NamedTuple):
-    """The anomalous pixels of one image, or of all of them."""
+    """The anomalous pixels of one image."""
 
     scores: Array  # [A]
     region: Array  # [A] which region a pixel belongs to, from 0
     sizes: Array  # [R] pixels of each region
-    image: Array  # [R] which image a region belongs to, from 0
 
 
 def checked(index: int, scores: Any, mask: Any) -> tuple[Pixels, Array]:
@@ -99,11 +98,11 @@ def defects(scores: Pixels, mask: Array) -> Defects:
     """The anomalous pixels of one image, row by row; scores [H, W], mask [H, W] bool."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     if not len(rows):
-        return Defects(host(scores[:0, 0]), np.empty(0, np.int32), np.empty(0, np.int64), np.empty(0, np.int64))
+        return Defects(host(scores[:0, 0]), np.empty(0, np.int32), np.empty(0, np.int64))
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # most defects are small
-    labels, count = ndimage.label(mask[box], structure=np.ones((3, 3)))  # the default is 4-connected
+    labels, _ = ndimage.label(mask[box], structure=np.ones((3, 3)))  # the default is 4-connected
     region = labels[mask[box]] - 1
-    return Defects(host(_pick(scores[box], mask[box])), region, np.bincount(region), np.zeros(count, np.int64))
+    return Defects(host(_pick(scores[box], mask[box])), region, np.bincount(region))
 
 
 def per_image_pro(scores: Pixels, found: Defects) -> float:

@@ -16,6 +16,22 @@ RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
 
 
 @dataclass(frozen=True)
+class Measured:
+    """How a run's metrics came about, and how sure they are."""
+
+    how: str = "exact"  # exact | streaming
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # bootstrap over test images
+    bounds: dict[str, float] = field(default_factory=dict)  # the largest possible error of each streamed value
+    level: float = 0.95  # of the intervals
+    resamples: int = 0  # behind the intervals
+
+    def __str__(self) -> str:
+        text = "exact metrics" if self.how == "exact" else "pixel metrics in one pass, each with its largest error"
+        interval = f"; intervals: {self.level:.0%}, {self.resamples} bootstrap resamples of the test images"
+        return text + (interval if self.intervals else "")
+
+
+@dataclass(frozen=True)
 class Row:
     """A finished run."""
 
@@ -30,6 +46,7 @@ class Row:
     peak_memory_mb: float  # of the hungriest stage; nan where not measured
     path: Path
     config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
+    measured: Measured = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -91,6 +108,19 @@ def method_config(folder: RunFolder) -> dict[str, Any]:
     return {str(key): value for key, value in method.items()}
 
 
+def measurement(manifest: dict[str, Any]) -> Measured:
+    """What a manifest says of the measurement; nothing where it was written before there were intervals."""
+    entry = manifest.get("measurement", {})
+    values = {key: entry[key] for key in ("how", "level", "resamples") if key in entry}
+    intervals = {key: (_number(low), _number(high)) for key, (low, high) in entry.get("intervals", {}).items()}
+    return Measured(**values, intervals=intervals, bounds={k: _number(v) for k, v in entry.get("bounds", {}).items()})
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN; a manifest has null."""
+    return math.nan if value is None else float(value)
+
+
 def _folders(outputs: Path) -> list[RunFolder]:
     """All run folders, also those whose manifest is missing."""
     paths = {folder.path for folder in find(outputs)}
@@ -113,7 +143,8 @@ def _row(folder: RunFolder, manifest: dict[str, Any]) -> Row:
         raise ValueError("no metrics.json, or an empty one")
     names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
     numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
-    return Row(**names, **numbers, path=folder.path, config=method_config(folder))  # type: ignore[arg-type]
+    measured = measurement(manifest)
+    return Row(**names, **numbers, path=folder.path, config=method_config(folder), measured=measured)  # type: ignore[arg-type]
 
 
 def _cost(manifest: dict[str, Any]) -> dict[str, float]:

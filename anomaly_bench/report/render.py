@@ -8,10 +8,14 @@ import math
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
-from anomaly_bench.report.collect import Collected, Row
+from anomaly_bench.report.collect import Collected, Measured, Row
 from anomaly_bench.report.summary import Cell, Table, in_order
 
 ABSENT = "–"
+CELLS_NOTE = (
+    f"[low, high]: {Measured.level:.0%} interval over the test images of a single run (bootstrap); "
+    "±: standard deviation over seeds."
+)
 PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unverified`: not checked against the source."
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
@@ -23,10 +27,14 @@ def long_csv(rows: Sequence[Row]) -> str:
     """One line for each finished run."""
     metrics = in_order({m for row in rows for m in row.metrics})
     fields = ["setting", "label", "method", "dataset", "category", "seed"]
-    lines: list[list[object]] = [[*fields, *metrics, "seconds", "peak_memory_mb", "path"]]
+    sure = in_order({m for row in rows for m in row.measured.intervals})
+    heads = [*metrics, *(f"{m}_{end}" for m in sure for end in ("low", "high")), "measured"]
+    lines: list[list[object]] = [[*fields, *heads, "seconds", "peak_memory_mb", "path"]]
     for row in rows:
-        values = [row.metrics.get(metric, "") for metric in metrics]
-        lines.append([*(getattr(row, f) for f in fields), *values, row.seconds, row.peak_memory_mb, row.path])
+        values: list[object] = [row.metrics.get(metric, "") for metric in metrics]
+        values += [end for metric in sure for end in row.measured.intervals.get(metric, ("", ""))]
+        values += [row.measured.how, row.seconds, row.peak_memory_mb, row.path]
+        lines.append([*(getattr(row, f) for f in fields), *values])
     return _csv(lines)
 
 
@@ -40,6 +48,7 @@ def wide_csv(tables: Sequence[Table]) -> str:
 def markdown(tables: Sequence[Table], collected: Collected) -> str:
     """The whole report: tables, the sources of published figures, and what was left out."""
     text = ["# Report", "", f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}.", ""]
+    text += [CELLS_NOTE, ""]
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
         text += [f"## {dataset}", ""]
         for table in group:
@@ -79,6 +88,7 @@ def _record(table: Table, i: int) -> dict[str, object]:
         if column.ours:
             record[f"{head} std"] = "" if math.isnan(cell.std) else cell.std
             record[f"{head} seeds"] = cell.runs or ""
+            record[f"{head} low"], record[f"{head} high"] = cell.interval or ("", "")
         record[f"{head} note" if column.ours else f"{head} confidence"] = cell.note
     return record
 

@@ -13,7 +13,7 @@ from anomaly_bench.report.paper import Published, categories, published
 
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max"),
-    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "pro_per_image"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "aupimo", "pro_per_image"),
 )
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
 
@@ -25,6 +25,7 @@ class Cell:
     value: float  # nan where undefined
     std: float = math.nan  # sample deviation over seeds; nan for a single one
     runs: int = 0  # seeds behind the value; 0 where they differ between categories, and for published figures
+    interval: tuple[float, float] | None = None  # of a single run, over its test images
     note: str = ""  # what the reader must know: "2 of 15 categories", "unverified"
     ours: bool = True  # False: quoted
 
@@ -32,6 +33,8 @@ class Cell:
         text = four(self.value) if self.ours else as_published(self.value)
         if not math.isnan(self.std):
             text += f" ± {self.std:.4f} (n={self.runs})"
+        if self.interval and not math.isnan(self.value):
+            text += " [{:.4f}, {:.4f}]".format(*self.interval)
         return text + (f" ({self.note})" if self.note else "")
 
 
@@ -61,6 +64,14 @@ class Table:
 def four(value: float) -> str:
     """A metric to four decimals."""
     return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def at_most(bound: float) -> str:
+    """A bound to one digit, rounded up."""
+    if not bound or math.isnan(bound):
+        return four(bound) if math.isnan(bound) else "0"
+    digits = math.floor(math.log10(bound))
+    return f"{math.ceil(bound / 10.0**digits)}e{digits}"
 
 
 def as_published(value: float) -> str:
@@ -112,15 +123,21 @@ def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def _ours(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:
     """Mean over seeds for each category, then the mean over categories."""
     values: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in names}
-    for run in runs:
-        if metric in run.metrics:
-            values[run.category][run.seed].append(run.metrics[metric])
-    cells = [_over([v for seed in values[name].values() for v in seed]) for name in names]
+    measured = [run for run in runs if metric in run.metrics]
+    for run in measured:
+        values[run.category][run.seed].append(run.metrics[metric])
+    cells = [_over(metric, [run for run in measured if run.category == name]) for name in names]
     return [*cells, _mean(names, values, cells)] if len(names) > 1 else cells
 
 
-def _over(values: Sequence[float]) -> Cell | None:
-    return Cell(fmean(values), _deviation(values), len(values)) if values else None
+def _over(metric: str, runs: Sequence[Row]) -> Cell | None:
+    """Of one category; an interval where there is one run only, for it does not tell how seeds scatter."""
+    if not runs:
+        return None
+    values, bound = [run.metrics[metric] for run in runs], max(run.measured.bounds.get(metric, 0) for run in runs)
+    interval = runs[0].measured.intervals.get(metric) if len(runs) == 1 else None
+    note = f"streaming, off by {at_most(bound)} at most" if bound else ""
+    return Cell(fmean(values), _deviation(values), len(values), interval, note)
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -141,7 +158,7 @@ def _mean(names: Sequence[str], values: dict[str, dict[int, list[float]]], cells
     if len(seeds) > 1:
         return Cell(fmean(defined.values()), note=", ".join([*notes, "seeds differ"]))
     means = [fmean(fmean(values[name][seed]) for name in defined) for seed in seeds.pop()]
-    return Cell(fmean(defined.values()), _deviation(means), len(means), ", ".join(notes))
+    return Cell(fmean(defined.values()), _deviation(means), len(means), note=", ".join(notes))
 
 
 def _published(dataset: str, metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Column]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from operator import methodcaller
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.report import render
-from anomaly_bench.report.collect import Collected, collect, method_config
+from anomaly_bench.report.collect import Collected, Measured, collect, measurement, method_config
 from anomaly_bench.report.paper import Published, published
-from anomaly_bench.report.summary import MAIN, Table, as_published, four, in_order, short, summarise
+from anomaly_bench.report.summary import MAIN, Table, as_published, at_most, four, in_order, short, summarise
 from anomaly_bench.store import RunFolder, write_atomic
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     figures = published(manifest["method"], method_config(folder), manifest["dataset"], manifest["category"])
     figures = [figure for figure in figures if figure.metric in folder.metrics]
     console.print(_title(manifest), style="bold", markup=False, highlight=False, soft_wrap=True)
-    _print_metrics(console, folder.metrics, figures)
+    _print_metrics(console, folder.metrics, measurement(manifest), figures)
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
-    lines += [f"protocol: {line}" for line in manifest.get("protocol", [])]
+    lines += [f"measured: {measurement(manifest)}", *(f"protocol: {line}" for line in manifest.get("protocol", []))]
     for line in [*lines, *_stages(manifest), f"run: {folder.path}"]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
@@ -63,7 +64,9 @@ def _console() -> Console:
     return Console()
 
 
-def _print_metrics(console: Console, metrics: dict[str, float], figures: Sequence[Published]) -> None:
+def _print_metrics(
+    console: Console, metrics: dict[str, float], measured: Measured, figures: Sequence[Published]
+) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
@@ -71,12 +74,22 @@ def _print_metrics(console: Console, metrics: dict[str, float], figures: Sequenc
     quoted = {(figure.metric, figure.variant): figure for figure in figures}
     table = RichTable()
     table.add_column("metric")
-    for head in ["ours", *variants]:
+    more = [f"{measured.level:.0%} interval"] if measured.intervals else []
+    more += ["largest error"] if measured.bounds else []
+    for head in ["ours", *more, *variants]:
         table.add_column(Text(head), justify="right", overflow="fold")
     for metric in in_order(metrics):
-        cells = [_quote(quoted.get((metric, variant))) for variant in variants]
+        cells = [_interval(measured.intervals.get(metric))] if measured.intervals else []
+        cells += [at_most(measured.bounds.get(metric, 0))] if measured.bounds else []
+        cells += [_quote(quoted.get((metric, variant))) for variant in variants]
         table.add_row(metric, four(metrics[metric]), *cells)
     console.print(table)
+
+
+def _interval(interval: tuple[float, float] | None) -> Any:
+    from rich.text import Text
+
+    return Text(render.ABSENT if interval is None or math.isnan(interval[0]) else "{:.4f} – {:.4f}".format(*interval))
 
 
 def _quote(figure: Published | None) -> Any:
@@ -117,6 +130,7 @@ def _print_report(console: Console, tables: Sequence[Table], collected: Collecte
         for i, line in enumerate(lines, 2):
             rich_table.add_row(*(Text(text) for text in line), end_section=i == len(lines))  # a rule above the mean
         console.print(rich_table)
+    console.print(render.CELLS_NOTE, markup=False, highlight=False, soft_wrap=True)
     if any(not column.ours for table in shown for column in table.columns):
         console.print(render.PUBLISHED_NOTE, markup=False, highlight=False, soft_wrap=True)
     found = f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}"

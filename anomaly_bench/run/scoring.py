@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader
 
+from anomaly_bench import metrics
 from anomaly_bench.config import Settings
 from anomaly_bench.contracts import Method, Sample
 from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.errors import UserError
-from anomaly_bench.metrics import image_metrics, pixel_metrics
 from anomaly_bench.report.figures import write_heatmaps
 from anomaly_bench.run.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.store import RunFolder, ScoreRow, unwritable
@@ -75,16 +76,22 @@ def measure(
     folder: RunFolder, settings: Settings, images: ImageSet, scores: np.ndarray, maps: np.ndarray | None
 ) -> None:
     """scores.csv, maps.npy, the pictures, and the metrics last."""
-    records = images.records
-    metrics = image_metrics(scores, np.array([r.label for r in records]))
-    if maps is not None and any(r.mask is not None for r in records):
-        metrics |= pixel_metrics(maps, [images[i]["mask"].numpy() for i in range(len(records))])
+    records, hardware = images.records, settings.hardware
+    labels, console = np.array([r.label for r in records]), Console(stderr=True)
+    measured = metrics.measure(
+        *(scores, labels, maps, images.masks),
+        memory_mb=hardware.metrics_memory_mb,
+        resamples=settings.resamples,
+        threads=hardware.threads or 1,
+        track=partial(track, console=console, transient=True, disable=not console.is_terminal),
+    )
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
         write_heatmaps(folder.path, folder.scores, maps, lambda i: pixels(images[i]))
-    folder.write_metrics(metrics)
+    folder.update(measurement=measured.record())
+    folder.write_metrics(measured.metrics)
 
 
 def pixels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:

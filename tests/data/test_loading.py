@@ -92,6 +92,19 @@ def test_without_masks_and_without_records(tmp_path: Path) -> None:
     assert len(ImageSet([], 4, tmp_path)) == 0
 
 
+def test_masks_are_read_alone(screws: list[Record], tmp_path: Path) -> None:
+    images = ImageSet(screws, 8, tmp_path / "cache")
+    masks = images.masks
+    assert masks is not None
+    assert len(masks) == len(images) == 5
+    for mask, sample in zip(masks, images, strict=True):  # type: ignore[call-overload]
+        assert mask.dtype == bool
+        np.testing.assert_array_equal(mask, sample["mask"].numpy())
+    np.testing.assert_array_equal(masks[-1], square() > 0)
+    with pytest.raises(IndexError):
+        masks[5]
+
+
 def test_channels_keep_their_order(tmp_path: Path) -> None:
     image = np.zeros((4, 4, 3), np.uint8)
     image[0, 1] = (51, 102, 255)

@@ -3,6 +3,7 @@
 Images are lists of rows; a pixel is a plain number.  Nothing is shared with the package.
 """
 
+import math
 from fractions import Fraction
 from itertools import pairwise
 
@@ -54,6 +55,30 @@ def aupro(maps, masks, limit):
         (x0, y0), (x1, y1) = kept[-1], points[len(kept)]
         kept.append((limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)))
     return area(kept) / limit
+
+
+def aupimo(maps, masks, low, high):
+    """The mean over the images with a defect; rates from the others, from `low` to `high` on a logarithmic axis."""
+    images = [(flat(scores), flat(mask)) for scores, mask in zip(maps, masks, strict=True)]
+    normal = [s for scores, mask in images if not any(mask) for s in scores]
+    areas = []
+    for scores, mask in images:
+        if any(mask):
+            defect = [s for s, m in zip(scores, mask, strict=True) if m]
+            thresholds = sorted({*normal, *defect}, reverse=True)
+            areas.append(log_area([(0, 0), *((share(normal, t), share(defect, t)) for t in thresholds)], low, high))
+    return math.fsum(areas) / len(areas) / math.log(high / low)
+
+
+def log_area(points, low, high):
+    """Under straight lines through the points (x, y), over log x from `low` to `high`."""
+    total = 0.0
+    for (x0, y0), (x1, y1) in pairwise(points):
+        start, stop = max(x0, low), min(x1, high)
+        if start < stop:
+            slope = (y1 - y0) / (x1 - x0)
+            total += float(y0 - slope * x0) * math.log(stop / start) + float(slope * (stop - start))
+    return total
 
 
 def auroc(anomalous, normal):

@@ -51,7 +51,10 @@ def run(tmp_path: Path, paper: dict[str, Any]) -> Callable[..., RunFolder]:
 
     def make(category: str, seed: int = 0, *, dataset: str = "mvtec", label: str = "rd", **options: Any) -> RunFolder:
         finish, method = options.pop("finish", True), {**paper, **options.pop("method", {})}
+        measurement = options.pop("measurement", None)
         folder = started(tmp_path, category, seed, dataset, label, method)
+        if measurement:
+            folder.update(measurement=measurement)
         folder.write_metrics({key.replace("__", "."): value for key, value in options.items()})
         if finish:
             folder.finish()

@@ -154,6 +154,48 @@ def test_equal_labels_of_different_settings_stay_apart(run: Run, tmp_path: Path)
     assert heads == ["rd #0000abcd", f"rd #{first.manifest['setting']}"]
 
 
+MEASURED = {"how": "exact", "level": 0.95, "resamples": 1000, "intervals": {"image_auroc": [0.81, 0.955]}}
+STREAMED = {"how": "streaming", "bounds": {"aupro_0.3": 2.01e-5}}
+
+
+def test_a_single_run_has_an_interval_and_several_a_deviation(run: Run, tmp_path: Path) -> None:
+    run("screw", 0, image_auroc=0.9, pixel_auroc=0.97, measurement=MEASURED)
+    folder, printed = written(tmp_path)
+    assert "0.9000 [0.8100, 0.9550]" in printed
+    assert "95% interval over the test images" in printed
+    (wide,) = [row for row in lines(folder / "table_mvtec.csv") if row["metric"] == "image_auroc"]
+    assert (wide["rd low"], wide["rd high"]) == ("0.81", "0.955")
+    (long,) = lines(folder / "runs.csv")
+    assert (long["image_auroc_low"], long["image_auroc_high"], long["measured"]) == ("0.81", "0.955", "exact")
+    assert "pixel_auroc_low" not in long
+    run("screw", 1, image_auroc=0.8, measurement=MEASURED)
+    assert str(table(tmp_path, "image_auroc").columns[0].cells[0]) == "0.8500 ± 0.0707 (n=2)"
+
+
+def test_streamed_values_say_so_with_a_bound_that_is_rounded_up(run: Run, tmp_path: Path) -> None:
+    folder = run("screw", 0, image_auroc=0.9, aupro_0__3=0.5, measurement=STREAMED)
+    assert str(table(tmp_path, "aupro_0.3").columns[0].cells[0]) == "0.5000 (streaming, off by 3e-5 at most)"
+    assert str(table(tmp_path, "image_auroc").columns[0].cells[0]) == "0.9000"
+    console = Console(file=io.StringIO(), width=200)
+    print_run(folder, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"aupro_0.3 +│ 0.5000 │ +3e-5 ", printed)
+    assert re.search(r"image_auroc +│ 0.9000 │ +0 ", printed)
+    assert "measured: pixel metrics in one pass, each with its largest error" in printed
+
+
+def test_print_run_shows_intervals_undefined_ones_as_absent(run: Run) -> None:
+    intervals = {"image_auroc": [0.81, 0.955], "image_ap": [None, None]}
+    folder = run("screw", 0, image_auroc=0.9, image_ap=math.nan, measurement={**MEASURED, "intervals": intervals})
+    console = Console(file=io.StringIO(), width=200)
+    print_run(folder, console)
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "95% interval" in printed
+    assert re.search(r"image_auroc +│ +0.9000 │ 0.8100 – 0.9550 │", printed)
+    assert re.search(r"image_ap +│ undefined │ +– │", printed)
+    assert "measured: exact metrics; intervals: 95%, 1000 bootstrap resamples of the test images" in printed
+
+
 def test_one_category_needs_no_mean(run: Run, tmp_path: Path) -> None:
     run("mtd", dataset="mtd", image_auroc=0.9)
     assert table(tmp_path, "image_auroc").lines == ["mtd"]

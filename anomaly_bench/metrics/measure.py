@@ -1,0 +1,84 @@
+"""All metrics of a test set, exact while the maps fit a memory budget, with intervals for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from .bootstrap import image_intervals, pixel_intervals
+from .image import image_metrics
+from .pixel import Curve, checked_limits, exact
+from .ranks import Array
+from .regions import Pixels
+from .streaming import StreamingPixelMetrics
+
+FPR_LIMITS = (0.3, 0.05)  # the convention (Bergmann et al., IJCV 2021), and the strict variant
+LEVEL, SEED = 0.95, 0  # of the bootstrap
+
+Track = Callable[[Sequence[int], str], Iterable[int]]  # shows how far it is: rich.progress.track
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Values, how sure they are, and how they came about."""
+
+    metrics: dict[str, float]  # in [0, 1], nan where undefined
+    how: str = "exact"  # exact | streaming
+    bounds: dict[str, float] = field(default_factory=dict)  # the certified largest error of each streamed value
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # bootstrap over test images
+    resamples: int = 0  # behind the intervals
+    level: float = LEVEL  # of confidence
+    seed: int = SEED
+
+    def record(self) -> dict[str, Any]:
+        """All but the metrics, for a manifest."""
+        return {key: value for key, value in asdict(self).items() if key != "metrics"}
+
+
+def measure(
+    scores: Array,
+    labels: Array,
+    maps: Sequence[Pixels] | None = None,
+    masks: Sequence[Pixels] | None = None,
+    *,
+    memory_mb: float,
+    resamples: int = 1000,
+    threads: int = 1,
+    track: Track = lambda items, description: items,
+) -> Measurement:
+    """The metrics of `image_metrics` and, with maps and masks, of `pixel_metrics`.
+
+    scores [N], labels [N].  maps, masks: sequences of [H, W] that may read each image from disk; an image is asked for
+    up to four times.  memory_mb: maps that take more (N times the first one) are measured in one pass with certified
+    error bounds.  resamples: of the bootstrap over test images; 0 leaves the intervals out.  track: wraps a range of
+    images to show how far it is.  Raises ValueError as these functions do.
+    """
+    metrics = image_metrics(scores, labels)
+    intervals: dict[str, tuple[float, float]] = {}
+    if resamples:
+        intervals = image_intervals(scores, labels, resamples=resamples, seed=SEED, level=LEVEL)
+    if maps is None or masks is None:
+        return Measurement(metrics, intervals=intervals, resamples=resamples)
+    limits = checked_limits(FPR_LIMITS)
+    bounds: dict[str, float] = {}
+    fits = len(maps) * maps[0].nbytes <= memory_mb * 2**20
+    if fits:
+        values, curve = exact(maps, masks, limits, threads)
+    else:
+        values, bounds, curve = _streamed(maps, masks, track)
+    if resamples and curve:
+        options = {"resamples": resamples, "seed": SEED, "level": LEVEL}
+        intervals |= pixel_intervals(maps, masks, values, curve, limits, track=track, **options)
+    return Measurement(metrics | values, "exact" if fits else "streaming", bounds, intervals, resamples)
+
+
+def _streamed(
+    maps: Sequence[Pixels], masks: Sequence[Pixels], track: Track
+) -> tuple[dict[str, float], dict[str, float], Curve | None]:
+    state = StreamingPixelMetrics(FPR_LIMITS)
+    for i in track(range(len(maps)), "measuring"):
+        state.update([maps[i]], [masks[i]])
+    found = state.compute()
+    values = {key: value for key, value in found.items() if not key.endswith("_bound")}
+    return values, {key: found[f"{key}_bound"] for key in values}, state.curve()
