@@ -22,6 +22,7 @@ lint: .venv/installed  ## ruff and mypy
 
 bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_rd_step.py --write
+	$(BIN)/python scripts/benchmark_metrics.py --write
 
 clean:  ## remove the environment and the tools' caches; outputs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist

@@ -18,6 +18,16 @@ train, measure and compare unsupervised visual anomaly detection
               -m, --multirun     every combination: seed=0,1,2 dataset=mvtec/bottle,mvtec/screw
               --cfg job          print the configuration and stop
               --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... in DIR
+  bench eval RUN [RUN ...] [dataset.root=DIR]
+              measure a finished run again, from its stored maps; its metrics are confirmed or corrected
+              --write-tiff DIR   write its maps as TIFF files in MVTec's layout instead
+  bench eval --maps DIR --masks DIR
+              measure the maps of any program: [CATEGORY/][test/]KIND/ID.tiff, .npy or grey .png
+              --resize-masks     bring the masks to the size of the maps
+              --json             print JSON; for runs too, like the next three
+              --memory-mb N      maps that take more are measured in one pass with certified error bounds
+              --resamples N      of the test images, for the intervals; 0: no intervals
+              --threads N
   bench report [OUTPUTS]         tables of all finished runs: terminal, CSV, Markdown, LaTeX
   bench data list|prepare|verify [NAME] [root=DIR]
               what is here; download and unpack; check what is there
@@ -62,6 +72,7 @@ def dispatch(words: list[str]) -> int:
 
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
+        "eval": eval_,
         "report": report,
         "data": data,
         "list": list_,
@@ -142,6 +153,30 @@ def train_one(cfg: Any) -> None:
         print_run(run(cfg, list(HydraConfig.get().overrides.task), options))
     except Exception as error:  # kept for the exit code: the other jobs of a sweep go on
         _failed.append(error)
+
+
+def eval_(words: list[str]) -> int:
+    """Measure without a model."""
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(HELP)
+        return 0
+    from anomaly_bench.evaluate.words import parse
+
+    asked = parse(words)
+    if asked.maps and asked.masks:
+        from anomaly_bench.evaluate.maps import eval_maps
+
+        eval_maps(asked.maps, asked.masks, asked)
+    elif asked.write_tiff:
+        from anomaly_bench.evaluate.tiff import write_runs
+
+        write_runs(asked.write_tiff, asked)
+    else:
+        from anomaly_bench.evaluate.runs import eval_runs
+        from anomaly_bench.report.tables import print_run
+
+        eval_runs(asked, print_run)
+    return 0
 
 
 def report(words: list[str]) -> int:

@@ -8,8 +8,12 @@ from omegaconf import OmegaConf
 
 from anomaly_bench import config
 from anomaly_bench.errors import none_of
+from anomaly_bench.evaluate.words import OPTIONS
 
-VERBS = {"train": (), "show": (), "report": (), "data": ("list", "prepare", "verify"), "completion": ("bash", "zsh")}
+VERBS = {
+    **{"train": (), "show": (), "report": (), "eval": OPTIONS},
+    **{"data": ("list", "prepare", "verify"), "completion": ("bash", "zsh")},
+}
 LISTS = ("datasets", "experiments", "hardware", "loggers", "methods", "runs")
 GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
 BASH = """_bench() {

@@ -85,17 +85,17 @@ def measure(size: str) -> tuple[str, Results]:
     with tempfile.TemporaryDirectory() as folder:
         maps, masks = make(*map(int, size.split("x")))
         defective = masks.any(axis=(1, 2))
-        about = (
-            f"{maps.size / 1e6:.1f} million pixels in {len(maps)} maps of {maps.shape[1]} x {maps.shape[2]}, float32 "
-        )
-        about += f"({maps.nbytes / 1e6:.0f} MB); {np.sum(~defective)} images are good, "
-        about += f"in the others {masks[defective].mean():.1%} of the pixels are anomalous."
+        about = f"{len(maps)} float32 maps of {maps.shape[1]} x {maps.shape[2]}: {maps.size / 1e6:.1f} million pixels, "
+        about += f"{maps.nbytes / 1e6:.0f} MB, {len(np.unique(maps)) / maps.size:.0%} of the scores distinct.  "
+        about += f"{np.sum(~defective)} images are good; in the others {masks[defective].mean():.1%} is anomalous."
         for name, array in (("maps", maps), ("masks", masks)):
             np.save(Path(folder) / f"{name}.npy", array)
         del maps, masks
         for name in IMPLEMENTATIONS:
             results[name] = child(name, folder)
             print(f"{size} {name}: {results[name]}", flush=True)
+            if name == "ours" and "skipped" in results[name]:
+                sys.exit(f"pixel_metrics: {results[name]['skipped']}")
     return about, results
 
 
@@ -177,10 +177,10 @@ def write_page(sections: list[str], found: list[Bar]) -> None:
     text = f"""# Pixel metrics: CPU time, memory and values
 
 Written by `scripts/benchmark_metrics.py`.  Each implementation runs in a process of its own with one thread, after a
-call on a small part of the same maps.  CPU seconds are those of user and system together; a call is repeated up to
-{REPEATS} times, while {PATIENCE} s have not been used up.  Peak MB (10^6 bytes) is what a call adds to the resident
-set at most; the inputs are there before.  One that takes over {MOST_SECONDS} s or {MOST_GB} GB is stopped.  The maps
-are made up: coarse noise, enlarged and blurred as methods do it, raised at the defects, seed 0.
+call on a small part of the same maps.  CPU seconds are user and system time together; a call is repeated up to
+{REPEATS} times, as long as {PATIENCE} s have not been used up.  Peak MB (10^6 bytes): how far the resident set grows in
+a call; the inputs are there before.  One that takes over {MOST_SECONDS} s or {MOST_GB} GB is stopped.  The maps are made
+up: coarse noise, enlarged and blurred as methods do it, raised at the defects, seed 0.
 
 MVTec's script is a restatement with the same steps, types and arrays; on test cases it gives the script's own values.
 Its rates are float32.  torchmetrics sends scores outside [0, 1] through a float32 sigmoid, so it gets scores that were

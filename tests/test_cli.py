@@ -31,7 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["tarin"], "bench: 'tarin' is none of completion, data, list, report, show, train (did you mean 'train'?)"),
+        (["tarin"], "'tarin' is none of completion, data, eval, list, report, show, train (did you mean 'train'?)"),
         (["train", "method=rdd", "dataset=mtd"], "(did you mean 'rd'?)"),
         (["train", "method=rd", "dataset=mdt"], "(did you mean 'mtd'?)"),
         (["train", "method=rd", "dataset=mvtec/botle"], "(did you mean 'mvtec/bottle'?)"),
@@ -62,6 +62,17 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["show"], "bench show: nothing to show"),
         (["show", "method=dr"], "method: 'dr' is none of "),
         (["report", "a", "b"], "bench: too many words: a b (it takes OUTPUTS)"),
+        (["eval"], "bench eval: nothing to measure (bench eval RUN, or bench eval --maps DIR --masks DIR)"),
+        (["eval", "nowhere"], "nowhere: no run is here (`bench list runs` shows where runs are)"),
+        (["eval", "--maps", "a"], "bench eval: --masks is not given (it goes with --maps)"),
+        (["eval", "--masks", "a"], "bench eval: --maps is not given (it goes with --masks)"),
+        (["eval", "--maps", "a", "--masks"], "bench eval: --masks: expected one argument"),
+        (["eval", "--maps", "a", "--masks", "a"], "bench: a: no such folder"),
+        (["eval", "a", "--mask=b"], "bench eval: '--mask' is none of --json, --maps, --masks, "),
+        (["eval", "a", "--resamples", "many"], "bench eval: --resamples: 'many' given, allowed: an integer from 0 "),
+        (["eval", "a", "--threads=0"], "bench eval: --threads: '0' given, allowed: an integer from 1 to 1024"),
+        (["eval", "--maps", "a", "--masks", "a", "dataset.root=b"], "bench eval: dataset.root goes with RUN only"),
+        (["eval", "--maps", "a", "--masks", "a", "--write-tiff", "b"], "bench eval: --write-tiff goes with RUN only"),
         (["completion", "fish"], "bench completion: 'fish' is none of bash, zsh"),
     ],
 )
@@ -216,9 +227,9 @@ def test_a_mistake_in_any_job_of_a_sweep_stops_it_before_the_first(bench: Bench,
 def test_help_and_version(bench: Bench) -> None:
     done = bench("--help")
     assert done.returncode == 0
-    for verb in ("train", "report", "data", "list", "show", "completion"):
+    for verb in ("train", "eval", "report", "data", "list", "show", "completion"):
         assert f"  bench {verb} " in done.stdout
-    assert bench().stdout == done.stdout
+    assert bench().stdout == bench("eval", "--help").stdout == done.stdout
     assert bench("--version").stdout == f"{__version__}\n"
 
 

@@ -20,6 +20,7 @@ from anomaly_bench.cli import main
         (["tr"], ["train"]),
         (["data", "p"], ["prepare"]),
         (["list", "m"], ["methods"]),
+        (["eval", "--ma"], ["--maps", "--masks"]),
         (["train", "dataset=demo/"], ["dataset=demo/brick", "dataset=demo/grass", "dataset=demo/gravel"]),
         (["train", "dataset=mvtec/t"], [f"dataset=mvtec/{c}" for c in ("tile", "toothbrush", "transistor")]),
         (["train", "hardware.prec"], ["hardware.precision="]),

@@ -21,7 +21,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down.  A string is a room; rooms on one line must not know each other.
 LEVELS = [
     ["cli complete describe __main__"],
-    ["run", "report", "serve"],
+    ["run", "report", "evaluate", "serve"],
     ["methods", "data"],
     ["nets", "metrics", "store", "config"],
     ["contracts", "errors"],
@@ -159,11 +159,13 @@ def test_torch_would_be_found() -> None:
         ("show method=rd", 0),
         ("data list", 0),
         ("--complete train method=rd meth", 0),
+        ("--complete eval --ma", 0),
         ("trian", 2),
         ("list metods", 2),
         ("show method=rdd", 2),
         ("show method=rd method.epoch=3", 2),
         ("report nowhere", 2),
+        ("eval --maps nowhere --masks nowhere", 2),
     ],
 )
 def test_no_torch_for(words: str, code: int) -> None:

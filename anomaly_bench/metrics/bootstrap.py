@@ -1,9 +1,9 @@
 """How far a metric may move with another draw of test images: percentile bootstrap intervals, seeded.
 
-Images are drawn, never pixels: the pixels of one image are no independent evidence.  Images with and without a defect
-are drawn separately, each kind with replacement to its own number, so that every replicate has both.  A replicate is
-integer weights of the images, and every metric is made of counts that add up over images, so one matrix product gives
-many replicates.  Weights depend on seed and position: another order of the images gives other, equally good bounds.
+Images are drawn, never pixels: those of one image are no independent evidence.  Images with and without a defect are
+drawn separately, each kind with replacement to its own number, so that every replicate has both.  All metrics come from
+counts that add up over images: integer weights of the images are a replicate, and a matrix product gives many.  They
+depend on seed and position, so another order of the images gives other, equally good bounds.
 
 Image metrics are exact in each replicate.  For pixel metrics an image is reduced to counts on both sides of at most
 THRESHOLDS anomalous scores: exact where there are no more distinct ones, else straight lines fill the gaps.  What the
@@ -13,6 +13,7 @@ lines change on the original images is known, and every replicate is shifted by 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -21,47 +22,42 @@ from .pixel import AUPIMO_FPR, Curve
 from .ranks import Array, distinct
 from .regions import Defects, Pixels, checked, defects, host, native, normal_pixels, per_image_pro
 
-THRESHOLDS = 512  # half of them at equal steps of recall, half at equal ratios of the false-positive rate
+THRESHOLDS = 512  # half of them at equal steps of recall, half around equal ratios of the false-positive rate
 LOWEST_FPR = 1e-7  # where these ratios begin: well below the rates of AUPIMO
-ROWS = 64  # replicates at a time
+CELLS = 2**18  # numbers in each array of a batch of replicates: 2 MiB
 
-Interval = tuple[float, float]
 Values = dict[str, Array]  # [B] of each metric
 Track = Callable[[Sequence[int], str], Iterable[int]]  # wraps a range of images to show how far it is
 
 
 class Histograms(NamedTuple):
-    """What reaches each of M cuts, image by image: nothing, > t and >= t of each threshold t from the highest, all."""
+    """What reaches M cuts, image by image: above everything, > t and >= t of each threshold t from the highest, all."""
 
     good: Array  # [G, M] pixels of the images without a defect
-    bad: Array  # [D, 4, M] of the others: normal pixels, anomalous ones, those by 1 / |region|, those by 1 / |image's|
+    bad: Array  # [D, 3, M] of the others: normal pixels, anomalous ones, and those by 1 / |region|
     pro: Array  # [D, 2] per-image PRO and 1; both 0 for an image without a normal pixel
 
 
 def image_intervals(
     scores: Array, labels: Array, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, Interval]:
+) -> dict[str, tuple[float, float]]:
     """(low, high) of each of `image_metrics`; scores [N] and labels [N] as that function has checked them.
 
-    resamples: number of replicates.  seed: >= 0, the same one gives the same draws on every machine.  level: of
-    confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError for resamples < 1 and a level
-    outside.
+    resamples: how many replicates, > 0.  seed: >= 0, the same one gives the same draws on every machine.  level: of
+    confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError outside these ranges.
     """
     scores, anomalous = native(host(scores)), host(labels) != 0
     strata = int(anomalous.sum()), int((~anomalous).sum())
     scores = np.concatenate([scores[anomalous], scores[~anomalous]])
     order = np.argsort(scores)[::-1]
-    last = np.cumsum([0, *distinct(scores[order])[1]])  # where each run of ties ends
+    last = np.cumsum(distinct(scores[order])[1]) - 1  # of each run of ties
 
     def replicates(bad: Array, good: Array) -> Values:
-        weights = np.concatenate([np.zeros((len(bad), 1)), np.concatenate([bad, good], axis=1)[:, order]], axis=1)
-        every = np.cumsum(weights, axis=1)[:, last]
-        true = np.cumsum(weights * np.append(0, order < strata[0]), axis=1)[:, last]
-        numbers = ranked(true, every - true, spread=np.s_[:0])
-        return dict(zip(("image_auroc", "image_ap", "image_f1_max"), numbers, strict=True))
+        weights = np.concatenate([bad, good], axis=1)[:, order]
+        every, true = (np.cumsum(w, axis=1)[:, last] for w in (weights, weights * (order < strata[0])))
+        return dict(zip(("image_auroc", "image_ap", "image_f1_max"), ranked(true, every - true), strict=True))
 
-    drawn = _all(replicates, strata, resamples, seed)
-    return {name: _interval(numbers, level) for name, numbers in drawn.items()}
+    return {name: _interval(drawn, level) for name, drawn in _all(replicates, strata, resamples, seed).items()}
 
 
 def pixel_intervals(
@@ -75,25 +71,22 @@ def pixel_intervals(
     seed: int = 0,
     level: float = 0.95,
     track: Track = lambda items, description: items,
-) -> dict[str, Interval]:
+) -> dict[str, tuple[float, float]]:
     """(low, high) of each of `values`, the metrics that `curve` comes with.
 
     maps, masks: as for `pixel_metrics`; each image is asked for once.  limits: {"aupro_0.3": 0.3, ...}.  The rest as
-    for `image_intervals`.  Bounds lie in [0, 1] and are nan where the value is.  A replicate without a normal pixel
-    has no metrics and is left out; it takes a test set with no good image and with images that are anomalous all over.
-    Memory above the inputs: 70 kB for each image with a defect, 16 kB for each other one, and a few MB.
+    for `image_intervals`.  Bounds lie in [0, 1] and are nan where the value is.  A replicate in which a metric is
+    undefined is left out of its interval: where no image is good, one may have images without a normal pixel only.
+    Memory above the inputs: 50 kB for each image with a defect, 16 kB for each other one, and 40 MB.
     """
     seen = histograms(maps, masks, chosen(curve), track)
-    strata = len(seen.bad), len(seen.good)
-
-    def replicates(bad: Array, good: Array) -> Values:
-        return resampled(seen, bad, good, limits)
-
-    original, drawn = replicates(*(np.ones((1, n)) for n in strata)), _all(replicates, strata, resamples, seed)
+    strata, replicates = (len(seen.bad), len(seen.good)), partial(resampled, seen, limits=limits)
+    original = replicates(*(np.ones((1, n)) for n in strata))
+    drawn = _all(replicates, strata, resamples, seed, columns=seen.good.shape[1])
     return {name: _interval(drawn[name] + (value - original[name]), level) for name, value in values.items()}
 
 
-def draws(strata: Sequence[int], resamples: int, seed: int, rows: int = ROWS) -> Iterator[list[Array]]:
+def draws(strata: Sequence[int], resamples: int, seed: int, rows: int) -> Iterator[list[Array]]:
     """How often each of the n images of a stratum is drawn: [<= rows, n] for each stratum, every row sums to n."""
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} is below 1")
@@ -107,13 +100,13 @@ def draws(strata: Sequence[int], resamples: int, seed: int, rows: int = ROWS) ->
 
 def chosen(curve: Curve) -> Array:
     """[K] thresholds out of the curve's, ascending: all of them where there are few."""
-    last = len(curve.thresholds) - 1
-    if last < THRESHOLDS:
+    if len(curve.thresholds) <= THRESHOLDS:
         return curve.thresholds[::-1]
     recall = np.linspace(1, curve.anomalous, THRESHOLDS // 2)
-    false = np.geomspace(max(1, LOWEST_FPR * curve.normal), curve.normal, THRESHOLDS // 2)
-    at = np.concatenate([np.searchsorted(curve.true, recall), np.searchsorted(curve.false, false)])
-    return curve.thresholds[np.unique(np.minimum(at, last))][::-1]
+    rates = np.geomspace(max(1, LOWEST_FPR * curve.normal), curve.normal, THRESHOLDS // 4)
+    below = np.searchsorted(curve.false, rates)  # with its neighbour above: few normal pixels make big steps there
+    at = np.concatenate([np.searchsorted(curve.true, recall), below, below - 1])
+    return curve.thresholds[np.unique(np.clip(at, 0, len(curve.thresholds) - 1))][::-1]
 
 
 def histograms(maps: Sequence[Pixels], masks: Sequence[Pixels], thresholds: Array, track: Track) -> Histograms:
@@ -123,56 +116,52 @@ def histograms(maps: Sequence[Pixels], masks: Sequence[Pixels], thresholds: Arra
         scores, mask = checked(i, maps[i], masks[i])
         found, normal = defects(scores, mask), np.sort(host(normal_pixels(scores, mask)))
         below = np.stack([np.searchsorted(normal, thresholds, side=side) for side in ("left", "right")], axis=1)
-        false = np.array([0, *(len(normal) - below.ravel()[::-1]), len(normal)], np.float64)
+        false = np.concatenate([[0.0], len(normal) - below.ravel()[::-1], [len(normal)]])
         if len(found.scores):
-            bad.append(np.stack([false, *_reaching(found, thresholds)]))
+            bad.append([false, *_reaching(found, thresholds)])
             pro.append((per_image_pro(scores, found), 1) if len(normal) else (0, 0))
         else:
             good.append(false)
-    cuts = 2 * len(thresholds) + 2
-    return Histograms(np.reshape(good, (-1, cuts)), np.reshape(bad, (-1, 4, cuts)), np.array(pro, np.float64))
+    return Histograms(np.reshape(good, (-1, len(false))), np.reshape(bad, (-1, 3, len(false))), np.array(pro, float))
 
 
-def _reaching(found: Defects, thresholds: Array) -> list[Array]:
-    """[M] anomalous pixels of one image that reach each cut: their number, and by 1 / |region| and by 1 / |image's|."""
-    passed = sum(np.searchsorted(thresholds, found.scores, side=side) for side in ("left", "right"))  # [A] cuts
-    size = 2 * len(thresholds) + 1
-    pixels, regions = np.bincount(passed, minlength=size), np.bincount(passed, 1 / found.sizes[found.region], size)
-    rows = (np.cumsum([0, *weights[::-1]], dtype=np.float64) for weights in (pixels, regions))
-    true, region = rows
-    return [true, region, true / true[-1]]
+def _reaching(found: Defects, thresholds: Array) -> Iterator[Array]:
+    """[M] anomalous pixels of one image that reach each cut: their number, then by 1 / |region|."""
+    below, reached = (np.searchsorted(thresholds, found.scores, side=side) for side in ("left", "right"))
+    passed, cuts = below + reached, 2 * len(thresholds) + 1  # [A] how many cuts, from the lowest
+    shares = np.bincount(passed, minlength=cuts), np.bincount(passed, 1 / found.sizes[found.region], cuts)
+    return (np.cumsum(np.append(0.0, share[::-1])) for share in shares)
 
 
+@np.errstate(invalid="ignore", divide="ignore")  # undefined is nan
 def resampled(seen: Histograms, bad: Array, good: Array, limits: Mapping[str, float]) -> Values:
     """All pixel metrics of B replicates in which the images count so many times: bad [B, D], good [B, G]."""
     rate = good @ seen.good  # [B, M]
-    normal, true, region, image = np.moveaxis(np.tensordot(bad, seen.bad, axes=1), 1, 0)  # [B, M] each
+    normal, true, region = np.moveaxis(np.tensordot(bad, seen.bad, axes=1), 1, 0)  # [B, M] each
     false = rate + normal
-    numbers = ranked(true, false, spread=np.s_[::2])
-    values = dict(zip(("pixel_auroc", "pixel_ap", "pixel_f1_max"), numbers, strict=True))
-    with np.errstate(invalid="ignore", divide="ignore"):  # undefined is nan; the last sums are regions and images
-        values |= {name: aupro(false, region / region[:, -1:], limit) for name, limit in limits.items()}
-        values["pro_per_image"] = np.divide(*(bad @ seen.pro).T)
-        values["aupimo"] = aupimo(rate, image / image[:, -1:])
-    return values
+    values = dict(zip(("pixel_auroc", "pixel_ap", "pixel_f1_max"), ranked(true, false, np.s_[1::2]), strict=True))
+    values |= {name: aupro(false, region / region[:, -1:], limit) for name, limit in limits.items()}
+    pixels = seen.bad[:, 1]  # [D, M] anomalous ones
+    overlap = (bad / pixels[:, -1]) @ pixels / bad.sum(axis=1, keepdims=True)  # [B, M] mean share of an image's
+    return values | {"pro_per_image": np.divide(*(bad @ seen.pro).T), "aupimo": aupimo(rate, overlap)}
 
 
-def ranked(true: Array, false: Array, spread: slice) -> tuple[Array, Array, Array]:
-    """AUROC, AP and F1-max [B] from counts at cuts, [B, M] from 0 to all there are; nan without one of the kinds.
+@np.errstate(invalid="ignore")
+def ranked(true: Array, false: Array, spread: slice = np.s_[:0]) -> tuple[Array, Array, Array]:
+    """AUROC, AP and F1-max [B] from counts at cuts, [B, M] up to all there are; nan without one of the kinds.
 
-    spread: the steps from cut to cut that are straight lines, with the precision of their middle; in the others all
-    pixels have the same score and enter together.
+    spread: the cuts that a straight line leads to, with the precision of its middle; at the others, one score enters.
     """
-    step, more = np.diff(true), np.diff(false)
-    hits, misses = true[:, 1:].copy(), false[:, 1:].copy()
+    step, more = np.diff(true, prepend=0), np.diff(false, prepend=0)
     pairs = true[:, -1] * false[:, -1]
-    pairs[pairs == 0] = np.nan
-    f1 = np.max(2 * hits / (true[:, -1:] + hits + misses), axis=1) + 0 * pairs
-    auroc = 1 - np.sum(step * (misses - more / 2), axis=1) / pairs
+    nothing = np.where(pairs > 0, 0, np.nan)
+    auroc = 1 - np.sum(step * (false - more / 2), axis=1) / pairs
+    f1 = np.max(2 * true / (true[:, -1:] + true + false), axis=1)
+    hits, misses = true.copy(), false.copy()
     hits[:, spread] -= step[:, spread] / 2
     misses[:, spread] -= more[:, spread] / 2
     precision = np.divide(hits, hits + misses, out=np.zeros_like(hits), where=step > 0)
-    return auroc, np.sum(step * precision, axis=1) / true[:, -1] + 0 * pairs, f1
+    return auroc + nothing, np.sum(step * precision, axis=1) / true[:, -1] + nothing, f1 + nothing
 
 
 def aupro(x: Array, y: Array, limit: float) -> Array:
@@ -194,17 +183,18 @@ def aupimo(x: Array, y: Array) -> Array:
     return np.sum(areas, axis=1) / np.log(high / low)[:, 0]
 
 
-def _all(replicates: Callable[[Array, Array], Values], strata: tuple[int, int], resamples: int, seed: int) -> Values:
-    parts = [replicates(*weights) for weights in draws(strata, resamples, seed)]
+def _all(
+    replicates: Callable[[Array, Array], Values], strata: tuple[int, int], resamples: int, seed: int, columns: int = 1
+) -> Values:
+    rows = max(1, CELLS // max(columns, sum(strata)))
+    parts = [replicates(*weights) for weights in draws(strata, resamples, seed, rows)]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _interval(replicates: Array, level: float) -> Interval:
+def _interval(replicates: Array, level: float) -> tuple[float, float]:
     """The percentiles that leave out the same share of the defined replicates on both sides."""
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is outside (0, 1)")
     defined = np.clip(replicates[~np.isnan(replicates)], 0, 1)
-    if not len(defined):
-        return float("nan"), float("nan")
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if len(defined) else (np.nan, np.nan)
     return float(low), float(high)

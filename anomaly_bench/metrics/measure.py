@@ -68,8 +68,9 @@ def measure(
     else:
         values, bounds, curve = _streamed(maps, masks, track)
     if resamples and curve:
-        options = {"resamples": resamples, "seed": SEED, "level": LEVEL}
-        intervals |= pixel_intervals(maps, masks, values, curve, limits, track=track, **options)
+        intervals |= pixel_intervals(
+            maps, masks, values, curve, limits, resamples=resamples, seed=SEED, level=LEVEL, track=track
+        )
     return Measurement(metrics | values, "exact" if fits else "streaming", bounds, intervals, resamples)
 
 

@@ -1,0 +1,71 @@
+"""The maps of any program, in files, against the masks of a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from anomaly_bench.data.maps import OneByOne, mask_shape, read_map, read_mask_for
+from anomaly_bench.data.pairs import Pair, match
+from anomaly_bench.errors import UserError
+from anomaly_bench.evaluate.measured import measured, print_json, print_table, progress
+from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.metrics.measure import Measurement
+
+
+def eval_maps(maps: Path, masks: Path, asked: Asked) -> None:
+    """Measure the maps of every category below a folder, and print.
+
+    Raises UserError for a file that is missing, too many or not usable (`data.pairs.match`, `data.maps.read_map`).
+    """
+    categories = match(maps, masks)
+    found = {category: measure_files(category, pairs, asked) for category, pairs in categories.items()}
+    if asked.json:
+        print_json(found)
+        return
+    lines = [_summary(name, pairs, found[name]) for name, pairs in categories.items()]
+    print_table(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'"])
+
+
+def _summary(category: str, pairs: list[Pair], m: Measurement) -> str:
+    bad = sum(pair.kind != "good" for pair in pairs)
+    error = max((b for b in m.bounds.values() if not np.isnan(b)), default=0)
+    how = m.how + (f", off by at most {error:.0e}" if error else "")
+    how += f"; intervals from {m.resamples} resamples of the images" if m.intervals else ""
+    return f"{category}: {len(pairs)} maps, {bad} of anomalous images; {how}"
+
+
+def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement:
+    """The metrics of one category.  Each file is read anew whenever its image is asked for."""
+    scores, shapes, resize = np.empty(len(pairs)), [], asked.resize_masks
+    for i in progress()(range(len(pairs)), f"reading {category}"):
+        scores[i], shape = _glance(pairs[i], resize)
+        shapes.append(shape)
+    maps = OneByOne(len(pairs), lambda i: read_map(pairs[i].map))
+    masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize))
+    memory_mb = MEMORY_MB if asked.memory_mb is None else asked.memory_mb
+    resamples = RESAMPLES if asked.resamples is None else asked.resamples
+    labels, options = (
+        np.array([pair.kind != "good" for pair in pairs]),
+        {"memory_mb": memory_mb, "resamples": resamples},
+    )
+    return measured(category, scores, labels, maps, masks, threads=asked.threads, **options)
+
+
+def _glance(pair: Pair, resize: bool) -> tuple[float, tuple[int, int]]:
+    """The largest value of a map, and its H, W, which the mask's must fit."""
+    scores = read_map(pair.map)
+    height, width = scores.shape
+    if pair.mask is not None:
+        mask_shape(pair.mask, (height, width), resize)
+    return float(scores.max()), (height, width)
+
+
+def _mask(pair: Pair, shape: tuple[int, int], resize: bool) -> np.ndarray:
+    if pair.mask is None:
+        return np.zeros(shape, bool)
+    mask = read_mask_for(pair.mask, shape, resize)
+    if pair.kind == "good" and mask.any():
+        raise UserError(str(pair.mask), "marks a defect in an image of kind 'good'")
+    return mask

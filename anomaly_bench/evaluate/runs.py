@@ -1,0 +1,155 @@
+"""A finished run without its model: the masks of its data set, its stored maps and scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from anomaly_bench import __version__, config
+from anomaly_bench.config.validate import signature_model
+from anomaly_bench.contracts import Dataset, Record
+from anomaly_bench.data.cache import cache_key, cached_rows, has_masks
+from anomaly_bench.data.loading import Masks, fingerprint
+from anomaly_bench.data.maps import OneByOne, rows_of, stored_maps
+from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.evaluate.measured import measured, print_json
+from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.metrics.measure import Measurement
+from anomaly_bench.store import RunFolder, now
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is needed to measure a run, nothing of it in memory."""
+
+    folder: RunFolder
+    cfg: DictConfig  # as the run was made, except for where things lie
+    records: list[Record]  # of the test images, in the order of scores and maps
+    maps: OneByOne | None  # float32 [S, S]; None where the method has none
+    rows: OneByOne | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
+    masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
+
+
+def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
+    """Measure every run anew, store the metrics in its folder and print them.  show: prints a run's table.
+
+    Raises UserError where a run is not finished, has no maps, or its data set is not what it was.
+    """
+    found: dict[str, Measurement] = {}
+    for stored in [open_run(path, asked.overrides) for path in asked.runs]:
+        folder = stored.folder
+        before, found[str(folder.path)] = _stored_metrics(folder), measure_run(stored, asked)
+        changes = _changes(before, found[str(folder.path)].metrics)
+        folder.write_metrics(found[str(folder.path)].metrics)
+        record = found[str(folder.path)].record()
+        folder.update(measurement={**record, "measured": now(), "anomaly_bench": __version__})
+        if not asked.json:
+            show(folder)
+        out = sys.stderr if asked.json else sys.stdout
+        out.write("".join(f"{line}\n" for line in changes or ["the stored metrics are confirmed"]))
+    if asked.json:
+        print_json(found)
+
+
+def open_run(path: Path, overrides: dict[str, str]) -> Stored:
+    """A finished run and the data set that it was measured on, checked against each other."""
+    folder = RunFolder(path)
+    if folder.status != "done":
+        what = f"the run is not finished (status: {folder.status})" if folder.manifest else "no run is here"
+        raise UserError(str(path), what, "`bench list runs` shows where runs are")
+    for name in ("config.yaml", "scores.csv"):
+        if not (path / name).is_file():
+            raise UserError(str(path / name), "is missing", "force=true trains the run anew")
+    cfg = _config(path / "config.yaml", overrides)
+    dataset = _dataset(cfg)
+    train, records = dataset.records("train"), dataset.records("test")
+    changed = fingerprint(train + records) != folder.manifest.get("checksums", {}).get("data")
+    if changed or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in folder.scores]:
+        raise UserError(
+            "dataset", f"its files are not those that {path} was measured on", "dataset.root=DIR names others"
+        )
+    maps = _maps(folder, cfg, len(records))
+    if maps is None:
+        return Stored(folder, cfg, records, None, None, None)
+    size, cache_dir = maps[0].shape[0], Path(cfg.cache_dir).expanduser()
+    rows = cached_rows(records, size, cache_dir, cache_key(records, size))
+    return Stored(folder, cfg, records, maps, rows_of(rows), Masks(rows, size) if has_masks(records) else None)
+
+
+def measure_run(stored: Stored, asked: Asked) -> Measurement:
+    """The metrics, with the run's own budget and number of resamples unless others are asked for."""
+    memory_mb = OmegaConf.select(stored.cfg, "hardware.metrics_memory_mb", default=MEMORY_MB)
+    resamples = OmegaConf.select(stored.cfg, "resamples", default=RESAMPLES)
+    scores = np.array([row.score for row in stored.folder.scores], np.float32)
+    labels = np.array([record.label for record in stored.records])
+    try:
+        return measured(
+            *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
+            memory_mb=memory_mb if asked.memory_mb is None else asked.memory_mb,
+            resamples=resamples if asked.resamples is None else asked.resamples,
+            threads=asked.threads,
+        )
+    except ValueError as error:  # what the metrics say of maps or scores that no run can have written
+        raise UserError(str(stored.folder.path), f"is damaged: {error}", "force=true trains the run anew") from error
+
+
+def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
+    """config.yaml with other places; only keys that name a place may be given."""
+    cfg = OmegaConf.load(file)
+    if not isinstance(cfg, DictConfig) or "dataset" not in cfg:
+        raise UserError(str(file), "holds no configuration of a run")
+    places = ["cache_dir", *(f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))]
+    for key, value in overrides.items():
+        if key not in places:
+            raise none_of("bench eval", key, places)
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def _dataset(cfg: DictConfig) -> Dataset:
+    values: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
+    model = signature_model(config.locate("dataset._target_", values["_target_"]))
+    try:
+        checked = model(**{key: v for key, v in values.items() if key not in config.NOT_ARGUMENTS})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UserError(f"dataset.{'.'.join(map(str, wrong['loc']))}", wrong["msg"]) from error
+    arguments = {key: getattr(checked, key) for key in model.model_fields}
+    dataset: Dataset = config.build("dataset", {**values, **arguments})
+    return dataset
+
+
+def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
+    file = folder.path / "maps.npy"
+    if not file.exists():
+        if not cfg.get("save_maps", True):
+            raise UserError(str(file), "is missing: the run was made with save_maps=false", "force=true save_maps=true")
+        if any(name.startswith("pixel_") for name in _stored_metrics(folder)):
+            raise UserError(str(file), "is missing", "force=true trains the run anew")
+        return None
+    maps = stored_maps(file)
+    height, width = maps[0].shape
+    if len(maps) != count or height != width:
+        what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"
+        raise UserError(str(file), what, "force=true trains the run anew")
+    return maps
+
+
+def _stored_metrics(folder: RunFolder) -> dict[str, float]:
+    try:
+        return folder.metrics
+    except UserError:  # damaged; it is about to be written anew
+        return {}
+
+
+def _changes(old: dict[str, float], new: dict[str, float]) -> list[str]:
+    """A line for each metric that differs, with every digit."""
+    pairs = {name: (str(old.get(name, "none")), str(new.get(name, "none"))) for name in {**old, **new}}
+    return [f"{name}: {before} -> {after}" for name, (before, after) in pairs.items() if before != after]

@@ -1,0 +1,249 @@
+"""The metrics of `pixel_metrics` in one pass over the images and at most 10 MB, each with a certified error bound.
+
+A score becomes a 64-bit key in the order of the scores, and all that is kept is a histogram over key >> shift, with the
+smallest shift at which no more than `max_bins` bins are occupied.  So bins lie where scores lie, whatever their range,
+and few distinct scores are not rounded at all.  Any order, any parts and any tree of merges end in the same bits:
+1. a coarser histogram is a function of a finer one and commutes with addition, and every sum is of integers;
+2. a part of the pixels never occupies more bins than all of them do, so no step shifts further than the last one must.
+
+A bin with one distinct score (`pure`) is a tie, as the metrics define it.  Inside any other bin every order of pixels is
+possible, and an interval goes from the worst to the best: areas have its anomalous pixels at its lower or upper end.
+With T anomalous and F normal pixels above a bin, a and n in it, AP adds up f(j) = (T + j) / (T + j + F + n), j = 1..a, at
+worst, which is concave in j and so at least a (f(1) + f(a)) / 2 in all; and at best a times (T + a) / (T + a + F).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from .pixel import AUPIMO_FPR, Curve, checked_limits
+from .ranks import Array, undefined
+from .regions import PER_IMAGE_LIMIT, Defects, Pixels, checked, defects, host, normal_pixels, per_image_pro
+
+UNIT = 2**36  # of a region's weight, so that 2^27 regions nearly fit into an int64
+SLACK = 1e-12  # of float64: terms >= 0 that make at most 1, each rounded less than 100 times, err by 1.2e-14 at most
+NONE = (math.nan, math.nan)
+NORMAL, ANOMALOUS, REGION, GOOD, IMAGE = range(5)  # rows of counts; GOOD: normal pixels of images without a defect
+
+
+class Bins(NamedTuple):
+    """A histogram over scores.  Its arrays are never written to."""
+
+    key: Array  # [B] uint64, of the lowest score in the bin
+    pure: Array  # [B] whether that is its only score
+    counts: Array  # [5, B] int64: pixels; REGION and IMAGE: anomalous ones by their weight
+
+
+class StreamingPixelMetrics:
+    """`pixel_metrics` with a state of at most 10 MB for any number of images; it can be pickled, and merged.
+
+    fpr_limits: in (0, 1].  ValueError for others, and for 2^27 regions; exact to 2^31 pixels an image and 2^52 in all.
+    """
+
+    max_bins = 150_000  # 49 bytes each
+    max_waiting = 2_500_000  # bytes of pixels that wait to be counted together
+
+    def __init__(self, fpr_limits: Sequence[float] = (0.3, 0.05)) -> None:
+        self._limits = checked_limits(fpr_limits)
+        self._images = self._regions = self._shift = 0
+        self._bins = Bins(np.empty(0, np.uint64), np.empty(0, bool), np.empty((5, 0), np.int64))
+        self._defects = self._bins  # anomalous pixels that wait, and
+        self._normal = [np.empty(0, np.uint8)] * 2  # normal ones: of images with a defect, and without
+        self._pro = self._pros = 0  # sum of the per-image PRO in units of 2^-100, of so many images
+        self._flat = self._first_flat = 0  # images that have none as their curve has no width, and the first of them
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the state, at most 10^7; its single numbers are taken to need 1024."""
+        return 1024 + sum(array.nbytes for array in (*self._bins, *self._defects, *self._normal))
+
+    def update(self, maps: Sequence[Pixels] | Pixels, masks: Sequence[Pixels] | Pixels) -> None:
+        """Add images; maps and masks as for `pixel_metrics`, each is asked for once.
+
+        Raises ValueError as `pixel_metrics` does, the images counted over all updates, and for scores that float64
+        cannot hold.  After an error the state is as before, without any image of this update.
+        """
+        if len(maps) != len(masks) or not len(maps):
+            raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
+        after = copy.copy(self)
+        for i in range(len(maps)):
+            after._add(host(maps[i]), masks[i])
+        vars(self).update(vars(after))
+
+    def merge(self, other: StreamingPixelMetrics) -> None:
+        """Add the images of `other`, numbered after the own ones.  Raises ValueError where the FPR limits differ."""
+        if self._limits != other._limits:
+            raise ValueError(f"fpr_limits: {[*other._limits]} cannot be merged into {[*self._limits]}")
+        after = copy.copy(self)
+        after._first_flat = self._first_flat if self._flat else self._images + other._first_flat
+        for name in ("_images", "_regions", "_pro", "_pros", "_flat"):
+            setattr(after, name, getattr(self, name) + getattr(other, name))
+        after._shift = max(self._shift, other._shift)
+        after._defects = _joined(self._defects, other._bins, other._defects)
+        after._normal = [np.concatenate(pair) for pair in zip(self._normal, other._normal, strict=True)]
+        after._settle()
+        vars(self).update(vars(after))
+
+    def compute(self) -> dict[str, float]:
+        """All that `pixel_metrics` returns and warns of, and with each name `<name>_bound` >= |value - exact value|."""
+        bins, above, total = self._steps()
+        normal, anomalous, _, good, _ = total.tolist()
+        if not anomalous or not normal:
+            names = ["pixel_auroc", "pixel_ap", "pixel_f1_max", *self._limits, "pro_per_image", "aupimo"]
+            reason = f"no image has {'a normal' if anomalous else 'an anomalous'} pixel"
+            intervals = dict.fromkeys(undefined(names, reason), NONE)
+        else:
+            intervals = _ranking(bins, above, total)
+            intervals |= {name: _aupro(bins, above, total, limit) for name, limit in self._limits.items()}
+            intervals |= {"pro_per_image": NONE, "aupimo": _aupimo(bins, above, total) if good else NONE}
+            if self._flat:
+                reason = f"{self._flat} curves have no width below FPR {PER_IMAGE_LIMIT}, the first is that of image"
+                undefined(["pro_per_image"], f"{reason} {self._first_flat}")
+            elif not self._pros:
+                undefined(["pro_per_image"], "no image has both normal and anomalous pixels")
+            else:  # an image adds up the weights of its anomalous pixels one by one, and fewer than 1000 other terms
+                mean, error = self._pro / (self._pros << 100), (anomalous / self._pros + 1000) * 2.0**-52
+                intervals["pro_per_image"] = mean - error, mean + error
+            if not good:
+                undefined(["aupimo"], "no image is without a defect")
+        values = {name: (low + high) / 2 for name, (low, high) in intervals.items()}
+        return values | {f"{name}_bound": (high - low) / 2 + SLACK for name, (low, high) in intervals.items()}
+
+    def curve(self) -> Curve | None:
+        """Exact counts at the lower ends of the bins that hold anomalous pixels; None without both kinds of pixels."""
+        (key, _, counts), above, total = self._steps()
+        (normal, anomalous), (false, true) = total[:2].tolist(), (above + counts)[:2]
+        thresholds = (key ^ ((key >> 63) - 1 | 2**63)).view(np.float64)  # the inverse of _keys
+        return Curve(thresholds, true, false, anomalous, normal) if normal and anomalous else None
+
+    def _add(self, scores: Array, mask: Pixels) -> None:
+        scores, mask = checked(self._images, scores, mask)
+        rounded = scores.astype(np.float64, copy=False)
+        if (rounded != scores if scores.dtype.kind == "f" else abs(rounded) >= 2**53).any():
+            raise ValueError(f"image {self._images}: float64 cannot hold each score; integers must be below 2^53")
+        found, normal = defects(scores, mask), normal_pixels(scores, mask)
+        good = not len(found.scores)
+        self._normal = [np.concatenate([w, normal]) if g == good else w for g, w in enumerate(self._normal)]
+        if not good:
+            self._defects = _joined(self._defects, _of_defects(found))
+            self._regions += len(found.sizes)
+        if not good and len(normal):
+            if math.isnan(pro := per_image_pro(scores, found)):
+                self._flat, self._first_flat = self._flat + 1, self._first_flat if self._flat else self._images
+            else:
+                self._pro, self._pros = self._pro + int(math.ldexp(pro, 100)), self._pros + 1
+        self._images += 1
+        if self.nbytes > self.max_waiting + 49 * len(self._bins.key):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Count what waits, and coarsen until the bins are few enough."""
+        if self._regions >= 2**63 // UNIT:
+            raise ValueError(f"{self._regions} regions; fewer than {2**63 // UNIT} can be counted")
+        waiting = [_of_normal(scores, self._shift, good) for good, scores in enumerate(self._normal)]
+        bins = _counted(_joined(self._bins, self._defects, *waiting), self._shift)
+        if len(bins.key) > self.max_bins:
+            self._shift = bisect_left(range(64), -self.max_bins, self._shift, key=lambda s: -len(_runs(bins.key, s)[0]))
+            bins = _counted(bins, self._shift)
+        self._bins, self._defects, self._normal = bins, Bins(*(a[..., :0] for a in bins)), [np.empty(0, np.uint8)] * 2
+
+    def _steps(self) -> tuple[Bins, Array, Array]:
+        """The B bins that hold anomalous pixels, highest first; [5, B] counts of all higher bins; [5] all counts."""
+        self._settle()
+        held, total = np.flatnonzero(self._bins.counts[ANOMALOUS])[::-1], self._bins.counts.sum(1)
+        above = total[:, None] - np.cumsum(self._bins.counts, 1)[:, held]
+        return Bins(*(array[..., held] for array in self._bins)), above, total
+
+
+def _keys(scores: Array) -> Array:
+    """uint64 in the order of the scores: their float64 bits, of negative ones all flipped, else the sign alone."""
+    bits = (scores.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 + 0.0 = 0.0
+    return bits ^ (-(bits >> 63) | 2**63)
+
+
+def _runs(keys: Array, shift: int) -> tuple[Array, Array]:
+    """The first and the last index of each run of equal key >> shift; keys in ascending order."""
+    bins = keys >> shift
+    last = np.flatnonzero(np.append(bins[1:] != bins[:-1], bins[:1] == bins[:1]))
+    return np.append(0, last + 1)[:-1], last
+
+
+def _joined(*parts: Bins) -> Bins:
+    return Bins(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
+
+
+def _counted(bins: Bins, shift: int) -> Bins:
+    """One bin for each key >> shift, in ascending order."""
+    order = np.argsort(bins.key, kind="stable")
+    key, impure = bins.key[order], np.cumsum(~bins.pure[order])
+    first, last = _runs(key, shift)
+    pure = (key[first] == key[last]) & (np.diff(impure[last], prepend=0) == 0)
+    return Bins(key[first], pure, np.diff(np.cumsum(bins.counts[:, order], 1)[:, last], prepend=0))
+
+
+def _of_normal(scores: Array, shift: int, good: int) -> Bins:
+    """Normal pixels [n]; good: 1 where their images have no defect, else 0.  Only bare scores are sorted."""
+    key = _keys(np.sort(scores))
+    first, last = _runs(key, shift)
+    return Bins(key[first], key[first] == key[last], np.outer([1, 0, 0, good, 0], last - first + 1))
+
+
+def _of_defects(found: Defects) -> Bins:
+    """The anomalous pixels of one image, a bin for each; in which order equal scores come does not matter.
+
+    The highest j pixels of a region of C weigh floor(j UNIT / C), too little by less than a unit, so that a mean over
+    regions is too small by less than 1 / UNIT.  The same goes for the whole defect of an image.
+    """
+    order = np.argsort(found.scores)
+    counts = np.zeros((5, len(order)), np.int64)
+    counts[ANOMALOUS] = 1
+    for row, region in ((REGION, found.region[order]), (IMAGE, np.zeros_like(order))):
+        sizes = np.bincount(region)
+        size = np.repeat(sizes, sizes)  # C
+        reached = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(order))  # j
+        upto, above = (j * (UNIT // size) + j * (UNIT % size) // size for j in (reached, reached - 1))  # fits int64
+        counts[row, np.argsort(region, kind="stable")] = upto - above
+    return Bins(_keys(found.scores[order]), np.ones(len(order), bool), counts)
+
+
+def _ranking(bins: Bins, higher: Array, total: Array) -> dict[str, tuple[float, float]]:
+    """AUROC: an anomalous pixel has the share of normal ones below it.  AP: it has its precision.  And F1-max."""
+    (normal, anomalous), above, first = total[:2], higher[NORMAL], higher[ANOMALOUS] + 1
+    false, true = (higher + bins.counts)[:2]
+    worst, best, precision = (normal - false) / normal, (normal - above) / normal, true / (true + false)
+    low, high = (2 * true / (anomalous + true + n) for n in (false, np.where(bins.pure, false, above)))
+    auroc = _interval(bins, total, ANOMALOUS, worst, (worst + best) / 2, best)
+    worst, best = (first / (first + false) + precision) / 2, true / (true + above)
+    ap = _interval(bins, total, ANOMALOUS, worst, precision, best)
+    return {"pixel_auroc": auroc, "pixel_ap": ap, "pixel_f1_max": (float(low.max()), float(high.max()))}
+
+
+def _aupro(bins: Bins, higher: Array, total: Array, limit: float) -> tuple[float, float]:
+    """An anomalous pixel has the width from its rate to the limit, as a share of the limit; see `pixel.aupro`."""
+    above, normal, cut = higher[NORMAL], bins.counts[NORMAL], limit * total[NORMAL]
+    worst, best = np.maximum(cut - above - normal, 0), np.maximum(cut - above, 0)
+    tie = np.where(above + normal <= cut, cut - above - normal / 2, best**2 / (2 * np.maximum(normal, 1)))
+    return _interval(bins, total, REGION, worst / cut, tie / cut, best / cut)
+
+
+def _aupimo(bins: Bins, higher: Array, total: Array) -> tuple[float, float]:
+    """An anomalous pixel has the width from its rate to the highest one, on a logarithmic axis; see `pixel.aupimo`."""
+    above, normal = higher[GOOD], bins.counts[GOOD]
+    low, high = (rate * total[GOOD] for rate in AUPIMO_FPR)
+    start, stop = np.clip(above, low, high), np.clip(above + normal, low, high)
+    worst, best = np.log(high / stop), np.log(high / start)
+    line = (stop - start - above * np.log1p((stop - start) / start)) / np.maximum(normal, 1)  # where scores tie
+    return _interval(bins, total, IMAGE, *(value / math.log(high / low) for value in (worst, worst + line, best)))
+
+
+def _interval(bins: Bins, total: Array, row: int, worst: Array, tie: Array, best: Array) -> tuple[float, float]:
+    """Sums of a value in [0, 1] over the anomalous pixels by their weight, in the worst and in the best order."""
+    share = bins.counts[row] / total[row]
+    low, high = (float(np.sum(share * np.where(bins.pure, tie, value))) for value in (worst, best))
+    return low, high if row == ANOMALOUS else min(high + 1 / UNIT, 1.0)
