@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -22,7 +23,7 @@ from anomaly_bench.contracts import Record
 from anomaly_bench.data.decode import read_mask, resize_mask
 from anomaly_bench.evaluate.tiff import file_names
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.store import RunFolder, write_json
+from anomaly_bench.store import RunFolder, ScoreRow, write_json
 
 Capsys = pytest.CaptureFixture[str]
 WORDS = ["--memory-mb", "64", "--resamples", "0"]
@@ -89,7 +90,7 @@ def test_what_is_measured_is_what_is_stored(train: Train, capsys: Capsys) -> Non
     reversed_maps = -np.array(maps)
     folder.write_maps(reversed_maps)
     folder.write_scores(
-        type(row)(row.path, row.kind, row.label, s) for row, s in zip(folder.scores, scores, strict=True)
+        ScoreRow(row.path, row.kind, row.label, s) for row, s in zip(folder.scores, scores, strict=True)
     )
     found = eval_json(capsys, folder.path)[str(folder.path)]["metrics"]
     masks = [masks_of(folder)[row.path] for row in folder.scores]
@@ -150,7 +151,7 @@ def test_data_that_moved_and_data_that_changed(train: Train, images: Path, capsy
     before = (folder.path / "metrics.json").read_bytes()
     line = refused(capsys, folder.path, "dataset.root=moved")
     assert line == (
-        f"bench: dataset: its files are not those that {folder.path} was measured on (dataset.root=DIR names others)"
+        f"bench: dataset: its files are not those that {folder.path} was measured on (dataset.root=DIR names another place)"
     )
     assert (folder.path / "metrics.json").read_bytes() == before
 
@@ -169,9 +170,11 @@ def lines_out(folder: RunFolder, count: int) -> None:
         (lambda f: (f.path / "maps.npy").write_bytes(b"x"), [], "{run}/maps.npy: cannot be read: "),
         (lambda f: f.write_maps(np.zeros((9, 16, 16))), [], "{run}/maps.npy: holds 9 maps of 16 x 16 pixels; the ru"),
         (lambda f: f.write_maps(np.full((10, 16, 16), np.nan)), [], "{run}: is damaged: image 0: score nan at row 0, "),
-        (lambda f: (f.path / "scores.csv").unlink(), [], "{run}/scores.csv: is missing (force=true "),
+        (lambda f: (f.path / "scores.csv").unlink(), [], "{run}/scores.csv: is missing or damaged: "),
+        (lambda f: (f.path / "scores.csv").write_text("a,b\n1,2"), [], "{run}/scores.csv: is missing or damaged: "),
+        (lambda f: (f.path / "config.yaml").unlink(), [], "{run}/config.yaml: is missing or holds no configuration of"),
         (lambda f: lines_out(f, 1), [], "dataset: its files are not those that {run} was measured on "),
-        (lambda f: (f.path / "config.yaml").write_text("a: 1"), [], "{run}/config.yaml: holds no configuration of"),
+        (lambda f: (f.path / "config.yaml").write_text("a: 1"), [], "{run}/config.yaml: is missing or holds no conf"),
         (lambda f: None, ["dataset.rot=a"], "bench eval: 'dataset.rot' is none of cache_dir, dataset.root (did you m"),
         (lambda f: None, ["seed=1"], "bench eval: 'seed' is none of cache_dir, dataset.root"),
         (lambda f: None, ["--maps", "a"], "bench eval: measures runs or --maps, not both; {run} was taken for a run"),
@@ -407,6 +410,30 @@ def test_maps_are_measured_without_torch(others: Path) -> None:
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
     assert "anomaly_bench.evaluate.maps" in imported
     assert imported & {"torch", "pytorch_lightning", "timm"} == set()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no resource module")
+def test_memory_does_not_grow_with_the_number_of_maps(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    put(tmp_path / "maps/good/0.tiff", rng.normal(size=(512, 512)).astype(np.float32))  # 1 MiB
+    put(tmp_path / "maps/hole/0.tiff", rng.normal(size=(512, 512)).astype(np.float32))
+    save(tmp_path / "masks/hole/0.png", np.pad(np.ones((8, 8), np.uint8), 252))
+    words = ["eval", "--maps", "maps", "--masks", "masks", "--memory-mb", "1", "--resamples", "0", "--json"]
+    script = f"""if True:
+        import resource, sys
+        from anomaly_bench.cli import main
+        assert main({words}) == 0
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, file=sys.stderr)"""
+    peaks = []
+    for count in (10, 110):
+        for i in range(1, count):
+            (tmp_path / f"maps/good/{i}.tiff").unlink(missing_ok=True)
+            os.link(tmp_path / "maps/good/0.tiff", tmp_path / f"maps/good/{i}.tiff")
+        command = [sys.executable, "-c", script]
+        done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
+        assert json.loads(done.stdout)["maps"]["how"] == "streaming", done.stderr
+        peaks.append(int(done.stderr.splitlines()[-1]) / (2**20 if sys.platform == "darwin" else 2**10))  # in MiB
+    assert peaks[1] - peaks[0] < 30  # all maps at once would be 100 more
 
 
 def test_the_real_command(bench: Bench, images: Path, tmp_path: Path) -> None:

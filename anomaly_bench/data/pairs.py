@@ -26,8 +26,7 @@ class Pair(NamedTuple):
 def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
     """The pairs of each category, sorted by kind and name.
 
-    maps: a folder with MAPS; PNG files count only where there is neither TIFF nor NPY, for images may lie beside their
-    maps.  masks: the data set's folder, a category's, or its ground_truth; other files do not disturb as soon as a
+    maps: a folder with MAPS; a PNG file beside TIFF or NPY files is taken for an image and passed over.  masks: the data set's folder, a category's, or its ground_truth; other files do not disturb as soon as a
     level is called ground_truth.  One category needs no category level, on either side.  Raises UserError naming the
     file or folder: a map without a mask unless its kind is "good", a mask without a map, two maps of one image, a file
     at another place, no category in common.
@@ -51,9 +50,15 @@ def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
 
 
 def _map_files(root: Path) -> list[Path]:
-    files = [file for file in _files(root) if file.suffix.lower() in SUFFIXES]
-    files = [file for file in files if "ground_truth" not in file.relative_to(root).parts]
-    return [file for file in files if file.suffix.lower() != ".png"] or files
+    files = [file for file in _files(root) if file.suffix.lower() in SUFFIXES and not _of_data_set(file, root)]
+    folders = {file.parent for file in files if file.suffix.lower() != ".png"}
+    return [file for file in files if file.suffix.lower() != ".png" or file.parent not in folders]
+
+
+def _of_data_set(file: Path, root: Path) -> bool:
+    """Whether it is a mask or a training image of a data set that the maps lie in."""
+    folders = file.relative_to(root).parts[:-1]
+    return "ground_truth" in folders or (folders[-2:-1] == ("train",) and (file.parents[2] / "test").is_dir())
 
 
 def _mask_files(root: Path) -> list[Path]:

@@ -44,13 +44,12 @@ def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement
         shapes.append(shape)
     maps = OneByOne(len(pairs), lambda i: read_map(pairs[i].map))
     masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize))
-    memory_mb = MEMORY_MB if asked.memory_mb is None else asked.memory_mb
-    resamples = RESAMPLES if asked.resamples is None else asked.resamples
-    labels, options = (
-        np.array([pair.kind != "good" for pair in pairs]),
-        {"memory_mb": memory_mb, "resamples": resamples},
+    return measured(
+        *(category, scores, np.array([pair.kind != "good" for pair in pairs]), maps, masks),
+        memory_mb=MEMORY_MB if asked.memory_mb is None else asked.memory_mb,
+        resamples=RESAMPLES if asked.resamples is None else asked.resamples,
+        threads=asked.threads,
     )
-    return measured(category, scores, labels, maps, masks, threads=asked.threads, **options)
 
 
 def _glance(pair: Pair, resize: bool) -> tuple[float, tuple[int, int]]:

@@ -22,7 +22,9 @@ from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluate.measured import measured, print_json
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics.measure import Measurement
-from anomaly_bench.store import RunFolder, now
+from anomaly_bench.store import RunFolder, ScoreRow, now
+
+ANEW = "force=true trains the run anew"
 
 
 @dataclass(frozen=True)
@@ -44,12 +46,11 @@ def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
     """
     found: dict[str, Measurement] = {}
     for stored in [open_run(path, asked.overrides) for path in asked.runs]:
-        folder = stored.folder
-        before, found[str(folder.path)] = _stored_metrics(folder), measure_run(stored, asked)
-        changes = _changes(before, found[str(folder.path)].metrics)
-        folder.write_metrics(found[str(folder.path)].metrics)
-        record = found[str(folder.path)].record()
-        folder.update(measurement={**record, "measured": now(), "anomaly_bench": __version__})
+        folder, m = stored.folder, measure_run(stored, asked)
+        changes = _changes(_stored_metrics(folder), m.metrics)
+        folder.write_metrics(m.metrics)
+        folder.update(measurement={**m.record(), "measured": now(), "anomaly_bench": __version__})
+        found[str(folder.path)] = m
         if not asked.json:
             show(folder)
         out = sys.stderr if asked.json else sys.stdout
@@ -61,20 +62,17 @@ def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
 def open_run(path: Path, overrides: dict[str, str]) -> Stored:
     """A finished run and the data set that it was measured on, checked against each other."""
     folder = RunFolder(path)
-    if folder.status != "done":
-        what = f"the run is not finished (status: {folder.status})" if folder.manifest else "no run is here"
+    manifest = folder.manifest if path.is_dir() else {}
+    if manifest.get("status") != "done":
+        what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
         raise UserError(str(path), what, "`bench list runs` shows where runs are")
-    for name in ("config.yaml", "scores.csv"):
-        if not (path / name).is_file():
-            raise UserError(str(path / name), "is missing", "force=true trains the run anew")
     cfg = _config(path / "config.yaml", overrides)
     dataset = _dataset(cfg)
     train, records = dataset.records("train"), dataset.records("test")
-    changed = fingerprint(train + records) != folder.manifest.get("checksums", {}).get("data")
-    if changed or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in folder.scores]:
-        raise UserError(
-            "dataset", f"its files are not those that {path} was measured on", "dataset.root=DIR names others"
-        )
+    changed = fingerprint(train + records) != manifest.get("checksums", {}).get("data")
+    if changed or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
+        what = f"its files are not those that {path} was measured on"
+        raise UserError("dataset", what, "dataset.root=DIR names another place")
     maps = _maps(folder, cfg, len(records))
     if maps is None:
         return Stored(folder, cfg, records, None, None, None)
@@ -97,14 +95,14 @@ def measure_run(stored: Stored, asked: Asked) -> Measurement:
             threads=asked.threads,
         )
     except ValueError as error:  # what the metrics say of maps or scores that no run can have written
-        raise UserError(str(stored.folder.path), f"is damaged: {error}", "force=true trains the run anew") from error
+        raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
 
 
 def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
     """config.yaml with other places; only keys that name a place may be given."""
-    cfg = OmegaConf.load(file)
-    if not isinstance(cfg, DictConfig) or "dataset" not in cfg:
-        raise UserError(str(file), "holds no configuration of a run")
+    cfg = OmegaConf.load(file) if file.is_file() else None
+    if not isinstance(cfg, DictConfig) or not cfg.get("dataset") or "cache_dir" not in cfg:
+        raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
     places = ["cache_dir", *(f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))]
     for key, value in overrides.items():
         if key not in places:
@@ -113,9 +111,16 @@ def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
     return cfg
 
 
+def _scores(folder: RunFolder) -> list[ScoreRow]:
+    try:
+        return folder.scores
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(str(folder.path / "scores.csv"), f"is missing or damaged: {error}", ANEW) from error
+
+
 def _dataset(cfg: DictConfig) -> Dataset:
     values: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
-    model = signature_model(config.locate("dataset._target_", values["_target_"]))
+    model = signature_model(config.locate("dataset._target_", str(values.get("_target_"))))
     try:
         checked = model(**{key: v for key, v in values.items() if key not in config.NOT_ARGUMENTS})
     except ValidationError as error:
@@ -132,13 +137,13 @@ def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
         if not cfg.get("save_maps", True):
             raise UserError(str(file), "is missing: the run was made with save_maps=false", "force=true save_maps=true")
         if any(name.startswith("pixel_") for name in _stored_metrics(folder)):
-            raise UserError(str(file), "is missing", "force=true trains the run anew")
+            raise UserError(str(file), "is missing", ANEW)
         return None
     maps = stored_maps(file)
     height, width = maps[0].shape
     if len(maps) != count or height != width:
         what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"
-        raise UserError(str(file), what, "force=true trains the run anew")
+        raise UserError(str(file), what, ANEW)
     return maps
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -60,13 +61,13 @@ def parse(words: list[str]) -> Asked:
     return asked
 
 
-def _integer(least: int, most: int) -> type[int]:
+def _integer(least: int, most: int) -> Callable[[str], int]:
     def convert(word: str) -> int:
         if not re.fullmatch(r"\d{1,18}", word) or not least <= int(word) <= most:
             raise argparse.ArgumentTypeError(f"'{word}' given, allowed: an integer from {least} to {most}")
         return int(word)
 
-    return convert  # type: ignore[return-value]
+    return convert
 
 
 def _check(asked: Asked) -> None:

@@ -1,7 +1,19 @@
-"""Exact metrics: NumPy in, numbers out.  Scores may have any range; they are never squashed, rescaled or binned."""
+"""Metrics of anomaly scores and maps.  Scores may have any range; they are never squashed, rescaled or binned.
+
+`pixel_metrics` is exact; `StreamingPixelMetrics` needs one pass and bounded memory, and says how far off it can be.
+"""
 
 from .image import image_metrics
+from .measure import Measurement, measure
 from .pixel import pixel_metrics
 from .ranks import UndefinedMetricWarning
+from .streaming import StreamingPixelMetrics
 
-__all__ = ["UndefinedMetricWarning", "image_metrics", "pixel_metrics"]
+__all__ = [
+    "Measurement",
+    "StreamingPixelMetrics",
+    "UndefinedMetricWarning",
+    "image_metrics",
+    "measure",
+    "pixel_metrics",
+]

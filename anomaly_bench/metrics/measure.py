@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -67,6 +68,8 @@ def measure(
         values, curve = exact(maps, masks, limits, threads)
     else:
         values, bounds, curve = _streamed(maps, masks, track)
+    if resamples:
+        intervals |= dict.fromkeys(values, (math.nan, math.nan))
     if resamples and curve:
         intervals |= pixel_intervals(
             maps, masks, values, curve, limits, resamples=resamples, seed=SEED, level=LEVEL, track=track

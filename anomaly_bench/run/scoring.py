@@ -79,7 +79,10 @@ def measure(
     records, hardware = images.records, settings.hardware
     labels, console = np.array([r.label for r in records]), Console(stderr=True)
     measured = metrics.measure(
-        *(scores, labels, maps, images.masks),
+        scores,
+        labels,
+        maps,
+        images.masks,
         memory_mb=hardware.metrics_memory_mb,
         resamples=settings.resamples,
         threads=hardware.threads or 1,

@@ -214,8 +214,15 @@ def test_several_categories_and_images_beside_the_maps(tmp_path: Path, truth: Pa
     assert list(found) == ["bolt", "screw"]
     assert all(isinstance(pair, Pair) and pair.map.suffix == ".tiff" for pairs in found.values() for pair in pairs)
     shutil.rmtree(truth / "bolt/test")
+    shutil.rmtree(truth / "bolt/train")
     assert list(match(truth, truth)) == ["screw"]  # masks of other categories do not disturb
     assert "screw" in match(truth / "screw/test", truth / "bolt")  # whoever names two folders means them
+
+
+def test_a_category_in_png_beside_one_in_tiff_is_measured_too(tmp_path: Path, truth: Path) -> None:
+    put(tmp_path / "maps", "{category}/{kind}/{name}.tiff", "screw")
+    put(tmp_path / "maps", "{category}/{kind}/{name}.png", "bolt")
+    assert list(match(tmp_path / "maps", truth)) == ["bolt", "screw"]
 
 
 @pytest.mark.parametrize(
