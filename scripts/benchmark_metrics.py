@@ -178,9 +178,9 @@ def write_page(sections: list[str], found: list[Bar]) -> None:
 
 Written by `scripts/benchmark_metrics.py`.  Each implementation runs in a process of its own with one thread, after a
 call on a small part of the same maps.  CPU seconds are user and system time together; a call is repeated up to
-{REPEATS} times, as long as {PATIENCE} s have not been used up.  Peak MB (10^6 bytes): how far the resident set grows in
-a call; the inputs are there before.  One that takes over {MOST_SECONDS} s or {MOST_GB} GB is stopped.  The maps are made
-up: coarse noise, enlarged and blurred as methods do it, raised at the defects, seed 0.
+{REPEATS} times, as long as {PATIENCE} s have not been used up.  Peak MB (10^6 bytes): how far the resident set grows
+in a call; the inputs are there before.  One that takes over {MOST_SECONDS} s or {MOST_GB} GB is stopped.  The maps are
+made up: coarse noise, enlarged and blurred as methods do it, raised at the defects, seed 0.
 
 MVTec's script is a restatement with the same steps, types and arrays; on test cases it gives the script's own values.
 Its rates are float32.  torchmetrics sends scores outside [0, 1] through a float32 sigmoid, so it gets scores that were

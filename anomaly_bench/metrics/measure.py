@@ -40,8 +40,8 @@ class Measurement:
 def measure(
     scores: Array,
     labels: Array,
-    maps: Sequence[Pixels] | None = None,
-    masks: Sequence[Pixels] | None = None,
+    maps: Sequence[Pixels] | Pixels | None = None,
+    masks: Sequence[Pixels] | Pixels | None = None,
     *,
     memory_mb: float,
     resamples: int = 1000,

@@ -6,9 +6,9 @@ and few distinct scores are not rounded at all.  Any order, any parts and any tr
 1. a coarser histogram is a function of a finer one and commutes with addition, and every sum is of integers;
 2. a part of the pixels never occupies more bins than all of them do, so no step shifts further than the last one must.
 
-A bin with one distinct score (`pure`) is a tie, as the metrics define it.  Inside any other bin every order of pixels is
-possible, and an interval goes from the worst to the best: areas have its anomalous pixels at its lower or upper end.
-With T anomalous and F normal pixels above a bin, a and n in it, AP adds up f(j) = (T + j) / (T + j + F + n), j = 1..a, at
+A bin with one distinct score (`pure`) is a tie, as the metrics define it.  Inside any other bin each order is possible,
+and an interval goes from the worst to the best: areas have its anomalous pixels at its lower or upper end.  With T
+anomalous and F normal pixels above a bin, a and n in it, AP adds up f(j) = (T + j) / (T + j + F + n), j = 1..a, at the
 worst, which is concave in j and so at least a (f(1) + f(a)) / 2 in all; and at best a times (T + a) / (T + a + F).
 """
 
