@@ -26,10 +26,11 @@ class Pair(NamedTuple):
 def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
     """The pairs of each category, sorted by kind and name.
 
-    maps: a folder with MAPS; a PNG file beside TIFF or NPY files is taken for an image and passed over.  masks: the data set's folder, a category's, or its ground_truth; other files do not disturb as soon as a
-    level is called ground_truth.  One category needs no category level, on either side.  Raises UserError naming the
-    file or folder: a map without a mask unless its kind is "good", a mask without a map, two maps of one image, a file
-    at another place, no category in common.
+    maps: a folder with MAPS; a PNG file beside TIFF or NPY files is taken for an image and passed over.  masks: the
+    data set's folder, a category's, or its ground_truth; other files do not disturb as soon as a level is called
+    ground_truth.  One category needs no category level, on either side.  Raises UserError naming the file or folder: a
+    map without a mask unless its kind is "good", a mask without a map, two maps of one image, a file at another place,
+    no category in common.
     """
     by, truth = (
         _shelves(maps, _map_files(maps), "test", MAPS),

@@ -11,7 +11,7 @@ from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluate.measured import measured, print_json, print_table, progress
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
-from anomaly_bench.metrics.measure import Measurement
+from anomaly_bench.metrics import Measurement
 
 
 def eval_maps(maps: Path, masks: Path, asked: Asked) -> None:

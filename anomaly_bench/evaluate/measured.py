@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_bench.metrics.measure import Measurement, measure
+from anomaly_bench.metrics import Measurement, measure
 
 
 def progress() -> Any:

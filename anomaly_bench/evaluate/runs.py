@@ -21,7 +21,7 @@ from anomaly_bench.data.maps import OneByOne, rows_of, stored_maps
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluate.measured import measured, print_json
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
-from anomaly_bench.metrics.measure import Measurement
+from anomaly_bench.metrics import Measurement
 from anomaly_bench.store import RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"

@@ -97,8 +97,8 @@ def test_errors_stay_within_their_bounds(wide_rates):
 def images(draw):
     """A map and a mask of one size, on a few levels or of any finite scores."""
     shape = draw(st.tuples(st.integers(1, 5), st.integers(1, 5)))
-    levels = st.sampled_from([-2.5, -0.0, 0.0, 1e-310, 3.0, np.nextafter(3.0, 4.0), 1e6, -1.7e308])
-    elements = draw(st.sampled_from([levels, st.floats(-4, 4), st.floats(allow_nan=False, allow_infinity=False)]))
+    levels = st.sampled_from([-2.5, -0.0, 0.0, 1e-310, 3.0, np.nextafter(3.0, 4.0), 1e6, -1e307])
+    elements = draw(st.sampled_from([levels, st.floats(-4, 4), st.floats(-1e307, 1e307)]))
     scores = draw(arrays(np.float64, shape, elements=elements, fill=st.nothing()))
     return scores, draw(arrays(bool, shape, fill=st.nothing())) & draw(st.booleans())
 
@@ -106,11 +106,11 @@ def images(draw):
 @settings(max_examples=300, deadline=None)
 @given(pairs=st.lists(images(), min_size=1, max_size=4), kind=st.sampled_from([Coarse, Coarsest]))
 def test_rational_arithmetic(pairs, kind):
-    maps, masks = zip(*pairs, strict=True)
-    normal, found = slow.split(maps, masks)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(streaming, "AUPIMO_FPR", RATES)
-        values = streamed(maps, masks, kind).compute()
+        values = streamed(*zip(*pairs, strict=True), kind).compute()
+    maps, masks = ([image.tolist() for image in images] for images in zip(*pairs, strict=True))
+    normal, found = slow.split(maps, masks)
     if not normal or not found:
         assert np.isnan([*values.values()]).all()
         return
@@ -118,12 +118,11 @@ def test_rational_arithmetic(pairs, kind):
     exact = {"pixel_auroc": slow.auroc, "pixel_ap": slow.average_precision, "pixel_f1_max": slow.f1_max}
     exact = {name: function(anomalous, normal) for name, function in exact.items()}
     exact |= {f"aupro_{limit:g}": slow.aupro(maps, masks, Fraction(str(limit))) for limit in LIMITS}
-    if not all(mask.any() for mask in masks):
+    if not all(mask.any() for _, mask in pairs):
         exact["aupimo"] = Fraction(slow.aupimo(maps, masks, *RATES))
     for name, value in exact.items():
         assert abs(Fraction(values[name]) - value) <= Fraction(values[f"{name}_bound"]), name
-    pro = slow.pro_per_image([m.tolist() for m in maps], masks)
-    assert values["pro_per_image"] == pytest.approx(pro, rel=0, abs=1e-12, nan_ok=True)
+    assert values["pro_per_image"] == pytest.approx(slow.pro_per_image(maps, masks), rel=0, abs=1e-12, nan_ok=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -203,7 +202,7 @@ def test_case(path, kind):
         case = dict(case)
     scores, masks = case["scores"], case["masks"]
     if not np.isfinite(scores).all():
-        with pytest.raises(ValueError, match="score .* at row"):
+        with pytest.raises(ValueError, match=r"score .* at row"):
             kind().update(scores, masks)
         return
     values = streamed(scores, masks, kind).compute()
@@ -219,7 +218,7 @@ def test_the_state_is_bounded_for_distinct_scores_over_all_exponents():
     metrics, maps, masks = StreamingPixelMetrics(), [], []
     for i in range(4):
         scores = rng.integers(0, 2**64, (512, 512), np.uint64).view(np.float64)
-        scores[~np.isfinite(scores)] = 0
+        scores[~(abs(scores) < 8e307)] = 0
         maps.append(scores)
         masks.append(rng.random(scores.shape) < 0.1 * i)  # tens of thousands of regions
         metrics.update(maps[-1:], masks[-1:])
@@ -310,7 +309,7 @@ def test_mistakes(maps, masks, message):
 def test_limits():
     with pytest.raises(ValueError, match=r"30 is outside \(0, 1\]"):
         StreamingPixelMetrics((0.3, 30))
-    with pytest.raises(ValueError, match="aupro_0.05.* cannot be merged into .*'aupro_0.3'"):
+    with pytest.raises(ValueError, match=r"aupro_0.05.* cannot be merged into .*'aupro_0.3'"):
         StreamingPixelMetrics((0.3,)).merge(StreamingPixelMetrics((0.05,)))
 
 
