@@ -9,7 +9,7 @@ import numpy as np
 from anomaly_bench.data.maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
-from anomaly_bench.evaluate.measured import measured, print_json, print_table, progress
+from anomaly_bench.evaluate.measured import at_most, measured, print_json, print_table, progress
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
 
@@ -31,7 +31,7 @@ def eval_maps(maps: Path, masks: Path, asked: Asked) -> None:
 def _summary(category: str, pairs: list[Pair], m: Measurement) -> str:
     bad = sum(pair.kind != "good" for pair in pairs)
     error = max((b for b in m.bounds.values() if not np.isnan(b)), default=0)
-    how = m.how + (f", off by at most {error:.0e}" if error else "")
+    how = m.how + (f", off by at most {at_most(error)}" if m.bounds else "")
     how += f"; intervals from {m.resamples} resamples of the images" if m.intervals else ""
     return f"{category}: {len(pairs)} maps, {bad} of anomalous images; {how}"
 

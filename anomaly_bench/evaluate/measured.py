@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -60,7 +61,7 @@ def print_table(found: dict[str, Measurement], lines: Sequence[str]) -> None:
 
     console = Console()
     heads, *rows = _of_one(next(iter(found.values()))) if len(found) == 1 else _of_many(found)
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, int(len(found) == 1)))  # ten metrics fit into 80 columns
     for i, head in enumerate(heads):
         table.add_column(Text(head), justify="right" if i else "left", overflow="fold")
     for i, row in enumerate(rows, 2):
@@ -82,17 +83,25 @@ def _of_one(m: Measurement) -> list[list[str]]:
         if m.intervals:
             row.append(" – ".join(map(_four, m.intervals[name])) if name in m.intervals else "")
         if m.bounds:
-            row.append(f"{m.bounds[name]:.0e}" if name in m.bounds else "0")
+            row.append(at_most(m.bounds.get(name, 0)))
         rows.append(row)
     return rows
 
 
 def _of_many(found: dict[str, Measurement]) -> list[list[str]]:
     names = list(dict.fromkeys(name for m in found.values() for name in m.metrics))
-    rows = [["category", *(name.replace("_", "\n", 1) for name in names)]]
+    rows = [["category", *(name.replace("_", "\n") for name in names)]]
     rows += [[category, *(_four(m.metrics[name]) for name in names)] for category, m in found.items()]
     means = [_four(fmean(m.metrics[name] for m in found.values())) for name in names]
-    return [*rows, [f"mean of {len(found)}", *means]]
+    return [*rows, ["mean", *means]]
+
+
+def at_most(bound: float) -> str:
+    """A bound to one digit, rounded up."""
+    if np.isnan(bound) or not bound:
+        return "undefined" if bound else "0"
+    digits = math.floor(math.log10(bound))
+    return f"{math.ceil(bound / 10.0**digits)}e{digits}"
 
 
 def _four(value: float) -> str:

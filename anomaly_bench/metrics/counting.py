@@ -11,7 +11,7 @@ import numpy as np
 from .ranks import Array, Counts
 from .regions import Pixels, host, library
 
-BLOCK = 2**18  # values that are looked up at a time
+BLOCK = 2**13  # values that are looked up at a time
 
 
 def count(
@@ -44,12 +44,16 @@ def around(values: Array, chunk: Pixels, counts: Counts) -> Counts:
     for first in range(0, len(values), BLOCK):
         block = slice(first, first + BLOCK)
         wanted = values[block] if xp is np else xp.from_numpy(values[block]).to(chunk.device)
-        below = xp.searchsorted(chunk, wanted)
-        tied = chunk[below.clip(max=len(chunk) - 1)] == wanted  # few, so few need a second search
-        reached = below + 0
-        reached[tied] = xp.searchsorted(chunk, wanted[tied], side="right")
-        counts.below[block] += host(below)
-        counts.reached[block] += host(reached)
+        ends = (xp.searchsorted(chunk, wanted[[0, -1]], side=side) for side in ("left", "right"))
+        start, stop = (int(end[i].clip(max=len(chunk) - 1)) for i, end in enumerate(ends))
+        near = chunk[start : stop + 1]  # all searches of the block end here, where the caches are warm
+        below = xp.searchsorted(near, wanted)
+        reached = below + (near[below.clip(max=len(near) - 1)] == wanted)  # right for one tied score or none
+        more = (near[reached.clip(max=len(near) - 1)] == wanted) & (reached < len(near))
+        if more.any():
+            reached[more] = xp.searchsorted(near, wanted[more], side="right")
+        counts.below[block] += host(below) + start
+        counts.reached[block] += host(reached) + start
     return counts._replace(normal=counts.normal + len(chunk))
 
 

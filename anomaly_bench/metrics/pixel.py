@@ -171,13 +171,15 @@ def aupimo(ranks: Ranks, image: Array) -> float:
     ranks: against normal images.  image [A]: of each anomalous pixel, the highest score first.
     """
     low, high = (rate * ranks.normal for rate in AUPIMO_FPR)
-    above, false = ranks.above.astype(np.float64), ranks.false.astype(np.float64)
+    inside = slice(np.searchsorted(ranks.above, high))  # beyond the highest rate, nothing is added
+    above, false = ranks.above[inside].astype(np.float64), ranks.false[inside].astype(np.float64)
     start, stop = np.clip(above, low, high), np.clip(false, low, high)
     with np.errstate(invalid="ignore"):
         tie = (stop - start - above * np.log(stop / start)) / (false - above)
     overlap = np.log(high / stop) + np.where(stop > start, tie, 0)  # [D] integral over the logarithm of the rate
     pixels = np.bincount(image)  # [N] of defects
-    areas = np.bincount(image, np.repeat(overlap, ranks.equal)) / np.maximum(pixels, 1)
+    overlap = np.repeat(overlap, ranks.equal[inside])
+    areas = np.bincount(image[: len(overlap)], overlap, len(pixels)) / np.maximum(pixels, 1)
     return float(math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low)))
 
 

@@ -17,6 +17,8 @@ from .ranks import Array, real_dtype
 PER_IMAGE_STEPS = 200  # thresholds, and
 PER_IMAGE_LIMIT = 0.3  # where the curve stops: both from the test code of Reverse Distillation (Deng & Li, CVPR 2022)
 
+FAST = (np.dtype("float32"), np.dtype("float64"))  # dtypes that need no look
+
 Pixels = Any  # scores: a NumPy array, or a tensor (torch is imported only where there is one)
 
 
@@ -61,6 +63,8 @@ def native(scores: Any) -> Pixels:
     """The scores as they are in a dtype that can be sorted fast, float16 as float32.  Raises ValueError: not real."""
     if not hasattr(scores, "detach"):
         scores = np.asarray(scores)
+        if scores.dtype in FAST:
+            return scores
         return scores.astype(real_dtype([scores]), copy=False)
     if scores.is_complex():
         raise ValueError(f"scores of type {scores.dtype}; real numbers are needed")
@@ -86,12 +90,14 @@ def _pick(scores: Pixels, mask: Array) -> Pixels:
     return scores[mask if xp is np else xp.from_numpy(np.ascontiguousarray(mask)).to(scores.device)]
 
 
-def not_above(scores: Pixels, thresholds: Array) -> Array:
-    """[T] how many scores are <= each threshold (float64, ascending)."""
+def above(scores: Pixels, thresholds: Array, most: int) -> Array:
+    """[T] how many scores are > each threshold (float64, ascending), or `most` where there are more."""
     if (xp := library(scores)) is np:
-        return np.searchsorted(np.sort(scores, axis=None), thresholds, side="right")
-    ordered = scores.flatten().sort().values.double()
-    return host(xp.searchsorted(ordered, xp.from_numpy(thresholds).to(scores.device), right=True))
+        top = np.partition(scores, scores.size - most, axis=None)[-most:]
+        top.sort()
+        return most - np.searchsorted(top, thresholds, side="right")
+    top = scores.flatten().topk(most).values.flip(0).double()
+    return most - host(xp.searchsorted(top, xp.from_numpy(thresholds).to(scores.device), right=True))
 
 
 def defects(scores: Pixels, mask: Array) -> Defects:
@@ -112,15 +118,15 @@ def per_image_pro(scores: Pixels, found: Defects) -> float:
     below 0.3, the rate divided by the largest one kept, trapezoids.  As in that code there is no value, here nan, where
     the curve has no width: fewer than two points, or all of them at 0.
     """
-    total = math.prod(scores.shape)
+    normal = math.prod(scores.shape) - len(found.scores)
     low, high = float(scores.min()), float(scores.max())
     thresholds = low + np.arange(PER_IMAGE_STEPS) * ((high - low) / PER_IMAGE_STEPS)
     passed = np.searchsorted(thresholds, found.scores)  # [A] how many thresholds lie below a score
     weight = 1 / (found.sizes * len(found.sizes))[found.region]
     pro = _passing_more(np.bincount(passed, weight, PER_IMAGE_STEPS + 1))  # at each threshold, like the next two
     hits = _passing_more(np.bincount(passed, minlength=PER_IMAGE_STEPS + 1))
-    false = total - not_above(scores, thresholds) - hits
-    fpr = false / (total - len(found.scores))
+    most = min(int(PER_IMAGE_LIMIT * normal) + 2, normal) + len(found.scores)  # with so many, the rate is too high
+    fpr = (above(scores, thresholds, most) - hits) / normal
     kept = fpr < PER_IMAGE_LIMIT
     fpr, pro = fpr[kept], pro[kept]
     if len(fpr) < 2 or not fpr[0]:

@@ -1,8 +1,7 @@
-"""Maps in files, and which mask belongs to which map."""
+"""Maps in files: every format as it is, and what is wrong with a file."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +9,10 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
-from small_images import grey, save, square
+from small_images import grey, save
 
 from anomaly_bench.data.decode import resize_mask
 from anomaly_bench.data.maps import OneByOne, read_map, read_mask_for, rows_of, stored_maps, write_map
-from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
 
 MAP = np.linspace(-3, 5, 48).reshape(6, 8)
@@ -149,136 +147,3 @@ def test_a_sequence_asks_once_for_each_item_and_ends() -> None:
     assert [int(item) for item in items] == asked == [0, 1, 2]
     with pytest.raises(IndexError):
         items[3]
-
-
-IMAGES = [("good", "000"), ("good", "001"), ("cut", "000"), ("cut", "001"), ("bent", "7")]
-
-
-@pytest.fixture
-def truth(tmp_path: Path) -> Path:
-    """Two categories of a data set, with images beside the masks."""
-    for category in ("screw", "bolt"):
-        for kind, name in IMAGES:
-            base = tmp_path / "data" / category
-            save(base / f"train/good/{name}.png", grey(0))
-            save(base / f"test/{kind}/{name}.png", grey(0))
-            if kind != "good":
-                save(base / f"ground_truth/{kind}/{name}_mask.png", square())
-    return tmp_path / "data"
-
-
-def put(root: Path, pattern: str, category: str = "screw") -> Path:
-    """A map for each image; pattern: "{category}/test/{kind}/{name}.npy" or another."""
-    for kind, name in IMAGES:
-        write(root / pattern.format(category=category, kind=kind, name=name), grey(1))
-    return root
-
-
-def said(maps: Path, masks: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        match(maps, masks)
-    return str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", ["tiff", "tif", "npy", "png"])
-@pytest.mark.parametrize("layout", ["screw/test/{kind}", "screw/{kind}", "test/{kind}", "{kind}"])
-@pytest.mark.parametrize("named", ["data", "data/screw", "data/screw/ground_truth"])
-def test_layouts(tmp_path: Path, truth: Path, layout: str, suffix: str, named: str) -> None:
-    maps = put(tmp_path / "results" / "screw", f"{layout}/{{name}}.{suffix}")
-    found = match(maps, tmp_path / named)
-    assert list(found) == ["screw"]
-    assert [(p.kind, p.map.name, p.mask and p.mask.parent.name) for p in found["screw"]] == [
-        ("bent", f"7.{suffix}", "bent"),
-        ("cut", f"000.{suffix}", "cut"),
-        ("cut", f"001.{suffix}", "cut"),
-        ("good", f"000.{suffix}", None),
-        ("good", f"001.{suffix}", None),
-    ]
-    assert all(p.mask == truth / f"screw/ground_truth/{p.kind}/{p.map.stem}_mask.png" for p in found["screw"][:3])
-
-
-@pytest.mark.parametrize("masks", ["{kind}/{name}.png", "{kind}/{name}_mask.png", "screw/{kind}/{name}.png"])
-def test_masks_without_the_usual_folders_and_ends(tmp_path: Path, masks: str) -> None:
-    for kind, name in IMAGES[2:]:
-        save(tmp_path / "truth" / masks.format(kind=kind, name=name), square())
-    maps = put(tmp_path / "screw", "{kind}/{name}.npy")
-    found = match(maps, tmp_path / "truth")["screw"]
-    assert sum(pair.mask is not None for pair in found) == 3
-
-
-def test_several_categories_and_images_beside_the_maps(tmp_path: Path, truth: Path) -> None:
-    for category in ("screw", "bolt"):
-        put(truth, "{category}/test/{kind}/{name}.tiff", category)  # among the images
-    (truth / "screw/test/cut/.hidden.tiff").touch()
-    found = match(truth, truth)
-    assert list(found) == ["bolt", "screw"]
-    assert all(isinstance(pair, Pair) and pair.map.suffix == ".tiff" for pairs in found.values() for pair in pairs)
-    shutil.rmtree(truth / "bolt/test")
-    shutil.rmtree(truth / "bolt/train")
-    assert list(match(truth, truth)) == ["screw"]  # masks of other categories do not disturb
-    assert "screw" in match(truth / "screw/test", truth / "bolt")  # whoever names two folders means them
-
-
-def test_a_category_in_png_beside_one_in_tiff_is_measured_too(tmp_path: Path, truth: Path) -> None:
-    put(tmp_path / "maps", "{category}/{kind}/{name}.tiff", "screw")
-    put(tmp_path / "maps", "{category}/{kind}/{name}.png", "bolt")
-    assert list(match(tmp_path / "maps", truth)) == ["bolt", "screw"]
-
-
-@pytest.mark.parametrize(
-    ("damage", "line"),
-    [
-        (lambda m, d: (d / "ground_truth/cut/001_mask.png").unlink(),
-         "{m}/test/cut/001.npy: has no mask; looked for 001_mask.png and 001.png among the masks of 'cut'"),
-        (lambda m, d: (m / "test/cut/001.npy").unlink(), "{d}/ground_truth/cut/001_mask.png: has no map (a set of m"),
-        (lambda m, d: shutil.rmtree(m / "test/cut"), "{d}/ground_truth/cut/000_mask.png: has no map, nor have 1 ot"),
-        (lambda m, d: shutil.rmtree(d / "ground_truth/cut"), "{m}/test/cut/000.npy: has no mask; "),
-        (lambda m, d: write(m / "test/cut/000.tiff", grey(0)), "{m}/test/cut/000.tiff: and 000.npy are of the same im"),
-        (lambda m, d: write(m / "cut/000.tiff", grey(0)), "{m}/test/cut/000.npy: and 000.tiff are of the same image"),
-        (lambda m, d: write(m / "test/000.tif", grey(0)), "{m}/test/000.tif: has no mask; "),
-        (lambda m, d: write(m / "000.npy", grey(0)), "{m}/000.npy: lies at no known place; below {m}: [<category>/]"),
-        (lambda m, d: write(m / "a/b/c/0.npy", grey(0)), "{m}/a/b/c/0.npy: lies at no known place; below {m}: "),
-        (lambda m, d: write(m / "nut/cut/0.npy", grey(0)), "{m}/test/bent/7.npy: lies in no category, and {m}/nut/"),
-        (lambda m, d: shutil.rmtree(m), "{m}: no such folder"),
-        (lambda m, d: shutil.rmtree(m / "test"), "{m}: holds nothing of the form [<category>/][test/]<kind>/<id>.t"),
-        (lambda m, d: shutil.rmtree(d), "{d}: no such folder"),
-        (lambda m, d: [shutil.rmtree(p) for p in d.iterdir()], "{d}: holds nothing of the form [<category>/][ground_t"),
-    ],
-)  # fmt: skip
-def test_a_set_that_does_not_match_is_named(
-    tmp_path: Path, truth: Path, damage: Callable[[Path, Path], object], line: str
-) -> None:
-    maps, masks = put(tmp_path / "maps", "test/{kind}/{name}.npy"), truth / "screw"
-    damage(maps, masks)
-    assert said(maps, masks).startswith(line.format(m=maps, d=masks))
-
-
-def test_categories_that_do_not_match_are_named(tmp_path: Path, truth: Path) -> None:
-    maps = put(tmp_path / "maps", "{category}/{kind}/{name}.npy", "screws")
-    assert said(maps, truth) == f"{truth}: holds no masks of 'screws', only of bolt, screw (did you mean 'screw'?)"
-    put(maps, "{category}/{kind}/{name}.npy", "bolt")
-    assert said(maps, truth / "bolt").startswith(
-        f"{truth / 'bolt'}: holds no masks of 'screws', only of bolt (--masks "
-    )
-    flat = put(tmp_path / "cables", "{kind}/{name}.npy")
-    assert said(flat, truth).startswith(f"{truth}: holds no masks of 'cables', only of bolt, screw (--masks names ")
-
-
-def test_names_that_end_in_mask_find_their_own(tmp_path: Path) -> None:
-    for name in ("a", "a_mask"):
-        write(tmp_path / f"maps/cut/{name}.npy", grey(0))
-        save(tmp_path / f"masks/cut/{name}_mask.png", square())
-    (pairs,) = match(tmp_path / "maps", tmp_path / "masks").values()
-    assert [(p.map.name, p.mask and p.mask.name) for p in pairs] == [
-        ("a.npy", "a_mask.png"),
-        ("a_mask.npy", "a_mask_mask.png"),
-    ]
-
-
-def test_links_are_followed_and_may_run_in_a_circle(tmp_path: Path, truth: Path) -> None:
-    maps = put(tmp_path / "elsewhere", "{kind}/{name}.npy")
-    (tmp_path / "maps").mkdir()
-    (tmp_path / "maps" / "screw").symlink_to(maps)
-    assert len(match(tmp_path / "maps", truth)["screw"]) == 5
-    (truth / "screw" / "again").symlink_to(truth)
-    assert "lies at no known place" in said(tmp_path / "maps", truth)

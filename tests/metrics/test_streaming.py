@@ -183,6 +183,14 @@ def test_few_scores_are_not_rounded(dtype):
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.parametrize(("distinct", "exact"), [(24, True), (25, False)])
+def test_as_many_scores_as_bins_are_exact(distinct, exact):
+    maps, masks = np.random.default_rng(0).integers(0, distinct, (4, 20, 20)), np.zeros((4, 20, 20), bool)
+    assert len(np.unique(maps)) == distinct
+    masks[1:, 5:12, 5:12] = True
+    assert (streamed(maps, masks, Coarse).compute()["pixel_auroc_bound"] < 1e-10) == exact
+
+
 def test_the_curve_is_exact_where_it_is_known():
     maps, masks = (np.concatenate([x.ravel() for x in part]) for part in example(8))
     curve = streamed([maps[None]], [masks[None]], Coarse).curve()
