@@ -165,8 +165,9 @@ def eval_(words: list[str]) -> int:
     asked = parse(words)
     if asked.maps and asked.masks:
         from anomaly_bench.evaluate.maps import eval_maps
+        from anomaly_bench.report.tables import print_measured
 
-        eval_maps(asked.maps, asked.masks, asked)
+        eval_maps(asked.maps, asked.masks, asked, print_measured)
     elif asked.write_tiff:
         from anomaly_bench.evaluate.tiff import write_runs
 

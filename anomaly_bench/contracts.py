@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict
 
-import numpy as np
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-Split = Literal["train", "val", "test"]
+from anomaly_bench.records import Dataset, Record
+
+__all__ = ["Dataset", "Method", "NormalBatch", "NormalData", "Record", "Sample", "Scores", "Stage"]
 
 
 class Sample(TypedDict):
@@ -38,32 +37,6 @@ class Scores(NamedTuple):
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
     map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image of a data set, before it is read."""
-
-    path: str  # relative to the data root, with forward slashes; "test/00042" for array data
-    kind: str  # defect type, "good" when normal
-    image: Path | np.ndarray  # a file, or uint8 [H, W] or [H, W, 3]
-    mask: Path | np.ndarray | None = None  # any value but 0 is anomalous; None when normal or without masks
-
-    @property
-    def label(self) -> int:
-        """0 normal, 1 anomalous."""
-        return int(self.kind != "good")
-
-
-class Dataset(ABC):
-    """Where images come from.  A subclass knows a folder layout or a file format, and nothing about methods."""
-
-    @abstractmethod
-    def records(self, split: Literal["train", "test"]) -> list[Record]:
-        """The images of a split in a fixed order; `train` holds normal images only.
-
-        Raises UserError naming the folder or file that is missing or wrong.
-        """
 
 
 class NormalData(Protocol):

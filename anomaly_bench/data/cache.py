@@ -10,18 +10,19 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
-from anomaly_bench.contracts import Record
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
 from anomaly_bench.errors import UserError
+from anomaly_bench.records import Record
 
 VERSION = 1  # of the format and of everything that changes a pixel: reading, resizing
 HEADER_BYTES = 128
@@ -53,6 +54,21 @@ def cached_rows(records: list[Record], size: int, cache_dir: Path, key: str) -> 
 def has_masks(records: list[Record]) -> bool:
     """Whether the rows of these records hold masks."""
     return any(record.mask is not None for record in records)
+
+
+class Masks(Sequence[np.ndarray]):
+    """The masks in cached rows, bool [S, S], each read from the cache when it is asked for: none stays in memory."""
+
+    def __init__(self, rows: np.memmap, size: int) -> None:
+        self._file, self._start, self._shape, self._size = str(rows.filename), rows.offset, rows.shape, size
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        pixels = self._size**2
+        start = self._start + range(len(self))[index] * self._shape[1] + 3 * pixels
+        return np.fromfile(self._file, np.bool_, pixels, offset=start).reshape(self._size, self._size)
 
 
 def _identity(source: Path | np.ndarray | None) -> list[str | int] | None:

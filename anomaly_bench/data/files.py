@@ -5,6 +5,8 @@ Imports no torch, so that `bench data` starts at once.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Literal, TypeVar
 import numpy as np
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.records import Record
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # compared in lower case
 Found = tuple[Path, str, Path | None]  # image, kind, mask
@@ -104,3 +107,18 @@ def cut(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[
     drawn = set(np.random.default_rng(seed).permutation(len(items))[:count].tolist())
     rest = [item for i, item in enumerate(items) if i not in drawn]
     return rest, [item for i, item in enumerate(items) if i in drawn]
+
+
+def fingerprint(records: list[Record]) -> str:
+    """SHA-256 of a file list: path, kind and size in bytes of each image (the content of arrays), in any order.
+
+    It depends on neither the root nor on modification times, so that two machines can compare.
+    """
+    rows = [(record.path, record.kind, _weight(record.image)) for record in records]
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def _weight(image: Path | np.ndarray) -> str:
+    if isinstance(image, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+    return str(image.stat().st_size)

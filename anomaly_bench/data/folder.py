@@ -7,9 +7,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.contracts import Dataset, Record
 from anomaly_bench.data.files import Found, cut, images_in, layout, mask_of
 from anomaly_bench.errors import UserError
+from anomaly_bench.records import Dataset, Record
 
 
 def records_of(found: list[Found], root: Path) -> list[Record]:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +14,9 @@ from torch.utils.data import DataLoader, RandomSampler
 from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import NormalBatch, Record, Sample
-from anomaly_bench.data.cache import cache_key, cached_rows, has_masks
+from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
-from anomaly_bench.data.files import cut, data_root
+from anomaly_bench.data.files import cut, data_root, fingerprint
 from anomaly_bench.errors import UserError
 
 __all__ = [
@@ -47,21 +45,6 @@ def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Reco
     if not train:
         raise UserError("val_share", f"a share of {share} leaves none of the {len(records)} normal images to train on")
     return train, val
-
-
-def fingerprint(records: list[Record]) -> str:
-    """SHA-256 of a file list: path, kind and size in bytes of each image (the content of arrays), in any order.
-
-    It depends on neither the root nor on modification times, so that two machines can compare.
-    """
-    rows = [(record.path, record.kind, _weight(record.image)) for record in records]
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
-def _weight(image: Path | np.ndarray) -> str:
-    if isinstance(image, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
-    return str(image.stat().st_size)
 
 
 class ImageSet(TorchDataset[Sample]):
@@ -112,21 +95,6 @@ class ImageSet(TorchDataset[Sample]):
         if empty:
             text = f"{len(empty)} of {len(masked)} defective images have an empty mask (first: {empty[0]}); "
             warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=3)
-
-
-class Masks(Sequence[np.ndarray]):
-    """The masks of an ImageSet, bool [S, S], each read from the cache when it is asked for: none stays in memory."""
-
-    def __init__(self, rows: np.memmap, size: int) -> None:
-        self._file, self._start, self._shape, self._size = str(rows.filename), rows.offset, rows.shape, size
-
-    def __len__(self) -> int:
-        return self._shape[0]
-
-    def __getitem__(self, index: Any) -> Any:
-        pixels = self._size**2
-        start = self._start + range(len(self))[index] * self._shape[1] + 3 * pixels
-        return np.fromfile(self._file, np.bool_, pixels, offset=start).reshape(self._size, self._size)
 
 
 class EpochSampler(RandomSampler):

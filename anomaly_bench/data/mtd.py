@@ -10,10 +10,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.contracts import Dataset, Record
 from anomaly_bench.data.files import Found, cut, data_root, images_in
 from anomaly_bench.data.folder import records_of
 from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.records import Dataset, Record
 
 KINDS = ("blowhole", "break", "crack", "fray", "uneven")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anomaly_bench.contracts import Dataset, Record
 from anomaly_bench.data.files import data_root, layout
 from anomaly_bench.data.folder import records_of
+from anomaly_bench.records import Dataset, Record
 
 Category = Literal[
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",

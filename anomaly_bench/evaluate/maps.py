@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,15 @@ import numpy as np
 from anomaly_bench.data.maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
-from anomaly_bench.evaluate.measured import at_most, measured, print_json, print_table, progress
+from anomaly_bench.evaluate.measured import measured, print_json, progress
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
 
+Show = Callable[[dict[str, Measurement], list[str]], None]
 
-def eval_maps(maps: Path, masks: Path, asked: Asked) -> None:
-    """Measure the maps of every category below a folder, and print.
+
+def eval_maps(maps: Path, masks: Path, asked: Asked, show: Show) -> None:
+    """Measure the maps of every category below a folder.  show: prints them, and lines about them.
 
     Raises UserError for a file that is missing, too many or not usable (`data.pairs.match`, `data.maps.read_map`).
     """
@@ -24,16 +27,9 @@ def eval_maps(maps: Path, masks: Path, asked: Asked) -> None:
     if asked.json:
         print_json(found)
         return
-    lines = [_summary(name, pairs, found[name]) for name, pairs in categories.items()]
-    print_table(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'"])
-
-
-def _summary(category: str, pairs: list[Pair], m: Measurement) -> str:
-    bad = sum(pair.kind != "good" for pair in pairs)
-    error = max((b for b in m.bounds.values() if not np.isnan(b)), default=0)
-    how = m.how + (f", off by at most {at_most(error)}" if m.bounds else "")
-    how += f"; intervals from {m.resamples} resamples of the images" if m.intervals else ""
-    return f"{category}: {len(pairs)} maps, {bad} of anomalous images; {how}"
+    bad = {category: sum(pair.kind != "good" for pair in pairs) for category, pairs in categories.items()}
+    lines = [f"{name}: {len(pairs)} maps, {bad[name]} of anomalous images" for name, pairs in categories.items()]
+    show(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'"])
 
 
 def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement:

@@ -14,14 +14,14 @@ from pydantic import ValidationError
 
 from anomaly_bench import __version__, config
 from anomaly_bench.config.validate import signature_model
-from anomaly_bench.contracts import Dataset, Record
-from anomaly_bench.data.cache import cache_key, cached_rows, has_masks
-from anomaly_bench.data.loading import Masks, fingerprint
+from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
+from anomaly_bench.data.files import fingerprint
 from anomaly_bench.data.maps import OneByOne, rows_of, stored_maps
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluate.measured import measured, print_json
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
+from anomaly_bench.records import Dataset, Record
 from anomaly_bench.store import RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"

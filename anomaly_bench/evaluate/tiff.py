@@ -11,12 +11,12 @@ from pathlib import Path, PurePosixPath
 
 from PIL import Image
 
-from anomaly_bench.contracts import Record
 from anomaly_bench.data.maps import write_map
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluate.measured import progress
 from anomaly_bench.evaluate.runs import Stored, open_run
 from anomaly_bench.evaluate.words import Asked
+from anomaly_bench.records import Record
 
 
 def write_runs(target: Path, asked: Asked) -> None:

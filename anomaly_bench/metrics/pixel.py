@@ -175,7 +175,7 @@ def aupimo(ranks: Ranks, image: Array) -> float:
     above, false = ranks.above[inside].astype(np.float64), ranks.false[inside].astype(np.float64)
     start, stop = np.clip(above, low, high), np.clip(false, low, high)
     with np.errstate(invalid="ignore"):
-        tie = (stop - start - above * np.log(stop / start)) / (false - above)
+        tie = (stop - start - above * np.log1p((stop - start) / start)) / (false - above)
     overlap = np.log(high / stop) + np.where(stop > start, tie, 0)  # [D] integral over the logarithm of the rate
     pixels = np.bincount(image)  # [N] of defects
     overlap = np.repeat(overlap, ranks.equal[inside])

@@ -120,7 +120,9 @@ def per_image_pro(scores: Pixels, found: Defects) -> float:
     """
     normal = math.prod(scores.shape) - len(found.scores)
     low, high = float(scores.min()), float(scores.max())
-    thresholds = low + np.arange(PER_IMAGE_STEPS) * ((high - low) / PER_IMAGE_STEPS)
+    scale = 1 if math.isfinite(high - low) else 2  # so that no difference is infinite
+    step = (high / scale - low / scale) / PER_IMAGE_STEPS
+    thresholds = (low / scale + np.arange(PER_IMAGE_STEPS) * step) * scale
     passed = np.searchsorted(thresholds, found.scores)  # [A] how many thresholds lie below a score
     weight = 1 / (found.sizes * len(found.sizes))[found.region]
     pro = _passing_more(np.bincount(passed, weight, PER_IMAGE_STEPS + 1))  # at each threshold, like the next two

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
@@ -18,6 +19,8 @@ from anomaly_bench.store import RunFolder, write_atomic
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from anomaly_bench.metrics import Measurement
 
 
 def print_run(folder: RunFolder, console: Console | None = None) -> None:
@@ -35,6 +38,30 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
     lines += [f"measured: {measurement(manifest)}", *(f"protocol: {line}" for line in manifest.get("protocol", []))]
     for line in [*lines, *_stages(manifest), f"run: {folder.path}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_measured(found: Mapping[str, Measurement], lines: Sequence[str], console: Console | None = None) -> None:
+    """The metrics of one category, or a line for each of several and their mean; how they came about; then `lines`."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table as RichTable
+    from rich.text import Text
+
+    console = console or _console()
+    names = in_order({name for m in found.values() for name in m.metrics})
+    ways = {f"measured: {measurement({'measurement': m.record()})}": None for m in found.values()}
+    if len(found) == 1:
+        (m,) = found.values()
+        _print_metrics(console, m.metrics, measurement({"measurement": m.record()}), [], "value")
+    else:
+        table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=0)  # ten metrics fit into 80 columns
+        for head in ["category", *(name.replace("_", "\n") for name in names)]:
+            table.add_column(Text(head), justify="left" if head == "category" else "right", overflow="fold")
+        for i, (category, m) in enumerate(found.items(), 1):
+            table.add_row(Text(category), *(four(m.metrics[name]) for name in names), end_section=i == len(found))
+        table.add_row("mean", *(four(fmean(m.metrics[name] for m in found.values())) for name in names))
+        console.print(table)
+    for line in [*lines, *ways]:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
@@ -65,7 +92,7 @@ def _console() -> Console:
 
 
 def _print_metrics(
-    console: Console, metrics: dict[str, float], measured: Measured, figures: Sequence[Published]
+    console: Console, metrics: dict[str, float], measured: Measured, figures: Sequence[Published], ours: str = "ours"
 ) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -76,7 +103,7 @@ def _print_metrics(
     table.add_column("metric")
     more = [f"{measured.level:.0%} interval"] if measured.intervals else []
     more += ["largest error"] if measured.bounds else []
-    for head in ["ours", *more, *variants]:
+    for head in [ours, *more, *variants]:
         table.add_column(Text(head), justify="right", overflow="fold")
     for metric in in_order(metrics):
         cells = [_interval(measured.intervals.get(metric))] if measured.intervals else []

@@ -145,7 +145,7 @@ def test_maps_of_normal_images_only_are_undefined_and_say_why(others: Path, caps
         "no image has an anomalous pixel",
     ]
     assert main(["eval", *words]) == 0
-    assert re.search(r"aupro_0\.3 +undefined", capsys.readouterr().out)
+    assert re.search(r"aupro_0\.3 +│ undefined", capsys.readouterr().out)
     save(others / "data/bolt/ground_truth/good/000_mask.png", np.ones((24, 24), np.uint8))
     assert "good/000_mask.png: marks a defect in an image of kind 'good'" in refused(capsys, *words)
 

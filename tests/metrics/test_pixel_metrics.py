@@ -243,3 +243,10 @@ def test_mistakes(maps, masks, message):
 def test_limits_outside(limit):
     with pytest.raises(ValueError, match=f"fpr_limits: {limit} is outside"):
         pixel_metrics(*example(), fpr_limits=(0.3, limit))
+
+
+def test_scores_over_the_whole_range_of_float64():  # the difference of two of them is infinite
+    maps, masks = example()
+    maps = maps.astype(np.float64) / abs(maps).max()
+    small, huge = pixel_metrics(maps, masks), pixel_metrics(maps * 1.7e308, masks)
+    assert huge == pytest.approx(small, rel=0, abs=1e-12, nan_ok=True)

@@ -1,0 +1,36 @@
+"""What a data set gives: the part of the contracts that needs no torch."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Record:
+    """One image of a data set, before it is read."""
+
+    path: str  # relative to the data root, with forward slashes; "test/00042" for array data
+    kind: str  # defect type, "good" when normal
+    image: Path | np.ndarray  # a file, or uint8 [H, W] or [H, W, 3]
+    mask: Path | np.ndarray | None = None  # any value but 0 is anomalous; None when normal or without masks
+
+    @property
+    def label(self) -> int:
+        """0 normal, 1 anomalous."""
+        return int(self.kind != "good")
+
+
+class Dataset(ABC):
+    """Where images come from.  A subclass knows a folder layout or a file format, and nothing about methods."""
+
+    @abstractmethod
+    def records(self, split: Literal["train", "test"]) -> list[Record]:
+        """The images of a split in a fixed order; `train` holds normal images only.
+
+        Raises UserError naming the folder or file that is missing or wrong.
+        """
