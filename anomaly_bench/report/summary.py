@@ -13,7 +13,7 @@ from anomaly_bench.report.paper import Published, categories, published
 
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max"),
-    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "aupimo", "pro_per_image"),
+    *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "pro_per_image", "aupimo"),
 )
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
 
