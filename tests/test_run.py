@@ -164,6 +164,23 @@ def test_two_processes_make_one_folder_and_share_each_batch(
     assert torch.equal(learned, fitted)  # what the processes learned came back
 
 
+def test_maps_beyond_the_budget_are_streamed_and_the_run_says_so(
+    train: Train, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exact = train(outputs="exact")
+    assert exact.manifest["measurement"]["how"] == "exact"
+    assert set(exact.manifest["measurement"]["intervals"]) == set(exact.metrics)
+    assert "measured: exact metrics; intervals: 95%, 1000 bootstrap resamples" in capsys.readouterr().out
+    streamed = train("hardware.metrics_memory_mb=0", "resamples=0", outputs="streamed")
+    assert streamed.path.name == exact.path.name
+    assert "pixel metrics in one pass, each with its largest error" in capsys.readouterr().out
+    measurement = streamed.manifest["measurement"]
+    assert (measurement["how"], measurement["intervals"]) == ("streaming", {})
+    for name, bound in measurement["bounds"].items():
+        assert abs(streamed.metrics[name] - exact.metrics[name]) <= bound, name
+    assert set(streamed.metrics) - set(measurement["bounds"]) == {"image_auroc", "image_ap", "image_f1_max"}
+
+
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "mlflow"])
 def test_a_logger_writes_into_the_run_folder(train: Train, logger: str, tmp_path: Path) -> None:
     if not importlib.util.find_spec(logger):

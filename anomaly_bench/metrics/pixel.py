@@ -138,7 +138,7 @@ def gather(maps: Sequence[Pixels], masks: Sequence[Pixels], threads: int) -> Gat
     dtype = real_dtype(f.scores for f in found)
     scores = np.concatenate([f.scores for f in found], dtype=dtype)
     region = np.concatenate([f.region + n for f, n in zip(found, first, strict=False)], dtype=np.int32)
-    order = np.argsort(scores)
+    order = np.argsort(scores)  # of the anomalous pixels only
     values, equal = distinct(scores[order])
     image, sizes = np.repeat(np.arange(len(found)), np.diff(first)), np.concatenate([f.sizes for f in found])
     per_image = {i: p for i, p in enumerate(pros) if p is not None}
