@@ -10,6 +10,7 @@ back, so Linux is needed (and glibc, for malloc_trim).  Nothing is traced.
 
 from __future__ import annotations
 
+import cProfile
 import ctypes
 import json
 import pickle
@@ -137,8 +138,18 @@ def adeval(maps: Array, masks: Array) -> Call:
     return lambda: dict(zip(("pixel_auroc", "pixel_ap", "aupro_0.3"), auroc_aupr_aupro(maps, masks), strict=True))
 
 
+def sort(maps: Array, masks: Array) -> Call:
+    """NumPy's `sort`: nothing but all scores in order"""
+    return lambda: {"sorted": np.sort(maps, axis=None).size}
+
+
+def argsort(maps: Array, masks: Array) -> Call:
+    """NumPy's `argsort`: which score stands where in that order; the others sort this way"""
+    return lambda: {"sorted": np.argsort(maps, axis=None).size}
+
+
 OURS, THEIRS = (ours, streaming, bootstrap), (official, roc_auc_score, average_precision, f1_max, torch_auroc, torch_ap)
-IMPLEMENTATIONS = {function.__name__: function for function in (*OURS, *THEIRS, adeval)}
+IMPLEMENTATIONS = {function.__name__: function for function in (*OURS, *THEIRS, adeval, sort, argsort)}
 
 
 def measured(name: str, folder: Path) -> dict[str, Any]:
@@ -162,7 +173,19 @@ def measured(name: str, folder: Path) -> dict[str, Any]:
     except (ImportError, MemoryError) as error:
         return {"skipped": f"{type(error).__name__}: {error}"}
     values = {key: value() if callable(value) else value for key, value in values.items()}
-    return {"seconds": seconds, "MB": max(peaks), "values": values}
+    profile = own_times(call) if name == "ours" else {}
+    return {"seconds": seconds, "MB": max(peaks), "values": values, "profile": profile}
+
+
+def own_times(call: Call) -> dict[str, float]:
+    """What share of one call is spent inside each function itself; the eight largest."""
+    profiler = cProfile.Profile()
+    profiler.runcall(call)
+    spent = {entry.code if isinstance(entry.code, str) else entry.code.co_name: 0.0 for entry in profiler.getstats()}
+    for entry in profiler.getstats():
+        spent[entry.code if isinstance(entry.code, str) else entry.code.co_name] += entry.inlinetime
+    largest = sorted(spent, key=spent.__getitem__, reverse=True)[:8]
+    return {name.split("'")[1] if "'" in name else name: spent[name] / sum(spent.values()) for name in largest}
 
 
 def memory(field: str) -> int:
