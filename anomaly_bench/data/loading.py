@@ -112,7 +112,7 @@ class EpochSampler(RandomSampler):
 
     def __iter__(self) -> Iterator[int]:
         state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(state[0] >> 1))
+        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
         return iter(torch.randperm(len(self.data_source), generator=generator).tolist())
 
 
