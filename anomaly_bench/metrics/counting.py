@@ -41,8 +41,9 @@ def around(values: Array, chunk: Pixels, counts: Counts) -> Counts:
         chunk.sort()
     else:
         chunk = chunk.sort().values
-    for first in range(0, len(values), BLOCK):
-        block = slice(first, first + BLOCK)
+    size = BLOCK if xp is np else len(values)  # a GPU waits at each end of a block
+    for first in range(0, len(values), size):
+        block = slice(first, first + size)
         wanted = values[block] if xp is np else xp.from_numpy(values[block]).to(chunk.device)
         ends = (xp.searchsorted(chunk, wanted[[0, -1]], side=side) for side in ("left", "right"))
         start, stop = (int(end[i].clip(max=len(chunk) - 1)) for i, end in enumerate(ends))
