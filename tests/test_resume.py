@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -120,8 +121,9 @@ def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one
 def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
     """`bench train` in another process, below `folder`, after its first checkpoint."""
     command = [sys.executable, "-m", "anomaly_bench", "train", *words]
-    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    child = subprocess.Popen(command, cwd=folder, env=environment(), **pipes)
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` leaves it ignored
+    child = subprocess.Popen(command, cwd=folder, env=environment(), **options)
     while not list(folder.glob("outputs/**/last.ckpt")) and child.poll() is None:
         time.sleep(0.01)
     return child
