@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -13,10 +14,11 @@ from rich.console import Console
 from anomaly_bench.config import conf_dir
 from anomaly_bench.data.archive import download, extract
 from anomaly_bench.data.files import cache_root, places, subfolders
-from anomaly_bench.data.verify import Counts, Row, inspect, show
+from anomaly_bench.data.one_class import CATEGORIES, find_folder
+from anomaly_bench.data.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError, none_of
 
-NAMES = ("demo", "mtd", "mvtec")
+NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
 OPTIONS = {"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode")}
 USAGE = "bench data list | prepare NAME [root=DIR] [urls=[...]] | verify NAME [root=DIR] [decode=true]"
 
@@ -61,7 +63,7 @@ def _counts(name: str) -> Counts:
 
 
 def _source(name: str) -> dict[str, Any]:
-    """conf/download/<name>.yaml: urls, size, sha256, counts."""
+    """conf/download/<name>.yaml: urls, counts, and of one archive size and sha256, of several files `files`."""
     source: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "download" / f"{name}.yaml"))
     return source
 
@@ -75,9 +77,17 @@ def _places(name: str, root: str | None) -> list[Path]:
 
 
 def _find(name: str, root: str | None) -> Path | None:
-    """The first place that holds a category."""
+    """The first place that holds a category, or a file of a one-class set."""
+    if name in CATEGORIES:
+        return find_folder(name, root)
     held = (place for place in _places(name, root) if any((place / category).is_dir() for category in _counts(name)))
     return next(held, None)
+
+
+def _inspect(name: str, place: Path, check: bool, decode: bool) -> list[Row]:
+    if name in CATEGORIES:
+        return inspect_arrays(name, place, _counts(name))
+    return inspect(place, _counts(name), check, decode)
 
 
 def _list(root: str | None) -> int:
@@ -87,7 +97,7 @@ def _list(root: str | None) -> int:
             looked = " or ".join(map(str, _places(name, root)))
             Console().print(f"{name}: not in {looked}; bench data prepare {name}", highlight=False, soft_wrap=True)
         else:
-            show(name, place, inspect(place, _counts(name), check=False, decode=False))
+            show(name, place, _inspect(name, place, check=False, decode=False))
     return 0
 
 
@@ -96,14 +106,14 @@ def _verify(name: str, root: str | None, decode: bool) -> int:
     if place is None:
         looked = " or ".join(map(str, _places(name, root)))
         raise UserError("root", f"nothing of {name} in {looked}", f"bench data prepare {name}")
-    rows = inspect(place, _counts(name), check=True, decode=decode)
+    rows = _inspect(name, place, check=True, decode=decode)
     show(name, place, rows)
     return 0 if _in_order(name, rows) else 1
 
 
 def _in_order(name: str, rows: list[Row]) -> bool:
-    """Categories of MVTec can be used one by one; of MTD all folders are needed."""
-    return all(row.status == "ok" or (row.status == "missing" and name != "mtd") for row in rows)
+    """Categories of MVTec and textures can be used one by one; of the other sets everything is needed."""
+    return all(row.status == "ok" or (row.status == "missing" and name in ("demo", "mvtec")) for row in rows)
 
 
 def _prepare(name: str, root: str | None, urls: str | None) -> int:
@@ -129,20 +139,48 @@ def _fetch(name: str, root: str | None, urls: list[str] | None) -> None:
     target = candidates[1] if root and candidates[0].name != name else candidates[0]
     if target.exists() and any(target.iterdir()):
         raise UserError("root", f"{target} is there and holds nothing of {name}", "another folder: root=DIR")
+    urls = source["urls"] if urls is None else urls
+    fetch = _fetch_files if "files" in source else _fetch_archive
+    fetch(name, target, urls, source)
+
+
+def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, Any]) -> None:
     archive = target.with_name(f"{name}.archive")
     if not archive.exists():
-        download(source["urls"] if urls is None else urls, archive, source["size"], source["sha256"])
+        download(urls, archive, source["size"], source["sha256"])
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as part:
         folder = Path(part) / name  # the folder `part` itself is closed to other users
         extract(archive, folder)
         folder = _content(archive, folder, source["counts"])
-        rows = inspect(folder, source["counts"], check=True, decode=False)
-        if any(row.status != "ok" for row in rows):
-            show(name, folder, rows)
-            raise UserError(str(archive), "its content is not what was expected", "delete it, or give other urls=[...]")
+        _check(name, folder, archive)
         shutil.rmtree(target, ignore_errors=True)  # empty
         folder.replace(target)
     archive.unlink()
+
+
+def _fetch_files(name: str, target: Path, urls: list[str], source: dict[str, Any]) -> None:
+    """As `_fetch_archive`, for files that all lie in each of `urls`; what has arrived is kept for the next try."""
+    part = target.with_name(f"{name}.part")
+    for file, md5 in source["files"].items():
+        path = part / file
+        if not path.exists():
+            download([f"{url.rstrip('/')}/{file}" for url in urls], path, None, None)
+        if (found := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
+            path.unlink()
+            raise UserError(str(path), f"is another file: MD5 {found}, expected {md5}", "other addresses: urls=[...]")
+        if file.endswith(".tar.gz"):
+            extract(path, part)
+            path.unlink()
+    _check(name, find_folder(name, str(part)) or part, part)
+    shutil.rmtree(target, ignore_errors=True)  # empty
+    part.replace(target)
+
+
+def _check(name: str, folder: Path, origin: Path) -> None:
+    rows = _inspect(name, folder, check=True, decode=False)
+    if any(row.status != "ok" for row in rows):
+        show(name, folder, rows)
+        raise UserError(str(origin), "its content is not what was expected", "delete it, or give other urls=[...]")
 
 
 def _content(archive: Path, folder: Path, counts: Counts) -> Path:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
 
+from anomaly_bench.data import one_class
 from anomaly_bench.data.decode import read_image, read_mask
 from anomaly_bench.data.files import list_images, mask_of, subfolders
 from anomaly_bench.errors import UserError
 
-Counts = Mapping[str, Mapping[str, int]]  # category -> {"train": n, "good": n, "defective": n}, for MTD {"images": n}
+# category -> {"train": n, "good": n, "defective": n}, for MTD {"images": n}, for one-class sets {"train": n, "test": n}
+Counts = Mapping[str, Mapping[str, int]]
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class Row:
     @property
     def status(self) -> str:
         """ok, missing, or differs."""
-        if not any(self.found.values()):
+        if not any(self.found.values()) and not self.problems:
             return "missing"
         return "ok" if self.found == self.expected and not self.problems else "differs"
 
@@ -50,11 +53,23 @@ def inspect(root: Path, counts: Counts, check: bool, decode: bool) -> list[Row]:
     return rows
 
 
+def inspect_arrays(name: str, folder: Path, counts: Counts) -> list[Row]:
+    """As `inspect` for a one-class set, whose files are read as a whole: a damaged one is the first row's problem."""
+    problems: list[str] = []
+    found = {split: _labels(name, folder, split, problems) for split in get_args(one_class.Split)}
+    rows = []
+    for i, (category, expected) in enumerate(counts.items()):
+        each = {split: labels.count(i) for split, labels in found.items()}
+        rows.append(Row(category, dict(expected), each, [] if i else problems))
+    return rows
+
+
 def show(name: str, root: Path, rows: list[Row]) -> None:
     """Print a table and, below it, the first problems."""
     console = Console()
     here = [row for row in rows if row.status != "missing"]
-    summary = f"{name} in {root}: {len(here)} of {len(rows)} folders are here"
+    what = "classes" if "test" in rows[0].expected else "folders"
+    summary = f"{name} in {root}: {len(here)} of {len(rows)} {what} are here"
     console.print(summary, markup=False, highlight=False, soft_wrap=True)
     table = Table()
     columns = list(rows[0].expected)
@@ -97,6 +112,15 @@ def _layout(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:
                 )
             except UserError as error:
                 yield "defective", image, str(error)
+
+
+def _labels(name: str, folder: Path, split: one_class.Split, problems: list[str]) -> list[int]:
+    """None where the files cannot be used: `problems` then says why."""
+    try:
+        return one_class.read_split(name, folder, split)[1].tolist()
+    except UserError as error:
+        problems.append(str(error))
+        return []
 
 
 def _tiles(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:

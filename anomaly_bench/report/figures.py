@@ -1,7 +1,11 @@
-"""One picture for each test image: the image, its defect outlined, its anomaly map; the worst mistakes first."""
+"""A picture for each test image: the image, its defect outlined, its anomaly map; the worst mistakes first.
+
+Of more than 500 normal or 500 anomalous images, the 500 worst mistakes are drawn.
+"""
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import tempfile
@@ -20,6 +24,7 @@ from anomaly_bench.store import ScoreRow, unwritable
 ANCHORS = "000004 1b0c42 4b0c6b 781c6d a52c60 cf4446 ed6925 fb9a06 f7d03c fcffa4"
 SMALLEST, LARGEST = 192, 512  # pixels; smaller maps are shown in larger pixels, larger ones shrunk
 CYAN, BLACK, GREY, RED = (0, 255, 255), (0, 0, 0), (90, 90, 90), (190, 0, 0)
+MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 take a minute and 180 MB
 GAP, HEADER, FOOTER, BAR = 8, 20, 60, 70  # pixels: between panels, above, below, right of them
 
 
@@ -59,6 +64,7 @@ def write_heatmaps(
     load: Callable[[int], tuple[np.ndarray, np.ndarray]],
 ) -> None:
     """<folder>/heatmaps/<position>_<kind>_<stem>.png for each of the N test images; position 0001 is the worst mistake.
+    Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
     image, uint8 [H, W, 3], and its mask, bool [H, W]; asked for one at a time.  An older folder is replaced as a whole.
@@ -69,12 +75,17 @@ def write_heatmaps(
     low, high = colour_range(maps, np.array([row.label for row in rows]))
     sheet = Sheet(maps.shape[1], maps.shape[2], low, high)
     mistakes = find_mistakes(rows)
-    digits = max(4, len(str(len(rows))))
+    order = worst_first(mistakes)
+    worst = {i for label in (0, 1) for i in [j for j in order if rows[j].label == label][:MOST]}
+    drawn = [i for i in order if i in worst]
+    if len(drawn) < len(rows):
+        text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
+        logging.getLogger("anomaly_bench").info(text, len(drawn), len(rows), MOST)
     with _replacing(folder / "heatmaps") as new:
-        for position, i in enumerate(worst_first(mistakes), 1):
+        for position, i in enumerate(drawn, 1):
             stem = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{rows[i].kind}_{Path(rows[i].path).stem}")[:120]
             picture = sheet.draw(mistakes[i], *load(i), maps[i])
-            picture.save(new / f"{position:0{digits}d}_{stem}.png", compress_level=1)
+            picture.save(new / f"{position:04}_{stem}.png", compress_level=1)
 
 
 def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:

@@ -11,16 +11,19 @@ from omegaconf import OmegaConf
 from anomaly_bench.config import compose, conf_dir
 from anomaly_bench.data import textures
 from anomaly_bench.data.mvtec import Category
+from anomaly_bench.data.one_class import CATEGORIES
 from anomaly_bench.errors import UserError
 
 CONF = conf_dir() / "dataset"
-OURS = sorted([CONF / "mtd.yaml", CONF / "folder.yaml", *CONF.glob("demo/*.yaml"), *CONF.glob("mvtec/*.yaml")])
+OURS = sorted([CONF / "mtd.yaml", CONF / "folder.yaml", *CONF.glob("*/*.yaml")])
 
 
 def test_every_category_has_its_file() -> None:
-    assert [path.stem for path in OURS if path.parent.name == "mvtec"] == sorted(get_args(Category))
     assert [path.stem for path in OURS if path.parent.name == "demo"] == sorted(textures.TEXTURES)
-    assert list(OmegaConf.load(conf_dir() / "download" / "mvtec.yaml").counts) == list(get_args(Category))
+    sets = {"mvtec": get_args(Category), **CATEGORIES}
+    for name, categories in sets.items():
+        assert [path.stem for path in OURS if path.parent.name == name] == sorted(categories)
+        assert list(OmegaConf.load(conf_dir() / "download" / f"{name}.yaml").counts) == list(categories)
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: str(path.relative_to(CONF)))

@@ -1,18 +1,24 @@
 from __future__ import annotations
 
+import gzip
+import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
+from small_arrays import digits, idx, pictures, python2
 from small_images import grey, save, square
 
 from anomaly_bench.config import conf_dir
-from anomaly_bench.data import archive, prepare
+from anomaly_bench.data import archive, one_class, prepare
+from anomaly_bench.data.one_class import CATEGORIES
 from anomaly_bench.data.prepare import data_command
 from anomaly_bench.errors import UserError
 
@@ -170,6 +176,86 @@ def test_a_place_that_is_taken_or_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"root: cannot be written: .*Not a directory"):
         data_command(["prepare", "mtd", f"root={tmp_path / 'file' / 'deep'}", "urls=[file:///absent]"])
+
+
+# --- one-class sets: several files, or an archive of arrays
+
+
+@pytest.fixture
+def host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to download from: the official files, but with one image of each class in every one of them."""
+    host = tmp_path / "host"
+    (host / "cifar-10-batches-py").mkdir(parents=True)
+    for stem in ("train", "t10k"):
+        for part, array in (("images-idx3", digits(10, 0)), ("labels-idx1", np.arange(10, dtype=np.uint8))):
+            (host / f"{stem}-{part}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        batch = python2({"data": pictures(10, 0), "labels": list(range(10))})
+        (host / "cifar-10-batches-py" / name).write_bytes(batch)
+    with tarfile.open(host / "cifar.tar.gz", "w:gz") as out:
+        out.add(host / "cifar-10-batches-py", "cifar-10-batches-py")
+    files = {"mnist": sorted(host.glob("*ubyte.gz")), "cifar10": [host / "cifar.tar.gz"]}
+    md5 = {name: {f.name: hashlib.md5(f.read_bytes()).hexdigest() for f in files[name]} for name in files}
+    each = {"mnist": {"train": 1, "test": 1}, "cifar10": {"train": 5, "test": 1}}
+    counts = {name: dict.fromkeys(CATEGORIES[name], each[name]) for name in files}
+    monkeypatch.setattr(prepare, "_source", lambda name: {"urls": [], "files": md5[name], "counts": counts[name]})
+    return host
+
+
+@pytest.mark.parametrize(
+    ("name", "arrives"), [("mnist", "t10k-labels-idx1-ubyte.gz"), ("cifar10", "cifar-10-batches-py/test_batch")]
+)
+def test_prepare_brings_arrays(
+    host: Path, tmp_path: Path, name: str, arrives: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    new = tmp_path / "new"
+    assert data_command(["prepare", name, f"root={new}", f"urls=[file:///absent,{host.as_uri()}/]"]) == 0
+    assert "10 of 10 classes are here" in capsys.readouterr().out
+    assert [path.name for path in new.iterdir()] == [name]
+    assert (new / name / arrives).is_file()
+    assert not list(new.rglob("*.tar.gz"))
+    assert data_command(["prepare", name, f"root={new}"]) == 0
+    assert "already" in capsys.readouterr().out
+    (new / name / arrives).write_bytes(b"damaged")
+    assert data_command(["verify", name, f"root={new}"]) == 1
+    out = capsys.readouterr().out
+    assert f"{new / name / arrives}: " in out
+    assert "0 of 1" in out
+
+
+def test_another_file_is_refused_and_what_has_arrived_is_kept(host: Path, tmp_path: Path) -> None:
+    file = host / "train-images-idx3-ubyte.gz"
+    right = file.read_bytes()
+    file.write_bytes(right + b"more")
+    words = ["prepare", "mnist", f"root={tmp_path / 'new'}", f"urls={host.as_uri()}"]
+    with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz: is another file: MD5 \w{32}, expected \w{32}"):
+        data_command(words)
+    kept = sorted(path.name for path in (tmp_path / "new/mnist.part").iterdir())
+    assert kept == ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
+    file.write_bytes(right)
+    (host / kept[0]).unlink()  # is not asked for again
+    assert data_command(words) == 0
+
+
+@pytest.mark.usefixtures("host")
+def test_a_class_that_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "host"
+    fewer = gzip.compress(idx(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8], np.uint8)))
+    (folder / "train-labels-idx1-ubyte.gz").write_bytes(fewer)
+    assert data_command(["verify", "mnist", f"root={folder}"]) == 1
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert [line for line in lines if "differs" in line] == [
+        "│ 8 │ 2 of 1 │ 1 │ differs │",
+        "│ 9 │ 0 of 1 │ 1 │ differs │",
+    ]
+
+
+@pytest.mark.parametrize("name", CATEGORIES)
+def test_the_inventory_of_the_one_class_sets(name: str) -> None:
+    source = OmegaConf.load(conf_dir() / "download" / f"{name}.yaml")
+    sums = tuple(sum(row[split] for row in source.counts.values()) for split in ("train", "test"))
+    assert sums == one_class.ROWS[name]
+    assert all(len(md5) == 32 for md5 in source.files.values())
 
 
 @pytest.mark.parametrize(

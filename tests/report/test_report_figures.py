@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.report import figures
 from anomaly_bench.report.figures import (
     CYAN,
     GAP,
@@ -67,6 +69,17 @@ def test_the_worst_mistakes_come_first(tmp_path: Path) -> None:
         "0004_good_000.png",
         "0005_big_hole_.png",
     ]
+
+
+def test_of_very_many_images_the_worst_mistakes_of_either_class_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(figures, "MOST", 1)
+    monkeypatch.setattr(logging.getLogger("anomaly_bench"), "propagate", True)  # a run switches that off
+    with caplog.at_level(logging.INFO, "anomaly_bench"):
+        write_heatmaps(tmp_path, ROWS, make_maps(), load)
+    assert sorted(path.name for path in (tmp_path / "heatmaps").iterdir()) == ["0001_cut_001.png", "0002_good_001.png"]
+    assert caplog.messages == ["heatmaps: 2 of 5 test images, at most the 1 worst mistakes of either class"]
 
 
 def test_mistakes_are_counted_against_the_other_class() -> None:
