@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 import traceback
 from collections.abc import Callable
@@ -18,6 +19,7 @@ train, measure and compare unsupervised visual anomaly detection
               -m, --multirun     every combination: seed=0,1,2 dataset=mvtec/bottle,mvtec/screw
               --cfg job          print the configuration and stop
               --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... in DIR
+              without method, dataset and experiment: method=us_fast dataset=demo/brick
   bench eval RUN [RUN ...] [dataset.root=DIR]
               measure a finished run again, from its stored maps; its metrics are confirmed or corrected
               --write-tiff DIR   write its maps as TIFF files in MVTec's layout instead
@@ -39,6 +41,7 @@ train, measure and compare unsupervised visual anomaly detection
 
 Keys: bench show method=NAME.  More: README.md, CONTRIBUTING.md.
 """
+FIRST_RUN = ["method=us_fast", "dataset=demo/brick"]  # offline, in minutes, on any laptop
 UNWRITABLE = {
     errno.ENOSPC,
     errno.EACCES,
@@ -123,6 +126,8 @@ def train(words: list[str]) -> int:
     from anomaly_bench.errors import UserError
 
     args = get_args_parser().parse_args(words)
+    if not any(re.match(r"\+?(method|dataset|experiment)=", word) for word in args.overrides):
+        words, args.overrides = [*words, *FIRST_RUN], [*args.overrides, *FIRST_RUN]
     if args.cfg and args.multirun:
         raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
     if not (args.help or args.hydra_help or args.info or args.shell_completion):

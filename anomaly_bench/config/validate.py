@@ -147,8 +147,8 @@ def build(part: str, values: dict[str, Any], **more: Any) -> Any:
 def identify(settings: Settings) -> tuple[str, str]:
     """(id, setting), 8 hex digits each.  id: seed, method and data set; setting: the same for all seeds and categories.
 
-    Where things lie does not count, what is in them does: the file that a key `weights` or `*_file` names is
-    represented by its content, `dataset.root` by nothing.
+    Where things lie does not count, what is in them does: the file that a key `weights`, `teacher` or `*_file` names is
+    represented by its content, the folder `teacher_images` by its files' names and sizes, `dataset.root` by nothing.
     """
     method = {key: _content(key, v) for key, v in settings.method.items()}
     dataset = {key: _content(key, v) for key, v in settings.dataset.items() if key != "root"}
@@ -157,10 +157,15 @@ def identify(settings: Settings) -> tuple[str, str]:
 
 
 def _content(key: str, value: Any) -> Any:
-    names_a_file = key == "weights" or key.endswith("_file")  # any other value may be a file's name by chance
-    if names_a_file and value is not None and (file := Path(value).expanduser()).is_file():
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    return value
+    names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
+    if not names_files or value is None:  # any other value may be a file's name by chance
+        return value
+    place = Path(value).expanduser()
+    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
+    if key == "teacher_images":
+        return _hash([(str(f.relative_to(place)), f.stat().st_size) for f in files]) if files else value
+    contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+    return (contents[0] if len(contents) == 1 else _hash(contents)) if contents else value
 
 
 def _hash(value: Any) -> str:

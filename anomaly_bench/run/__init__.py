@@ -18,7 +18,7 @@ from anomaly_bench.contracts import Dataset, Method, Record
 from anomaly_bench.data.loading import ImageSet, NormalLoaders, fingerprint, split_val
 from anomaly_bench.errors import UserError
 from anomaly_bench.run.fit import fit, keep_weights_only, load_fitted
-from anomaly_bench.run.logs import build_loggers, console_log, recorded
+from anomaly_bench.run.logs import build_loggers, console_log, recorded, warned
 from anomaly_bench.run.manifest import describe
 from anomaly_bench.run.scoring import measure, score
 from anomaly_bench.store import RunFolder, write_atomic
@@ -39,7 +39,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
     dataset: Dataset = config.build("dataset", settings.dataset)
-    train, test = dataset.records("train"), dataset.records("test")
+    with warned():
+        train, test = dataset.records("train"), dataset.records("test")
     for split, found in (("train", train), ("test", test)):
         if not found:
             raise UserError("dataset", f"has no {split} images")

@@ -22,15 +22,11 @@ log = logging.getLogger("anomaly_bench")
 
 @contextmanager
 def recorded(folder: RunFolder) -> Iterator[None]:
-    """log.txt for what happens inside, and the manifest's word on how it ended.
-
-    Warnings of this package go to the console too, those of libraries into log.txt only.
-    """
+    """log.txt for what happens inside, warnings too, and the manifest's word on how it ended."""
     handler = file_log(folder.path)
     log.addHandler(handler)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _warn
+        with warned():
             yield
     except KeyboardInterrupt:
         log.warning("interrupted; the same command goes on from the last checkpoint")
@@ -42,6 +38,14 @@ def recorded(folder: RunFolder) -> Iterator[None]:
     finally:
         log.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def warned() -> Iterator[None]:
+    """Warnings of this package become lines on the console, those of libraries reach log.txt only."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        yield
 
 
 def _warn(

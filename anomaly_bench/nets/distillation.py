@@ -1,0 +1,175 @@
+"""Teachers of patch descriptors: a small network learns to describe image patches as a large ImageNet network does.
+
+Uninformed Students (Bergmann et al., CVPR 2020), section 3.1: the loss is lambda_k L_k + lambda_m L_m + lambda_c L_c,
+
+    L_k = |D(T(p)) - P(p)|^2                                      knowledge: P is the ImageNet network, D is linear
+    L_m = max(0, delta + |T(p) - T(p+)|^2 - min(|T(p) - T(p-)|^2, |T(p+) - T(p-)|^2))       metric: delta is the margin
+    L_c = sum over i != j of c_ij, the correlation of dimensions i and j of T(p) over the batch        compactness
+
+As printed, L_c is a sum of signed correlations, which falls to -d and then says nothing; `compactness` takes squares or
+magnitudes.  P(p) is the ImageNet network's deepest feature map, averaged over its positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # compared in lower case
+ZOOM = (4, 16)  # an image is zoomed to a square of 4 p to 16 p pixels
+NOISE = 0.1  # standard deviation in p+, of values in [0, 1]
+GREY = 0.1  # share of triplets without colour
+HELD = 2000  # decoded images that stay in memory
+
+Triplet = tuple[Tensor, Tensor, Tensor]  # p, p+, p-: [3, p, p] or [B, 3, p, p]
+
+
+def natural_images(folder: Path) -> list[Path]:
+    """All image files below a folder, sorted.  Raises UserError where there are fewer than two."""
+    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
+    if len(files) < 2:
+        what = f"{len(files)} images in {folder}; a folder of natural images is needed"
+        raise UserError("method.teacher_images", what)
+    return files
+
+
+class Triplets(Dataset[Triplet]):
+    """Random patches of natural images in [0, 1]: p, p+ (shifted a little, noisy) and p- (of another image).
+
+    An image is zoomed to a square whose side is drawn from 4 p to 16 p pixels, and p x p pixels are cut out of it.
+    Drawn from torch's random state, whatever the index.  length: triplets in an epoch.
+    """
+
+    def __init__(self, files: Sequence[Path], patch_size: int, length: int) -> None:
+        self.files, self.patch_size, self.length = list(files), patch_size, length
+        self._read = lru_cache(HELD)(read)
+
+    def __reduce__(self) -> tuple[type[Triplets], tuple[list[Path], int, int]]:  # a training process reads for itself
+        return Triplets, (self.files, self.patch_size, self.length)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Triplet:
+        p = self.patch_size
+        rng = np.random.default_rng(int(torch.randint(2**62, ())))
+        first, other = rng.choice(len(self.files), 2, replace=False)
+        side, far = rng.integers(ZOOM[0] * p, ZOOM[1] * p + 1, 2)  # pixels
+        x, y = rng.integers(0, side - p + 1, 2)
+        reach = (p - 1) // 4
+        near = np.clip(np.array([x, y]) + rng.integers(-reach, reach + 1, 2), 0, side - p)
+        image = self._read(self.files[first])
+        triplet = [cut(image, side, p, x, y), cut(image, side, p, *near)]
+        triplet.append(cut(self._read(self.files[other]), far, p, *rng.integers(0, far - p + 1, 2)))
+        triplet[1] = triplet[1] + rng.normal(0, NOISE, triplet[1].shape).astype(np.float32)
+        if rng.random() < GREY:
+            triplet = [np.repeat(t.mean(axis=0, keepdims=True), 3, axis=0) for t in triplet]
+        a, b, c = (torch.from_numpy(t) for t in triplet)
+        return a, b, c
+
+
+def read(file: Path) -> Image.Image:
+    """RGB.  Raises UserError naming a file that cannot be read."""
+    try:
+        with Image.open(file) as image:
+            return image.convert("RGB")
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise UserError(str(file), f"cannot be read as an image: {error}") from error
+
+
+def cut(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
+    """The p x p pixels at (x, y) of the image zoomed to side x side -> float32 [3, p, p] in [0, 1]."""
+    w, h = image.width / side, image.height / side
+    box = (x * w, y * h, (x + p) * w, (y + p) * h)
+    patch = image.resize((p, p), Image.Resampling.BILINEAR, box=box)
+    return np.asarray(patch, np.float32).transpose(2, 0, 1) / 255
+
+
+class Distillation(LightningModule):
+    """Trains `teacher`; batches are triplets [B, 3, p, p] in [0, 1].
+
+    weights: lambda_k, lambda_m, lambda_c.  target_size: patches are enlarged to it for the ImageNet network; None: not.
+    """
+
+    def __init__(
+        self,
+        teacher: PatchDescriptor,
+        backbone: Backbone,
+        weights: tuple[float, float, float],
+        margin: float,
+        compactness: Literal["square", "abs", "signed"],
+        target_size: int | None,
+        lr: float,
+        weight_decay: float,
+    ) -> None:
+        super().__init__()
+        self.teacher, self.backbone, self.target_size = teacher, backbone, target_size
+        self.weights, self.margin, self.compactness = weights, margin, compactness
+        self.lr, self.weight_decay = lr, weight_decay
+        self.decoder = nn.Linear(DIMENSIONS, backbone.channels[-1])  # D
+
+    def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
+        losses = self.losses(batch)
+        self.log_dict(losses)
+        return torch.stack([w * losses[name] for w, name in zip(self.weights, losses, strict=True) if w]).sum()
+
+    def losses(self, batch: Triplet) -> dict[str, Tensor]:
+        """The three losses, before they are weighted; 0 for one whose weight is."""
+        t = self.describe(batch[0])  # [B, d]
+        lambda_k, lambda_m, lambda_c = self.weights
+        zero = t.new_zeros(())
+        return {
+            "knowledge": knowledge(self.decoder(t), self.target(batch[0])) if lambda_k else zero,
+            "metric": metric(t, self.describe(batch[1]), self.describe(batch[2]), self.margin) if lambda_m else zero,
+            "compactness": compactness(t, self.compactness) if lambda_c else zero,
+        }
+
+    def describe(self, patches: Tensor) -> Tensor:
+        """[B, 3, p, p] in [0, 1] -> [B, d]."""
+        descriptors: Tensor = self.teacher((patches - self.backbone.mean) / self.backbone.std)
+        return descriptors
+
+    def target(self, patches: Tensor) -> Tensor:
+        """P: [B, 3, p, p] in [0, 1] -> [B, C]."""
+        if self.target_size:
+            patches = F.interpolate(patches, size=self.target_size, mode="bilinear", align_corners=False)
+        return self.backbone(patches)[-1].mean((2, 3))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trainable = [*self.teacher.parameters(), *self.decoder.parameters()]
+        return torch.optim.Adam(trainable, lr=self.lr, weight_decay=self.weight_decay)
+
+
+def knowledge(decoded: Tensor, target: Tensor) -> Tensor:
+    """L_k: [B, C] twice -> the mean over the batch of the squared distance."""
+    return (decoded - target).pow(2).sum(1).mean()
+
+
+def metric(t: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
+    """L_m: [B, d] three times -> the mean over the batch; the negative is the nearer one of the two to p-."""
+    near = (t - positive).pow(2).sum(1)
+    far = torch.minimum((t - negative).pow(2).sum(1), (positive - negative).pow(2).sum(1))
+    return F.relu(margin + near - far).mean()
+
+
+def compactness(t: Tensor, kind: Literal["square", "abs", "signed"]) -> Tensor:
+    """L_c: [B, d] -> the sum over pairs of different dimensions of their correlation over the batch."""
+    centred = t - t.mean(0)
+    unit = centred / centred.norm(dim=0).clamp_min(1e-8)  # a dimension without variance correlates with none
+    correlation = unit.T @ unit  # [d, d]
+    off = correlation - torch.diag(correlation.diag())
+    return {"square": off.pow(2), "abs": off.abs(), "signed": off}[kind].sum()

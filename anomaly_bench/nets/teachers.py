@@ -1,0 +1,130 @@
+"""Where teachers of patch descriptors come from: a given file, the shipped one, or a distillation, kept for all runs.
+
+A teacher is a safetensors file with a `PatchDescriptor`'s tensors (float16 in the package).  One that was distilled is
+kept in $ANOMALY_BENCH_CACHE/teachers under a name made of all that it depends on, so that every category, run and seed
+shares it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch.utils.data import DataLoader
+
+from anomaly_bench.contracts import Stage
+from anomaly_bench.errors import UserError
+from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
+from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+
+EPOCH = 500  # steps between two checkpoints of a distillation
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The numbers of a distillation, as the method's yaml has them."""
+
+    backbone: str
+    weights: str | None
+    layer: int  # of the ImageNet network, 1 to 4
+    target_size: int | None
+    losses: tuple[float, float, float]
+    margin: float
+    compactness: Literal["square", "abs", "signed"]
+    steps: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+
+
+def load_teacher(net: PatchDescriptor, given: str | None, images: str | None, recipe: Recipe) -> str | None:
+    """Load a teacher's weights into `net`; the file's SHA-256, or None where it must be distilled from `images` first.
+
+    given: a file, or a folder with a file p<size>.safetensors for each patch size.  Raises UserError where it does not
+    fit, and where nothing is given, no images are named, and no teacher of this size is shipped.
+    """
+    if given:
+        place = Path(given).expanduser()
+        file = place / f"p{net.patch_size}.safetensors" if place.is_dir() else place
+    elif images:
+        file = stored(net, Path(images).expanduser(), recipe)
+        if not file.exists():
+            return None
+    else:
+        file = Path(str(files("anomaly_bench.nets").joinpath(f"teachers/p{net.patch_size}.safetensors")))
+        if not file.exists():
+            what = f"no teacher for patches of {net.patch_size} pixels is shipped"
+            raise UserError("method.teacher", what, "method.teacher=FILE, or distil one: method.teacher_images=FOLDER")
+    return _load(net, file)
+
+
+def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> Stage:
+    """What distils `net` from a folder of natural images, with a checkpoint every EPOCH steps."""
+    assert images is not None
+    if not any(recipe.losses):
+        raise UserError("method.teacher_losses", "all three are 0, nothing to learn")
+    backbone = Backbone(recipe.backbone, out_indices=(recipe.layer,))
+    backbone.load(recipe.weights)
+    module = Distillation(
+        net, backbone, recipe.losses, recipe.margin, recipe.compactness, recipe.target_size, recipe.lr,
+        recipe.weight_decay,
+    )  # fmt: skip
+    steps = min(EPOCH, recipe.steps)
+    triplets = Triplets(natural_images(Path(images).expanduser()), net.patch_size, steps * recipe.batch_size)
+    loader = DataLoader(triplets, recipe.batch_size)
+    trainer = {"max_epochs": -(-recipe.steps // steps), "max_steps": recipe.steps}
+    return Stage(f"teacher_p{net.patch_size}", module, loader, trainer)
+
+
+def store_teacher(net: PatchDescriptor, images: str | None, recipe: Recipe) -> str:
+    """Keep a fitted teacher for all runs that need the same one; the file's SHA-256."""
+    assert images is not None
+    file = stored(net, Path(images).expanduser(), recipe)
+    save_teacher(net, file, {"recipe": json.dumps(asdict(recipe))})
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def save_teacher(
+    net: PatchDescriptor, file: Path, metadata: dict[str, str], dtype: torch.dtype = torch.float32
+) -> None:
+    """A safetensors file, whole or absent."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in net.state_dict().items()}
+    save_file(state, partial, {"patch_size": str(net.patch_size), **metadata})
+    partial.replace(file)
+
+
+def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
+    """Where the teacher lies that this recipe makes of these images."""
+    backbone = Backbone(recipe.backbone, out_indices=(recipe.layer,))
+    backbone.load(recipe.weights)
+    shapes = [list(value.shape) for value in net.state_dict().values()]
+    listed = [(str(f.relative_to(images)), f.stat().st_size) for f in natural_images(images)]
+    numbers = {key: value for key, value in asdict(recipe).items() if key != "weights"}
+    content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
+    root = Path(os.environ.get("ANOMALY_BENCH_CACHE") or "~/.cache/anomaly_bench").expanduser()
+    return root / "teachers" / f"p{net.patch_size}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+
+
+def _load(net: PatchDescriptor, file: Path) -> str:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
+    except Exception as error:  # safetensors' errors have no common class
+        raise UserError("method.teacher", f"{file} cannot be read: {error}") from error
+    own = {key: value.shape for key, value in net.state_dict().items()}
+    if {key: value.shape for key, value in state.items()} != own:
+        what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"
+        raise UserError("method.teacher", what)
+    net.load_state_dict(state)
+    return hashlib.sha256(file.read_bytes()).hexdigest()

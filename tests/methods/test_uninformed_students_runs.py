@@ -1,0 +1,183 @@
+"""Uninformed Students as a user runs it: combinations that cannot work, teachers that are kept, a killed run."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anomaly_bench import config
+from anomaly_bench.cli import main
+from anomaly_bench.errors import UserError
+from anomaly_bench.methods.uninformed_students import UninformedStudents
+from anomaly_bench.nets.teachers import save_teacher
+from anomaly_bench.run import run
+from anomaly_bench.store import find
+from tests.methods.small_us import PATCH, Normal, images, method, scales
+from tests.small_runs import curve, environment, equal, make_images
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Four natural images."""
+    (tmp_path / "photos").mkdir()
+    for i in range(4):
+        few = np.random.default_rng(i).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+        Image.fromarray(few).resize((80, 60), Image.Resampling.BICUBIC).save(tmp_path / "photos" / f"{i}.jpg")
+    return tmp_path / "photos"
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (
+            ["method.dense=false"],
+            "method.patch_sizes: [17, 33, 65] given for an image_size of 256; dense=false makes an image one patch "
+            "(such as method.image_size=33 method.patch_sizes=[33])",
+        ),
+        (
+            ["method.dense=false", "method.image_size=33", "method.patch_sizes=[17]"],
+            "method.patch_sizes: [17] given for an image_size of 33; dense=false makes an image one patch "
+            "(such as method.image_size=33 method.patch_sizes=[33])",
+        ),
+        (
+            ["method.patch_sizes=[33,33]"],
+            "method.patch_sizes: [33, 33] given, allowed: each size once",
+        ),
+        (["method.dense_stride=4"], "method.dense_stride: 4 given, allowed for patches of 17 pixels: 1"),
+        (
+            ["method.dense_stride=8", "method.patch_sizes=[65,33]"],
+            "method.dense_stride: 8 given, allowed for patches of 33 pixels: 1, 2, 4",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
+    settings = config.validate(config.compose(["method=us", "dataset=mtd", *words]))
+    with pytest.raises(UserError) as refused:
+        config.build("method", settings.method)
+    assert str(refused.value) == line
+
+
+# Whole runs
+
+
+def test_statistics_are_taken_where_the_teacher_is(
+    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run moves the module of a stage to its device, so the distilled teacher alone.  The device here: meta."""
+    recipe: dict[str, Any] = {"teacher_images": str(photos), "weights": str(weights), "backbone": "resnet18"}
+    module = UninformedStudents.__module__
+    monkeypatch.setattr(f"{module}.store_teacher", lambda *_: "a checksum")  # meta has no data to store
+    us = method(**recipe, **PATCH)
+    stages = us.stages(Normal(train=[images(1)], val=[images(1)]))
+    next(stages).module.to("meta")
+    assert next(stages).name == "students_p17"
+    (scale,) = scales(us)
+    assert scale.mu.device.type == "meta"
+
+
+def make_few_images(root: Path) -> Path:
+    """Four to train with, three to test with."""
+    make_images(root, side=16)
+    for file in [*sorted((root / "train/good").iterdir())[4:], *(f for f in root.glob("test/*/*") if f.stem > "000")]:
+        file.unlink()
+    return root
+
+
+def words(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
+    return [
+        "method=us", f"method.teacher_images={photos}", "method.backbone=resnet18", f"method.weights={weights}",
+        "method.teacher_layer=3", "method.teacher_steps=3", "method.teacher_batch_size=4", "method.patch_sizes=[17]",
+        "method.students=2", "method.epochs=2", "method.image_size=16", "dataset=folder", f"dataset.root={root}",
+        "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false", "resamples=0", *more,
+    ]  # fmt: skip
+
+
+DYING = """
+import os, signal, sys
+from anomaly_bench.cli import main
+from anomaly_bench.methods.uninformed_students import Lesson
+
+step = Lesson.training_step
+
+def dying(self, batch, batch_idx):
+    if self.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+
+Lesson.training_step = dying
+main(["train", *sys.argv[1:]])
+"""
+
+
+def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
+    tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
+    first = words(make_few_images(tmp_path / "first"), photos, weights)
+    child = subprocess.run(
+        [sys.executable, "-c", DYING, *first], cwd=tmp_path, env=environment(), capture_output=True, timeout=120
+    )
+    assert child.returncode < 0, child.stderr
+    (killed,) = find(tmp_path / "outputs")
+    assert killed.status == "running"
+    assert list(killed.manifest["stages"]) == ["teacher_p17"]
+    assert curve(killed) == [("teacher_p17", 0), ("students_p17", 0)]
+    (teacher,) = (tmp_path / "cache" / "teachers").iterdir()
+    written = teacher.stat().st_mtime_ns
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    for outputs in ("outputs", "whole"):
+        assert main(["train", *first, f"output_dir={outputs}"]) == 0
+    (whole,) = find(tmp_path / "whole")
+    assert "students_p17: resumes from" in (killed.path / "log.txt").read_text()
+    assert killed.status == whole.status == "done"
+    assert list(killed.manifest["stages"]) == ["teacher_p17", "students_p17", "score"]
+    assert list(whole.manifest["stages"]) == ["students_p17", "score"]
+    assert curve(killed)[1:] == curve(whole) == [("students_p17", 0), ("students_p17", 1)]
+    assert equal(killed, whole)
+    with (whole.path / "training.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(r["loss_per_student"]) for r in rows] == pytest.approx([float(r["loss"]) / 2 for r in rows], rel=1e-4)
+    other = make_few_images(tmp_path / "second")
+    assert main(["train", *words(other, photos, weights, "method.students=1", "output_dir=whole")]) == 0
+    (second,) = (folder for folder in find(tmp_path / "whole") if folder.path.parent.name == "second")
+    assert list(second.manifest["stages"]) == ["students_p17", "score"]
+    assert [f.stat().st_mtime_ns for f in teacher.parent.iterdir()] == [written]
+    assert len({f.manifest["provenance"]["teacher_p17_sha256"] for f in (killed, whole, second)}) == 1
+    assert second.maps is not None
+    assert second.maps.shape == (3, 16, 16)
+
+
+def test_a_run_without_maps(tmp_path: Path) -> None:
+    (scale,), file = scales(method(seed=3, **PATCH)), tmp_path / "mine.safetensors"
+    save_teacher(scale.teacher, file, {})
+    values = ["method.image_size=17", "method.patch_sizes=[17]", "method.dense=false", "method.epochs=1"]
+    data = ["dataset=folder", f"dataset.root={make_few_images(tmp_path / 'first')}"]
+    where = ["hardware=cpu", "hardware.threads=1", f"output_dir={tmp_path}"]
+    folder = run(config.compose(["method=us", f"method.teacher={file}", *values, *data, *where]))
+    assert folder.status == "done"
+    assert folder.maps is None
+    assert {key for key in folder.metrics if key.startswith(("pixel", "aupro"))} == set()
+    assert 0 <= folder.metrics["image_auroc"] <= 1
+
+
+def test_a_mistake_is_one_line_before_any_training(
+    tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    given = words(make_images(tmp_path / "first"), photos, weights, "method.dense_stride=2")
+    assert main(["train", *given]) == 2
+    line = "bench: method.dense_stride: 2 given, allowed for patches of 17 pixels: 1"
+    assert capsys.readouterr().err.splitlines() == [line]
+    assert not (tmp_path / "outputs").exists()
