@@ -49,7 +49,8 @@ def test_the_wheel_holds_every_module_yaml_and_table_and_nothing_else(wheel: Pat
     yamls = {f"anomaly_bench/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "conf").rglob("*.yaml")}
     assert {"anomaly_bench/cli.py", "anomaly_bench/report/published.csv"} <= names
     assert {"anomaly_bench/conf/config.yaml", "anomaly_bench/conf/method/rd.yaml"} <= yamls
-    assert names == modules | yamls | {"anomaly_bench/report/published.csv"}
+    teachers = {f"anomaly_bench/nets/teachers/p{size}.{end}" for size in (17, 33) for end in ("safetensors", "md")}
+    assert names == modules | yamls | teachers | {"anomaly_bench/report/published.csv"}
 
 
 def installed_bench(installed: Path, cwd: Path, *words: str) -> str:
