@@ -146,7 +146,10 @@ def test_two_processes_make_one_folder_and_share_each_batch(
     (tmp_path / "notes").mkdir()
     given = {"accelerator": "cpu", "devices": 2, "sync_batchnorm": False, "workers": 0}
     hardware = ["hardware=multi_gpu", *(f"hardware.{key}={value}" for key, value in given.items())]
-    done = bench("train", *TOY, *hardware, f"dataset.root={images}", "method.notes=notes", "method.kind=one")
+    words = ["train", *TOY, *hardware, f"dataset.root={images}", "method.notes=notes", "method.kind=one"]
+    done = bench(*words)
+    if "terminated with signal SIGABRT" in done.stderr:  # gloo, now and then, as its processes end
+        done = bench(*words)  # the same command goes on
     assert done.returncode == 0, done.stderr
     (folder,) = find(tmp_path / "outputs")
     assert contents(folder) == FILES
