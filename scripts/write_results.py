@@ -1,7 +1,8 @@
 """Write the figures of finished runs into docs/results.md: python scripts/write_results.py OUTPUTS...
 
 For each setting and category: commands, versions, weights and dates from the manifests, a row for each run, then mean
-and standard deviation, also for each kind of hardware where there were several.
+and standard deviation, also for each kind of hardware where there were several.  A section of the page is replaced by
+the runs of its title; those of other titles stay.
 """
 
 from __future__ import annotations
@@ -28,6 +29,11 @@ def setting(row: Row) -> tuple[str, ...]:
     return row.method, row.dataset, row.category, str(sorted(config.items(), key=str))
 
 
+def title(row: Row) -> str:
+    """Of a setting's section."""
+    return f"### {row.label} on {row.dataset}/{row.category}"
+
+
 def hardware(row: Row) -> str:
     """Device, threads and memory layout of a run."""
     manifest = RunFolder(row.path).manifest
@@ -38,32 +44,34 @@ def section(rows: list[Row]) -> str:
     """Markdown for the runs of one setting on one category."""
     manifests = [RunFolder(row.path).manifest for row in rows]
     first: dict[str, Any] = manifests[0]
-    versions, images, weights = first["versions"], first["images"], first["provenance"]
+    versions, images = first["versions"], first["images"]
+    weights = [f"{name} {value[:12] if 'sha256' in name else value}" for name, value in first["provenance"].items()]
+    metrics = [m for m in METRICS if m in rows[0].metrics]
     commands = dict.fromkeys(PLACE.sub("", m["command"]) for m in manifests)
-    lines = [f"### {rows[0].method} on {rows[0].dataset}/{rows[0].category}", "", "```", *commands, "```", ""]
+    lines = [title(rows[0]), "", "```", *commands, "```", ""]
     lines += [
         f"torch {versions['torch']}, timm {versions['timm']}; {min(m['started'] for m in manifests)[:10]}; "
-        f"{weights.get('backbone')} sha256 {weights.get('backbone_sha256', '-')[:12]}; "
+        f"{', '.join(weights)}; "
         f"{images['train']} training, {images['test_good']} good and {images['test_anomalous']} defective test images.",
         "",
-        f"| seed | hardware | {' | '.join(METRICS)} | seconds | peak MiB |",
-        "|---|---|" + "---:|" * (len(METRICS) + 2),
+        f"| seed | hardware | {' | '.join(metrics)} | seconds | peak MiB |",
+        "|---|---|" + "---:|" * (len(metrics) + 2),
     ]
     by_hardware = {name: list(group) for name, group in groupby(sorted(rows, key=hardware), key=hardware)}
     for name, group in by_hardware.items():
         for row in sorted(group, key=lambda r: r.seed):
-            values = " | ".join(f"{row.metrics[m]:.4f}" for m in METRICS)
+            values = " | ".join(f"{row.metrics[m]:.4f}" for m in metrics)
             lines.append(f"| {row.seed} | {name} | {values} | {row.seconds:.0f} | {row.peak_memory_mb:.0f} |")
         if len(group) > 1:
-            lines.append(summary(f"mean of {len(group)}", name, group))
+            lines.append(summary(f"mean of {len(group)}", name, group, metrics))
     if len(by_hardware) > 1:
-        lines.append(summary(f"mean of all {len(rows)}", "", rows))
+        lines.append(summary(f"mean of all {len(rows)}", "", rows, metrics))
     return "\n".join(lines)
 
 
-def summary(title: str, name: str, rows: list[Row]) -> str:
+def summary(title: str, name: str, rows: list[Row], metrics: list[str]) -> str:
     """Mean and standard deviation over runs, as a row of the table."""
-    columns = [[row.metrics[m] for row in rows] for m in METRICS]
+    columns = [[row.metrics[m] for row in rows] for m in metrics]
     cells = [f"{statistics.fmean(column):.4f} ± {statistics.stdev(column):.4f}" for column in columns]
     return f"| **{title}** | {name} | {' | '.join(cells)} | | |"
 
@@ -72,8 +80,11 @@ def main(*outputs: str) -> None:
     """Rewrite the marked part of the page; the words around it are left as they are."""
     rows = sorted((row for folder in outputs for row in collect(folder).rows), key=setting)
     text = PAGE.read_text(encoding="utf-8")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    body = "\n\n".join(section(list(group)) for _, group in groupby(rows, key=setting))
+    before, _, rest = text.partition(BEGIN)
+    marked, _, after = rest.partition(END)
+    sections = {part.partition("\n")[0]: part.strip() for part in re.split(r"^(?=### )", marked, flags=re.M)[1:]}
+    sections |= {title(group[0]): section(group) for group in (list(g) for _, g in groupby(rows, key=setting))}
+    body = "\n\n".join(sections[key] for key in sorted(sections))
     PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
     sys.stdout.write(f"{len(rows)} runs written to {PAGE}\n")
 

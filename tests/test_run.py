@@ -121,6 +121,14 @@ def test_labels_and_masks_never_reach_a_method(train: Train, notes: Noted) -> No
     assert sum(line["shape"][0] for line in scored) == 10
 
 
+def test_a_method_computes_its_statistics_on_the_device_of_the_run(
+    train: Train, notes: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anomaly_bench.run.pick_device", lambda hardware: torch.device("meta"))
+    train(code=1)  # fails in the training: there is no data on this device
+    assert [line["device"] for line in notes("begin")] == ["meta"]
+
+
 def test_a_paper_on_the_demo_images(tmp_path: Path, weights: Path) -> None:
     words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=64"]
     words += ["method.epochs=1", "dataset=demo/brick", "hardware=cpu", "save_heatmaps=false"]

@@ -85,12 +85,9 @@ class UninformedStudents(Method):
         nets = [
             [PatchDescriptor(p, conv1_kernel_33, conv3_channels_65) for _ in range(students + 1)] for p in patch_sizes
         ]
-        for net, *_ in nets:
-            if dense and dense_stride not in net.strides:
-                what = f"{dense_stride} given, allowed for patches of {net.patch_size} pixels: "
-                raise UserError("method.dense_stride", what + ", ".join(map(str, net.strides)))
         self.scales = nn.ModuleList(
-            Scale(teacher, pupils, dense_stride if dense else None) for teacher, *pupils in nets
+            Scale(teacher, pupils, max(s for s in teacher.strides if s <= dense_stride) if dense else None)
+            for teacher, *pupils in nets
         )
         self.teacher_sha256: dict[str, str] = {}
 
@@ -101,7 +98,7 @@ class UninformedStudents(Method):
                 yield teacher_stage(scale.teacher, self.teacher_images, self.recipe)
                 sha256 = store_teacher(scale.teacher, self.teacher_images, self.recipe)
             self.teacher_sha256[f"teacher_p{p}_sha256"] = sha256
-            scale.requires_grad_(False).to(next(scale.teacher.parameters()).device)  # where it was fitted
+            scale.requires_grad_(False)
         for scale in self._scales():
             scale.standardise(data.loader("train", 1))
             lesson = Lesson(scale, self.lr, self.weight_decay)

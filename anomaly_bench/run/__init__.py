@@ -88,7 +88,7 @@ def execute(
     images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
     loggers = build_loggers(settings, folder.path)
     finished = folder.manifest["stages"]
-    for stage in method.stages(data):
+    for stage in method.to(device).stages(data):  # statistics are computed where the training is
         to_memory_format(stage.module, settings.hardware)
         if stage.name in finished:
             log.info("%s: fitted in an earlier attempt", stage.name)

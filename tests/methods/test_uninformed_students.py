@@ -93,14 +93,15 @@ def test_errors_by_hand() -> None:
 @pytest.mark.parametrize("students", [1, 3])
 @pytest.mark.parametrize("stride", [1, 4])
 def test_score_against_loops(students: int, stride: int) -> None:
-    sizes = [33, 65] if stride > 1 else [17, 33]
+    sizes = [17, 33, 65] if stride > 1 else [17, 33]
     us, size = lively(method(patch_sizes=sizes, dense_stride=stride, students=students)), 6 if stride > 1 else 2
     x, maps = images(2, size, dtype=torch.float64), []
+    assert [scale.stride for scale in scales(us)] == ([1, 4, 4] if stride > 1 else [1, 1])
     for scale in scales(us):
         e, v = expected_errors(scale, x)
         of_e, of_v = scale.calibration.tolist()
         scores = slow.score(e, v, (of_e, of_v if students > 1 else None))
-        maps.append([slow.enlarge(one, stride, (size, size)) for one in scores])
+        maps.append([slow.enlarge(one, scale.stride, (size, size)) for one in scores])
     with torch.inference_mode():
         ours = us.score(x)
     assert ours.map is not None

@@ -6,7 +6,6 @@ import csv
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +14,10 @@ from PIL import Image
 from anomaly_bench import config
 from anomaly_bench.cli import main
 from anomaly_bench.errors import UserError
-from anomaly_bench.methods.uninformed_students import UninformedStudents
 from anomaly_bench.nets.teachers import save_teacher
 from anomaly_bench.run import run
 from anomaly_bench.store import find
-from tests.methods.small_us import PATCH, Normal, images, method, scales
+from tests.methods.small_us import PATCH, method, scales
 from tests.small_runs import curve, environment, equal, make_images
 
 
@@ -53,11 +51,6 @@ def photos(tmp_path: Path) -> Path:
             ["method.patch_sizes=[33,33]"],
             "method.patch_sizes: [33, 33] given, allowed: each size once",
         ),
-        (["method.dense_stride=4"], "method.dense_stride: 4 given, allowed for patches of 17 pixels: 1"),
-        (
-            ["method.dense_stride=8", "method.patch_sizes=[65,33]"],
-            "method.dense_stride: 8 given, allowed for patches of 33 pixels: 1, 2, 4",
-        ),
     ],
 )
 def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
@@ -68,21 +61,6 @@ def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
 
 
 # Whole runs
-
-
-def test_statistics_are_taken_where_the_teacher_is(
-    photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A run moves the module of a stage to its device, so the distilled teacher alone.  The device here: meta."""
-    recipe: dict[str, Any] = {"teacher_images": str(photos), "weights": str(weights), "backbone": "resnet18"}
-    module = UninformedStudents.__module__
-    monkeypatch.setattr(f"{module}.store_teacher", lambda *_: "a checksum")  # meta has no data to store
-    us = method(**recipe, **PATCH)
-    stages = us.stages(Normal(train=[images(1)], val=[images(1)]))
-    next(stages).module.to("meta")
-    assert next(stages).name == "students_p17"
-    (scale,) = scales(us)
-    assert scale.mu.device.type == "meta"
 
 
 def make_few_images(root: Path) -> Path:
@@ -176,8 +154,8 @@ def test_a_mistake_is_one_line_before_any_training(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    given = words(make_images(tmp_path / "first"), photos, weights, "method.dense_stride=2")
+    given = words(make_images(tmp_path / "first"), photos, weights, "method.patch_sizes=[17,17]")
     assert main(["train", *given]) == 2
-    line = "bench: method.dense_stride: 2 given, allowed for patches of 17 pixels: 1"
+    line = "bench: method.patch_sizes: [17, 17] given, allowed: each size once"
     assert capsys.readouterr().err.splitlines() == [line]
     assert not (tmp_path / "outputs").exists()

@@ -86,7 +86,7 @@ class Toy(Method):
         self.register_buffer("shift", torch.zeros(()))
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        self.notes.add("begin")
+        self.notes.add("begin", device=str(self.shift.device))
         loader = data.loader("train", self.batch_size, shuffle=True)
         yield Stage("template", self.template, loader, {"max_epochs": self.epochs})
         self.shift = torch.rand(()) + self.template.mean.detach().mean().cpu()
