@@ -33,6 +33,8 @@ train, measure and compare unsupervised visual anomaly detection
   bench report [OUTPUTS]         tables of all finished runs: terminal, CSV, Markdown, LaTeX
   bench data list|prepare|verify [NAME] [root=DIR]
               what is here; download and unpack; check what is there
+  bench data cache [clear [pixels|features|teachers|parts ...] [older=DAYS]] [root=DIR]
+              what the cache folder holds; make room in it (teachers, which cost hours, only when named)
   bench list methods|datasets|hardware|loggers|experiments|runs [OUTPUTS]
   bench show method=rd [KEY=VALUE ...]
               the resolved configuration, each number with its source, and the deviations from the paper

@@ -12,7 +12,7 @@ from anomaly_bench.evaluate.words import OPTIONS
 
 VERBS = {
     **{"train": (), "show": (), "report": (), "eval": OPTIONS},
-    **{"data": ("list", "prepare", "verify"), "completion": ("bash", "zsh")},
+    **{"data": ("list", "prepare", "verify", "cache"), "completion": ("bash", "zsh")},
 }
 LISTS = ("datasets", "experiments", "hardware", "loggers", "methods", "runs")
 GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
@@ -51,9 +51,18 @@ def candidates(words: list[str]) -> list[str]:
         return [v for v in (*VERBS, "list") if v.startswith(word)]
     if words[0] == "list":
         return [v for v in LISTS if v.startswith(word)]
+    if words[:2] == ["data", "cache"] and len(words) > 2:
+        return [c for c in _of_cache(words[2:-1]) if c.startswith(word)]
     if words[0] not in ("train", "show"):
         return [v for v in VERBS.get(words[0], ()) if v.startswith(word)]
     return [c for c in _overrides(words[1:-1], word) if c.startswith(word)]
+
+
+def _of_cache(before: list[str]) -> list[str]:
+    from anomaly_bench.data.cached import FILES
+
+    kinds = [kind for kind in FILES if kind not in before]
+    return [*kinds, "older=", "root="] if "clear" in before else ["list", "clear", "root="]
 
 
 def _overrides(before: list[str], word: str) -> list[str]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypedDict
+from typing import Any, Literal, NamedTuple, Protocol, TypedDict, final
 
+import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_bench.records import Dataset, Record
 
-__all__ = ["Dataset", "Method", "NormalBatch", "NormalData", "Record", "Sample", "Scores", "Stage"]
+__all__ = [
+    "Dataset", "FeatureBatch", "FrozenFeatures", "Method", "NormalBatch", "NormalData", "Record", "Sample", "Scores",
+    "Stage",
+]  # fmt: skip
 
 
 class Sample(TypedDict):
@@ -25,11 +29,32 @@ class Sample(TypedDict):
     path: str  # relative to the data root; "test/00042" for array data
 
 
+@final
 class NormalBatch(TypedDict):
     """One batch as a method sees it while it learns: labels and masks never get here."""
 
     image: Tensor  # [B, 3, H, W] float32 RGB in [0, 1]
     path: list[str]
+
+
+@final
+class FeatureBatch(TypedDict):
+    """One batch of what a frozen network says of normal images."""
+
+    features: list[Tensor]  # of each layer, or of each size of the image: [B, C, h, w] float32
+    path: list[str]
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """A network that does not learn, so that its answer to an image is computed once and kept on disk."""
+
+    compute: Callable[
+        [Tensor], list[Tensor]
+    ]  # [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] of each layer or size
+    key: str  # all that the features depend on besides the images: network, layers, checksum of the weights, ...
+    dtype: Literal["float32", "float16"]  # on disk
+    device: torch.device
 
 
 class Scores(NamedTuple):
@@ -44,6 +69,12 @@ class NormalData(Protocol):
 
     def loader(self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
         """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`)."""
+        ...
+
+    def features(
+        self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
+    ) -> DataLoader[FeatureBatch]:
+        """The same with a frozen network's features in place of the images, computed once for all epochs and runs."""
         ...
 
 

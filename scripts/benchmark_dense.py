@@ -13,24 +13,19 @@ speed does not depend on them.
 from __future__ import annotations
 
 import argparse
-import platform
-import shlex
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from datetime import date
-from importlib import metadata
 from itertools import product
 from pathlib import Path
 
 import torch
+from pages import provenance, write
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from anomaly_bench.nets.patch_descriptors import PATCH_SIZES, SLOPE, PatchDescriptor
-from anomaly_bench.run.manifest import cpu_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "dense.md"
 HEADER = (
@@ -140,7 +135,6 @@ def main() -> None:
 
 
 def write_page(table: str, total: str, args: argparse.Namespace) -> None:
-    command = shlex.join(["python", "scripts/benchmark_dense.py", *sys.argv[1:]])
     text = f"""# Dense patch networks on the CPU
 
 Written by `scripts/benchmark_dense.py`, which says what is compared.  One image of {args.size} x {args.size} pixels,
@@ -155,14 +149,8 @@ warm up.  Patch by patch is extrapolated from one batch of {SAMPLE} patches.  "t
 ours.  "(operations)": the same ratio counted in multiplications and additions, which is what a dense form can save; the
 rest is memory and cache.  "largest difference": between the dense forms, float32.
 
-- command: `{command}`
-- hardware: {cpu_model()}
-- versions: python {platform.python_version()}, torch {metadata.version("torch")}
-- date: {date.today()}
-"""
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
+{provenance("torch")}"""
+    write(PAGE, text)
 
 
 if __name__ == "__main__":

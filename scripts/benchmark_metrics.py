@@ -15,21 +15,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import shlex
 import subprocess
 import sys
 import tempfile
-from datetime import date
 from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
 from benchmark_metrics_worker import IMPLEMENTATIONS, MOST_GB, PATIENCE, REPEATS, Array
+from pages import provenance, write
 from scipy import ndimage
-
-from anomaly_bench.run.manifest import cpu_model, version
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "metrics.md"
 MOST_SECONDS = 300  # of one implementation
@@ -207,14 +203,10 @@ lowest and the highest score, and its "pixel_ap" is an area under straight lines
 
 {"".join(sections)}## How
 
-- command: `{shlex.join(["python", "scripts/benchmark_metrics.py", *sys.argv[1:]])}`
-- hardware: {cpu_model()}, one thread
-- versions: python {platform.python_version()}, {", ".join(f"{name} {version(name)}" for name in PACKAGES)}
-- date: {date.today()}
-"""
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
+One thread.
+
+{provenance(*PACKAGES)}"""
+    write(PAGE, text)
 
 
 def main() -> int:

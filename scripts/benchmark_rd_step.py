@@ -12,24 +12,19 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
-import shlex
 import statistics
-import sys
 import time
 import warnings
 from collections.abc import Callable
-from datetime import date
-from importlib import metadata
 from pathlib import Path
 
 import timm
 import torch
+from pages import provenance, write
 from torch import Tensor
 
 from anomaly_bench.config import build, compose, validate
 from anomaly_bench.methods.reverse_distillation import ReverseDistillation, flattened_loss
-from anomaly_bench.run.manifest import cpu_model
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "rd_step.md"
 HEADER = "| backbone | image | batch | threads | authors' step, s | ours, s | ratio | student after all steps |"
@@ -115,8 +110,6 @@ def main() -> None:
 
 
 def write_page(table: str, repeat: int) -> None:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "timm"))
-    command = shlex.join(["python", "scripts/benchmark_rd_step.py", *sys.argv[1:]])
     text = f"""# One training step of Reverse Distillation
 
 Written by `scripts/benchmark_rd_step.py`, which says what is compared.  The authors' code runs the teacher inside the
@@ -128,14 +121,8 @@ same: after all steps both students are compared, batch norm statistics included
 CPU seconds (user and system) of a step: median (lowest-highest) of {repeat}, both sides alternating in one process
 after one step of each to warm up.  Random weights; the speed does not depend on them.
 
-- command: `{command}`
-- hardware: {cpu_model()}
-- versions: python {platform.python_version()}, {versions}
-- date: {date.today()}
-"""
-    PAGE.parent.mkdir(parents=True, exist_ok=True)
-    PAGE.write_text(text, encoding="utf-8")
-    print(f"wrote {PAGE}")
+{provenance("torch", "timm")}"""
+    write(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from anomaly_bench.cli import main
     [
         (["tr"], ["train"]),
         (["data", "p"], ["prepare"]),
+        (["data", "cache", "c"], ["clear"]),
+        (["data", "cache", "clear", "pixels", ""], ["features", "teachers", "parts", "older=", "root="]),
         (["list", "m"], ["methods"]),
         (["eval", "--ma"], ["--maps", "--masks"]),
         (["train", "dataset=demo/"], ["dataset=demo/brick", "dataset=demo/grass", "dataset=demo/gravel"]),

@@ -68,8 +68,8 @@ def test_every_experiment_is_valid(experiment: str) -> None:
     [
         ["dataset.root=elsewhere"], ["hardware=cpu"], ["hardware.precision=bf16-mixed"], ["hardware.workers=3"],
         ["output_dir=elsewhere"], ["cache_dir=elsewhere"], ["logger=csv"], ["force=true"], ["save_maps=false"],
-        ["save_heatmaps=false"], ["checkpoint_seconds=1"], ["resamples=0"], ["hardware.metrics_memory_mb=0"],
-        ["method.epochs=200"], ["method.sigma=4"],
+        ["weights_dtype=float16"], ["save_heatmaps=false"], ["checkpoint_seconds=1"], ["resamples=0"],
+        ["hardware.metrics_memory_mb=0"], ["method.epochs=200"], ["method.sigma=4"],
     ],
 )  # fmt: skip
 def test_the_id_does_not_depend_on(words: list[str]) -> None:
@@ -79,6 +79,7 @@ def test_the_id_does_not_depend_on(words: list[str]) -> None:
 @pytest.mark.parametrize("key", sorted(set(validated(*BASE).method) - {"_target_", "name", "weights"}))
 def test_the_id_depends_on_each_key_of_the_method(key: str) -> None:
     other: dict[str, Any] = {"backbone": "resnet18", "image_size": 64, "betas": "[0.9,0.999]", "flatten_loss": "false"}
+    other["feature_dtype"] = "float16"
     identity, setting = ids(*BASE, f"method.{key}={other.get(key, 7)}")
     assert identity != ids(*BASE)[0]
     assert setting != ids(*BASE)[1]

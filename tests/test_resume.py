@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -43,13 +44,15 @@ def test_a_failed_run_says_why_and_the_next_call_goes_on(
     assert equal(folder, whole)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("fault", "loss"), [("nan", "nan"), ("explode", r"\d\.\d+e\+11")])
+def test_a_loss_that_leaves_all_bounds_stops_the_run_and_keeps_the_last_checkpoint(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str], fault: str, loss: str
 ) -> None:
-    (tmp_path / "notes" / "nan").touch()
+    (tmp_path / "notes" / fault).touch()
     folder = train("checkpoint_seconds=0", code=2)
     line = next(x for x in capsys.readouterr().err.splitlines() if x.startswith("bench:"))
-    assert line == "bench: template, epoch 2, step 6: loss is nan (the training diverged; a smaller method.lr?)"
+    said = rf"bench: template, epoch 2, step 4: loss is {loss} \(the training diverged; a smaller method.lr\?\)"
+    assert re.fullmatch(said, line)
     assert folder.status == "failed"
     assert curve(folder) == [("template", 0)]
     state = torch.load(folder.path / "checkpoints" / "template" / "last.ckpt", weights_only=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import importlib.util
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
-from small_runs import FILES, TOY, Bench, Noted, Train, contents, curve, equal
+from small_runs import FILES, TOY, Bench, Noted, Train, contents, curve, equal, make_images
 
 from anomaly_bench import config
 from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.metrics import image_metrics, pixel_metrics
 from anomaly_bench.run import run
+from anomaly_bench.run.weights import rounded
 from anomaly_bench.store import RunFolder, find
 
 
@@ -58,15 +60,31 @@ def test_metrics_can_be_measured_again_from_the_stored_scores_and_maps(train: Tr
     assert 0.6 < folder.metrics["pixel_auroc"] < 1  # a number that a wrong order of the masks would change
 
 
-def test_weights_and_config_alone_give_the_stored_scores(train: Train) -> None:
-    folder = train()
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_weights_and_config_alone_give_the_stored_scores(train: Train, dtype: str) -> None:
+    folder = train(f"weights_dtype={dtype}")
+    state = load_file(folder.path / "weights.safetensors")
+    assert {str(value.dtype) for value in state.values()} == {f"torch.{dtype}"}
     settings = stored(folder)
     method = config.build("method", settings.method)
-    method.load_state_dict(load_file(folder.path / "weights.safetensors"))
+    method.load_state_dict(state)
     samples = ImageSet(config.build("dataset", settings.dataset).records("test"), 16, settings.cache_dir)
     with torch.inference_mode():
         alone = [method.eval().score(samples[i]["image"][None]) for i in range(len(samples))]
     np.testing.assert_allclose([float(s.image) for s in alone], [row.score for row in folder.scores], rtol=1e-6)
+
+
+def test_float16_weights_tell_how_far_the_scores_moved(train: Train) -> None:
+    exact = train()
+    folder = train("weights_dtype=float16", outputs="half")
+    moved = [abs(a.score - b.score) for a, b in zip(folder.scores, exact.scores, strict=True)]  # all 10: fewer than 16
+    told = folder.manifest["weights"]
+    assert (told["dtype"], told["images"]) == ("float16", 10)
+    assert 0 < told["largest_change"] == pytest.approx(max(moved), rel=1e-3)
+    assert told["deviation"] == pytest.approx(np.std([row.score for row in exact.scores]), rel=1e-3)
+    assert "weights" not in exact.manifest
+    assert rounded(torch.tensor([1e5])).dtype == torch.float32  # beyond float16's range
+    assert rounded(torch.tensor([7])).dtype == torch.int64
 
 
 def test_the_manifest_says_what_was_done(train: Train) -> None:
@@ -146,6 +164,27 @@ def test_a_paper_on_the_demo_images(tmp_path: Path, weights: Path) -> None:
     assert not any(
         key.startswith("teacher.") and key.endswith("conv1.weight") for key in state
     )  # frozen: once is enough
+
+
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-5), ("float16", 2e-3)])
+def test_a_training_on_stored_features_is_the_same(tmp_path: Path, weights: Path, dtype: str, close: float) -> None:
+    """The teacher of Reverse Distillation sees each image once, not in each epoch."""
+    images = make_images(tmp_path / "images")
+    words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=32"]
+    words += ["method.epochs=2", "method.batch_size=4", "method.lr=0.0001", "dataset=folder", f"dataset.root={images}"]
+    words += ["hardware=cpu", "hardware.threads=1", "save_heatmaps=false", f"cache_dir={tmp_path}"]
+    plain, kept = (
+        run(config.compose([*words, f"method.feature_dtype={choice}", f"output_dir={tmp_path}"]))
+        for choice in ("null", dtype)
+    )
+    assert len(list(tmp_path.glob("*.features"))) == 1
+    np.testing.assert_allclose(losses(kept), losses(plain), rtol=close)
+    np.testing.assert_allclose([row.score for row in kept.scores], [row.score for row in plain.scores], rtol=30 * close)
+
+
+def losses(folder: RunFolder) -> list[float]:
+    with (folder.path / "training.csv").open(newline="") as file:
+        return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
 def test_two_processes_make_one_folder_and_share_each_batch(

@@ -46,6 +46,7 @@ class Settings(BaseModel, extra="forbid"):
     cache_dir: Path
     force: bool
     resamples: Annotated[int, Field(ge=0, le=100_000)]
+    weights_dtype: Literal["float32", "float16"]
     save_maps: bool
     save_heatmaps: bool
     checkpoint_seconds: Annotated[float, Field(ge=0)]

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler
-from torch.utils.data import Dataset as TorchDataset
 
-from anomaly_bench.contracts import NormalBatch, Record, Sample
-from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
+from anomaly_bench.data.features import FeatureSet
 from anomaly_bench.data.files import cut, data_root, fingerprint
+from anomaly_bench.data.images import ImageSet
 from anomaly_bench.errors import UserError
 
 __all__ = [
@@ -47,63 +46,13 @@ def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Reco
     return train, val
 
 
-class ImageSet(TorchDataset[Sample]):
-    """Records as samples of `size` x `size` pixels, decoded once into `cache_dir`.
-
-    Raises UserError naming the file that cannot be used, or `cache_dir` when it cannot be written.
-    Warns when defective images come with an empty mask: they stay anomalous for the image metrics.
-    """
-
-    def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
-        self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
-        self._key = cache_key(records, size)
-        self._rows: np.memmap | None = None
-        self._masked = has_masks(records)
-        if records:
-            self._warn_of_empty_masks(self._open())  # built here and not in each worker
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, index: int) -> Sample:
-        record, row = self.records[index], self._open()[index]
-        side, pixels = self.size, self.size * self.size
-        image = torch.from_numpy(
-            row[: 3 * pixels].reshape(side, side, 3).transpose(2, 0, 1).astype(np.float32, order="C") / 255
-        )
-        mask = torch.zeros(side, side, dtype=torch.bool)
-        if self._masked:
-            mask = torch.from_numpy(row[3 * pixels :].reshape(side, side) != 0)
-        return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
-
-    @property
-    def masks(self) -> Masks | None:
-        """None where the data set has none."""
-        return Masks(self._open(), self.size) if self._masked else None
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None}  # a spawned worker maps the file itself
-
-    def _open(self) -> np.memmap:
-        if self._rows is None:
-            self._rows = cached_rows(self.records, self.size, self.cache_dir, self._key)
-        return self._rows
-
-    def _warn_of_empty_masks(self, rows: np.ndarray) -> None:
-        masked = [i for i, record in enumerate(self.records) if record.label and record.mask is not None]
-        empty = [self.records[i].path for i in masked if not rows[i, 3 * self.size**2 :].any()]
-        if empty:
-            text = f"{len(empty)} of {len(masked)} defective images have an empty mask (first: {empty[0]}); "
-            warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=3)
-
-
 class EpochSampler(RandomSampler):
     """A permutation that depends on (seed, epoch) alone, so that a resumed training sees the order it would have seen.
 
     Lightning calls `set_epoch`, and on several devices replaces any RandomSampler by a shuffling DistributedSampler.
     """
 
-    def __init__(self, data_source: ImageSet, seed: int) -> None:
+    def __init__(self, data_source: Sized, seed: int) -> None:
         super().__init__(data_source)
         self.seed, self.epoch = seed, 0
 
@@ -143,22 +92,39 @@ class NormalLoaders:
 
         Raises UserError for an empty split or a batch that the devices cannot share evenly.
         """
+        self._check(split, batch_size)
+        return self._loader(self._images[split], batch_size, shuffle, _without_labels)
+
+    def features(
+        self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
+    ) -> DataLoader[FeatureBatch]:
+        """The same with the features of a frozen network in place of the images; raises what `FeatureSet` raises."""
+        self._check(split, batch_size)  # before anything is computed
+        return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
+
+    def _loader(self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any]) -> DataLoader[Any]:
+        return DataLoader[Any](
+            rows,
+            batch_size=batch_size // self.devices,
+            sampler=EpochSampler(rows, self.seed) if shuffle else None,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _check(self, split: str, batch_size: int) -> None:
         if batch_size % self.devices:
             raise UserError("method.batch_size", f"{batch_size} cannot be shared evenly by {self.devices} devices")
         if not self.sizes[split]:
             raise UserError("val_share", f"the method needs '{split}' images, and there are none")
-        images = self._images[split]
-        return DataLoader[Any](  # a batch is not a list of samples: the collate function drops labels and masks
-            images,
-            batch_size=batch_size // self.devices,
-            sampler=EpochSampler(images, self.seed) if shuffle else None,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=_without_labels,
-            pin_memory=torch.cuda.is_available(),
-        )
 
 
 def _without_labels(samples: list[Sample]) -> NormalBatch:
     images: list[Tensor] = [sample["image"] for sample in samples]
     return NormalBatch(image=torch.stack(images), path=[sample["path"] for sample in samples])
+
+
+def _named(rows: list[tuple[list[Tensor], str]]) -> FeatureBatch:
+    features = zip(*(maps for maps, _ in rows), strict=True)
+    return FeatureBatch(features=[torch.stack(maps) for maps in features], path=[path for _, path in rows])

@@ -1,6 +1,7 @@
 """Magnetic Tile Defects (Huang, Qiu and Yuan, The Visual Computer 2020): 952 free tiles and five kinds of defect.
 
-The data set comes without a split.  Four masks of MT_Uneven are empty in the original; `ImageSet` says so.
+The data set comes without a split.  Four masks of MT_Uneven are empty in the original; `ImageSet` says so.  Masks have
+grey edges; any value but 0 counts: cut at 127, cracks would lose a third of their pixels, two of them all but 1 and 3.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`bench data list | prepare NAME | verify NAME`: what is there, bring it here, check it.  Imports no torch."""
+"""`bench data list | prepare NAME | verify NAME | cache`: what is there, bring it here, check it.  Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from rich.console import Console
 
 from anomaly_bench.config import conf_dir
 from anomaly_bench.data.archive import download, extract
+from anomaly_bench.data.cached import cache_command
 from anomaly_bench.data.files import cache_root, places, subfolders
 from anomaly_bench.data.one_class import CATEGORIES, find_folder
 from anomaly_bench.data.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError, none_of
 
 NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
-OPTIONS = {"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode")}
-USAGE = "bench data list | prepare NAME [root=DIR] [urls=[...]] | verify NAME [root=DIR] [decode=true]"
+OPTIONS = {"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode"), "cache": ("root", "older")}
+USAGE = "bench data list | prepare NAME [root=DIR] [urls=[...]] | verify NAME [root=DIR] [decode=true] | cache [clear]"
 
 
 def data_command(words: list[str]) -> int:
@@ -30,6 +31,8 @@ def data_command(words: list[str]) -> int:
     if verb not in OPTIONS:
         raise none_of("bench data", verb, OPTIONS) if verb else UserError("bench data", "says what to do", USAGE)
     options = _options(verb, [word for word in words if "=" in word])
+    if verb == "cache":
+        return cache_command(names, options)
     if verb == "list":
         if names:
             raise UserError("bench data list", f"takes no name, '{names[0]}' given", USAGE)

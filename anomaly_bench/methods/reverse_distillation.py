@@ -16,14 +16,15 @@ teacher's gradients.  Same updates.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
-from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name
 
@@ -61,12 +62,14 @@ class ReverseDistillation(Method):
         betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
         flatten_loss: bool,
         sigma: Annotated[float, Field(gt=0)],
+        feature_dtype: Literal["float32", "float16"] | None,
     ) -> None:
         super().__init__()
         self.weights, self.image_size, self.batch_size, self.epochs = weights, image_size, batch_size, epochs
+        self.feature_dtype = feature_dtype
         self.lr, self.betas, self.flatten_loss, self.sigma = lr, (betas[0], betas[1]), flatten_loss, sigma
         blocks, bottleneck, width = RESNETS[backbone.split(".")[0]]
-        self.teacher = Backbone(backbone, out_indices=(1, 2, 3))  # layer1, layer2, layer3
+        self.teacher = Backbone(backbone, layers=(1, 2, 3))  # layer1, layer2, layer3
         self.bottleneck = OneClassEmbedding(blocks[3], bottleneck, width)
         self.decoder = Decoder(blocks[:3], bottleneck, width)
         initialise(self.bottleneck)
@@ -74,15 +77,22 @@ class ReverseDistillation(Method):
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         self.teacher.load(self.weights)
-        loader = data.loader("train", self.batch_size, shuffle=True)
+        loader: DataLoader[Any]
+        if self.feature_dtype:
+            key = f"{self.teacher.name} layers 1, 2, 3 sha256 {self.teacher.sha256}"
+            frozen = FrozenFeatures(self.teacher, key, self.feature_dtype, self.device)
+            loader = data.features("train", frozen, self.batch_size, shuffle=True)
+        else:
+            loader = data.loader("train", self.batch_size, shuffle=True)
         step = loader.batch_size
         if self.image_size == 32 and step and len(loader.dataset) % step == 1:  # type: ignore[arg-type]
             what = f"{step} leaves a last batch of one image, and batch norm with one value for a 1 x 1 code"
             raise UserError("method.batch_size", what, "another batch_size")
         yield Stage("distillation", self, loader, {"max_epochs": self.epochs})
 
-    def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
-        f_e, f_d = self(batch["image"])
+    def training_step(self, batch: NormalBatch | FeatureBatch, batch_idx: int) -> Tensor:
+        f_e = batch["features"] if "features" in batch else self.teacher(batch["image"])
+        f_d = self.decoder(self.bottleneck(f_e))
         loss = flattened_loss(f_e, f_d) if self.flatten_loss else positional_loss(f_e, f_d)
         self.log("loss", loss, prog_bar=True)
         return loss

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from anomaly_bench.errors import UserError, nearest
 
 WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
+PROBE = 64  # pixels of the image that tells channels and reductions
 
 
 def timm_name(backbone: str) -> str:
@@ -42,23 +43,36 @@ class Backbone(nn.Module):
     """A frozen feature pyramid, cut after the deepest wanted layer: always in eval mode, never a gradient.
 
     The constructor builds the architecture only; `load` brings the weights.  forward: images [B, 3, H, W] in [0, 1] ->
-    one feature map [B, C_l, H / r_l, W / r_l] for each of `out_indices` (timm's numbering: ResNet layer1 is 1).
+    one feature map [B, C_l, H / r_l, W / r_l] for each of `layers`: timm's numbers (ResNet's layer1 is 1) or names of
+    modules (`layer1`, `blocks.5`).  Raises UserError for a module that the network lacks.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, backbone: str, out_indices: tuple[int, ...]) -> None:
+    def __init__(self, backbone: str, layers: tuple[int, ...] | tuple[str, ...]) -> None:
         super().__init__()
         self.name = timm_name(backbone)
-        self.net = timm.create_model(self.name, pretrained=False, features_only=True, out_indices=out_indices)
-        info: Any = self.net.feature_info
-        self.channels: list[int] = info.channels()
-        self.reductions: list[int] = info.reduction()
+        numbers = tuple(layer for layer in layers if isinstance(layer, int))
+        if numbers:
+            self.net: nn.Module = timm.create_model(self.name, features_only=True, out_indices=numbers)
+        else:
+            whole = timm.create_model(self.name).eval()
+            modules = [name for name, _ in whole.named_modules() if name]
+            for layer in layers:
+                if layer not in modules:
+                    what = f"'{layer}' is no module of {self.name}"
+                    raise UserError("method.layer", what, nearest(str(layer), modules))
+            self.net = timm.models.create_feature_extractor(whole, {str(layer): str(layer) for layer in layers})
         config: Any = timm.get_pretrained_cfg(self.name)
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
+        probe = self(torch.zeros(1, 3, PROBE, PROBE))
+        if flat := [layer for layer, f in zip(layers, probe, strict=True) if f.ndim != 4]:
+            raise UserError("method.layer", f"'{flat[0]}' of {self.name} gives no feature map")
+        self.channels = [f.shape[1] for f in probe]
+        self.reductions = [PROBE // f.shape[2] for f in probe]
         self.sha256 = ""
 
     def train(self, mode: bool = True) -> Backbone:
@@ -67,8 +81,8 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        features: list[Tensor] = self.net((images - self.mean) / self.std)
-        return features
+        features: Any = self.net((images - self.mean) / self.std)
+        return list(features.values()) if isinstance(features, dict) else features
 
     def load(self, weights: str | None) -> None:
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.

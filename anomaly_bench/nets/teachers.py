@@ -73,7 +73,7 @@ def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> S
     assert images is not None
     if not any(recipe.losses):
         raise UserError("method.teacher_losses", "all three are 0, nothing to learn")
-    backbone = Backbone(recipe.backbone, out_indices=(recipe.layer,))
+    backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
     backbone.load(recipe.weights)
     module = Distillation(
         net, backbone, recipe.losses, recipe.margin, recipe.compactness, recipe.target_size, recipe.lr,
@@ -107,7 +107,7 @@ def save_teacher(
 
 def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     """Where the teacher lies that this recipe makes of these images."""
-    backbone = Backbone(recipe.backbone, out_indices=(recipe.layer,))
+    backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
     backbone.load(recipe.weights)
     shapes = [list(value.shape) for value in net.state_dict().values()]
     listed = [(str(f.relative_to(images)), f.stat().st_size) for f in natural_images(images)]

@@ -11,7 +11,6 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning import seed_everything
-from safetensors.torch import save as safetensors_bytes
 
 from anomaly_bench import config
 from anomaly_bench.contracts import Dataset, Method, Record
@@ -21,7 +20,8 @@ from anomaly_bench.run.fit import fit, keep_weights_only, load_fitted
 from anomaly_bench.run.logs import build_loggers, console_log, recorded, warned
 from anomaly_bench.run.manifest import describe
 from anomaly_bench.run.scoring import measure, score
-from anomaly_bench.store import RunFolder, write_atomic
+from anomaly_bench.run.weights import store_weights
+from anomaly_bench.store import RunFolder
 
 __all__ = ["console_log", "run"]
 log = logging.getLogger("anomaly_bench")
@@ -100,9 +100,8 @@ def execute(
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     folder.update(provenance=method.provenance())
-    state = {key: v.detach().cpu().contiguous() for key, v in method.state_dict().items()}
-    write_atomic(folder.path / "weights.safetensors", lambda file: file.write(safetensors_bytes(state)))
     to_memory_format(method.to(device), settings.hardware)
+    store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scores, maps = score(folder, method, images, Path(scratch))
         measure(folder, settings, images, scores, maps)

@@ -26,6 +26,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.run.logs import console_log, file_log
 from anomaly_bench.store import unwritable, write_atomic
 
+EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: what no training that learns reaches
 log = logging.getLogger("anomaly_bench")
 
 
@@ -125,7 +126,7 @@ class Checkpoint(Callback):
 
 
 class Curve(Callback):
-    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops at a non-finite loss.
+    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops where a loss explodes.
 
     `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.
     Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
@@ -164,10 +165,7 @@ class Curve(Callback):
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
         if self.losses:
             values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
-        wrong = [f"{name} is {v}" for name, v in values.items() if not math.isfinite(v)]
-        if wrong:
-            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {trainer.global_step}"
-            raise UserError(where, ", ".join(wrong), "the training diverged; a smaller method.lr?")
+        self.refuse_divergence(trainer, pl_module, values)
         seconds = round(self.before + time.monotonic() - self.began, 3)
         row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
         self.rows.append(row | values)
@@ -176,6 +174,23 @@ class Curve(Callback):
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
             epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
             log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
+
+    def refuse_divergence(self, trainer: Trainer, module: LightningModule, values: dict[str, float]) -> None:
+        """Raise UserError, before this epoch's checkpoint, naming the first step at which the loss left all bounds."""
+        wrong = {name: v for name, v in values.items() if not math.isfinite(v)}
+        step, losses = trainer.global_step, [float(v) for v in self.losses]
+        earlier = [float(row["loss"]) for row in self.rows if row["stage"] == self.stage and row.get("loss")]
+        most = EXPLODED * max([1.0, *map(abs, (earlier + losses)[:1])])
+        for i, loss in enumerate(losses):
+            if not abs(loss) <= most:  # nan too
+                wrong, step = {"loss": loss}, trainer.global_step - len(losses) + i + 1
+                break
+        said = [f"{name} is {v:.6g}" for name, v in wrong.items()]
+        if not said and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
+            said = ["a weight is no longer finite"]
+        if said:
+            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
+            raise UserError(where, ", ".join(said), "the training diverged; a smaller method.lr?")
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -52,6 +52,8 @@ class Template(LightningModule):
                 raise RuntimeError("the toy was told to fail")
             if self.notes.asked("nan"):
                 images = images * float("nan")
+            if self.notes.asked("explode"):
+                images = images * 1e6
         loss = (images + 0.1 * torch.rand_like(images) - self.mean).pow(2).mean()
         self.log("loss", loss)
         return loss

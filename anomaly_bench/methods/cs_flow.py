@@ -1,0 +1,245 @@
+"""CS-Flow: Fully Convolutional Cross-Scale-Flows for Image-based Defect Detection (Rudolph et al., WACV 2022).
+
+A frozen ImageNet network describes an image at three sizes.  A normalising flow, trained on good images, maps the three
+feature maps y together to z of the same shape, so that z follows a standard normal distribution.  An image whose z is
+large is unlikely, so anomalous.  arXiv 2110.02855; "code" is github.com/marco-rudolph/cs-flow at commit 88a13b8.
+
+    loss = (|z|^2 / 2 - log|det dz/dy|) / number of entries of y, mean over images
+    score of an image = mean of z^2 / 2 over all entries of z
+    map = mean over channels of z^2 at the largest size
+
+A block permutes channels, splits them into halves and changes each half by what a network, which looks at all three
+sizes, makes of the other.  All as in the code; the paper's text was not at hand.
+
+Deviation: the inverse is our own; the code's takes the shift for the first half from the wrong network, so that it
+inverts nothing.  Neither training nor scores need it.
+Deviation: timm's EfficientNet-B5 pads each convolution for the size it sees; the code's package, for 456 pixels.
+Deviation: maps are measured at `image_size`; the code draws them and measures nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
+from anomaly_bench.errors import UserError
+from anomaly_bench.nets.backbones import Backbone
+
+SCALES = 3  # sizes of the image: all of it, a half, a quarter
+SLOPE = 0.1  # of the leaky ReLU
+SOFT = 0.636  # about 2 / pi: the soft clamp's atan then reaches the clamp itself
+HARD_CLAMP = 1e6
+
+Maps = list[Tensor]  # one for each size, the largest first: [B, C, h / 2^i, w / 2^i]
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class CSFlow(Method):
+    """A frozen backbone that sees the image at three sizes, and a `CrossScaleFlow` over its features."""
+
+    def __init__(
+        self,
+        backbone: str,
+        weights: str | None,
+        layer: str,
+        image_size: Annotated[int, Field(ge=32)],
+        downscale: Literal["nearest", "antialias"],
+        kernels: Annotated[tuple[Literal[1, 3, 5, 7], ...], Field(min_length=1)],
+        hidden: Count,
+        clamp: Positive,
+        batch_size: Count,
+        epochs: Count,
+        lr: Positive,
+        betas: tuple[Share, Share],
+        eps: Positive,
+        weight_decay: Annotated[float, Field(ge=0)],
+        gradient_clip: Positive,
+        map_scales: Literal["largest", "product"],
+        feature_dtype: Literal["float32", "float16"],
+    ) -> None:
+        super().__init__()
+        self.weights, self.layer, self.image_size, self.downscale = weights, layer, image_size, downscale
+        self.batch_size, self.epochs, self.gradient_clip = batch_size, epochs, gradient_clip
+        self.adam = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        self.map_scales, self.feature_dtype = map_scales, feature_dtype
+        self.backbone = Backbone(backbone, layers=(layer,))
+        (channels,), (reduction,) = self.backbone.channels, self.backbone.reductions
+        if channels % 2:
+            raise UserError("method.layer", f"'{layer}' has {channels} channels; a flow needs an even number")
+        if image_size % (step := reduction * 2 ** (SCALES - 1)):
+            what = f"{image_size} given; its quarter must be a multiple of {reduction} pixels for '{layer}'"
+            raise UserError("method.image_size", what, f"a multiple of {step}")
+        self.flow = CrossScaleFlow(channels, hidden, kernels, clamp)
+
+    def stages(self, data: NormalData) -> Iterator[Stage]:
+        self.backbone.load(self.weights)
+        key = f"{self.backbone.name} {self.layer} sha256 {self.backbone.sha256} {SCALES} sizes {self.downscale}"
+        frozen = FrozenFeatures(self.features, key, self.feature_dtype, self.device)
+        loader = data.features("train", frozen, self.batch_size, shuffle=True)
+        trainer = {"max_epochs": self.epochs, "gradient_clip_val": self.gradient_clip}
+        yield Stage("flow", Likelihood(self.flow, self.adam), loader, trainer)
+
+    def features(self, images: Tensor) -> Maps:
+        """[B, 3, H, W] in [0, 1] -> y."""
+        sizes = [images]
+        for i in range(1, SCALES):
+            if self.downscale == "nearest":
+                sizes.append(images[:, :, :: 2**i, :: 2**i])
+            else:
+                size = [n // 2**i for n in images.shape[2:]]
+                sizes.append(F.interpolate(images, size, mode="bilinear", antialias=True))
+        return [self.backbone(x)[0] for x in sizes]
+
+    def score(self, images: Tensor) -> Scores:
+        z, _ = self.flow(self.features(images))
+        squares = [m.pow(2) for m in z]
+        of_image = torch.cat([m.flatten(1) for m in squares], 1).mean(1) / 2  # [B]
+        maps = [m.mean(1, keepdim=True) for m in (squares if self.map_scales == "product" else squares[:1])]
+        large = [F.interpolate(m, images.shape[2:], mode="bilinear", align_corners=False) for m in maps]  # [B, 1, H, W]
+        return Scores(image=of_image, map=torch.cat(large, 1).prod(1))
+
+    def provenance(self) -> dict[str, str]:
+        return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
+
+
+class Likelihood(LightningModule):
+    """Trains a flow: maximum likelihood of features.  adam: its numbers."""
+
+    def __init__(self, flow: CrossScaleFlow, adam: dict[str, Any]) -> None:
+        super().__init__()
+        self.flow, self.adam = flow, adam
+
+    def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
+        loss = negative_log_likelihood(*self.flow(batch["features"]))
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch["path"]))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        fused = self.trainer.precision != "16-mixed"  # which would unscale gradients after they were clipped
+        return torch.optim.Adam(self.flow.parameters(), **self.adam, fused=fused)
+
+
+def negative_log_likelihood(z: Maps, log_det: Tensor) -> Tensor:
+    """z and log_det [B] -> the loss: for each entry of y, without the constant log(2 pi) / 2, the mean over images."""
+    squares = torch.cat([m.flatten(1) for m in z], 1).pow(2).sum(1)  # [B]
+    entries = sum(m[0].numel() for m in z)
+    return (squares / 2 - log_det).mean() / entries
+
+
+class CrossScaleFlow(nn.Module):
+    """channels: of each map; kernels: one for each block; hidden: inside the networks; clamp: of the log-scale."""
+
+    def __init__(self, channels: int, hidden: int, kernels: Sequence[int], clamp: float) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(channels, hidden, kernel, clamp, seed) for seed, kernel in enumerate(kernels))
+
+    def forward(self, y: Maps) -> tuple[Maps, Tensor]:
+        """y -> z of the same shapes, and log|det dz/dy| of each image [B]."""
+        log_det = y[0].new_zeros(len(y[0]))
+        for block in self.blocks:
+            y, more = block(y)
+            log_det = log_det + more  # [B]
+        return y, log_det
+
+    def inverse(self, z: Maps) -> Maps:
+        """The y that `forward` maps to z."""
+        for block in reversed(self.blocks):
+            z = block.inverse(z)  # type: ignore[operator]
+        return z
+
+
+class Block(nn.Module):
+    """A fixed permutation of the channels of each map, then a coupling.  seed: of the permutations, as in the code."""
+
+    permutations: Tensor  # [3, C]
+
+    def __init__(self, channels: int, hidden: int, kernel: int, clamp: float, seed: int) -> None:
+        super().__init__()
+        random = np.random.RandomState(seed)  # the code's generator, so the code's permutations
+        permutations = np.stack([random.permutation(channels) for _ in range(SCALES)])
+        self.register_buffer("permutations", torch.from_numpy(permutations))
+        self.clamp = clamp
+        self.first = CrossScaleNet(channels, hidden, kernel)  # reads the second half
+        self.second = CrossScaleNet(channels, hidden, kernel)  # reads the new first half
+
+    def forward(self, y: Maps) -> tuple[Maps, Tensor]:
+        """-> maps of the same shapes, and the log-determinant of each image [B]."""
+        y = [m[:, order] for m, order in zip(y, self.permutations, strict=True)]
+        a, b = halves(y)
+        a, log_a = affine(a, self.first(b), self.clamp)
+        b, log_b = affine(b, self.second(a), self.clamp)
+        joined = [torch.cat(pair, 1) for pair in zip(a, b, strict=True)]
+        return [m.clamp(-HARD_CLAMP, HARD_CLAMP) for m in joined], log_a + log_b
+
+    def inverse(self, z: Maps) -> Maps:
+        """The y that `forward` maps to z."""
+        a, b = halves(z)
+        b = undo(b, self.second(a), self.clamp)
+        a = undo(a, self.first(b), self.clamp)
+        joined = [torch.cat(pair, 1) for pair in zip(a, b, strict=True)]
+        return [m[:, order.argsort()] for m, order in zip(joined, self.permutations, strict=True)]
+
+
+class CrossScaleNet(nn.Module):
+    """The inner network of a coupling: half of the channels of all maps -> log-scales and shifts for the other half.
+
+    Each map has two convolutions; what its neighbours have between theirs is added, brought to its size.
+    """
+
+    def __init__(self, channels: int, hidden: int, kernel: int) -> None:
+        super().__init__()
+
+        def convs(number: int, inputs: int, outputs: int, stride: int = 1) -> nn.ModuleList:
+            return nn.ModuleList(nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2) for _ in range(number))
+
+        self.inner = convs(SCALES, channels // 2, hidden)
+        self.outer = convs(SCALES, hidden, channels)
+        self.down = convs(SCALES - 1, hidden, channels, stride=2)  # map i -> i + 1
+        self.up = convs(SCALES - 1, hidden, channels)  # map i + 1 -> i
+        self.gamma = nn.Parameter(torch.zeros(SCALES))  # so that a flow starts as a permutation
+
+    def forward(self, half: Maps) -> Maps:
+        """[B, C / 2, ...] -> [B, C, ...]: the log-scales before the clamp, then the shifts."""
+        h = [F.leaky_relu(inner(x), SLOPE) for inner, x in zip(self.inner, half, strict=True)]
+        r = [outer(x) for outer, x in zip(self.outer, h, strict=True)]
+        for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
+            r[i + 1] = r[i + 1] + down(h[i])
+            r[i] = r[i] + up(F.interpolate(h[i + 1], scale_factor=2, mode="bilinear", align_corners=False))
+        return [gamma * x for gamma, x in zip(self.gamma, r, strict=True)]
+
+
+def halves(maps: Maps) -> tuple[Maps, Maps]:
+    """The first and the second half of the channels."""
+    pairs = [m.chunk(2, 1) for m in maps]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def log_scale(raw: Tensor, clamp: float) -> Tensor:
+    """The soft clamp: within +-clamp (3 -> +-2.997)."""
+    return clamp * SOFT * torch.atan(raw / clamp)
+
+
+def affine(x: Maps, coefficients: Maps, clamp: float) -> tuple[Maps, Tensor]:
+    """exp(s) x + t, and the sum of s over all entries of an image [B]."""
+    out, total = [], x[0].new_zeros(len(x[0]))
+    for m, (raw, t) in zip(x, (c.chunk(2, 1) for c in coefficients), strict=True):
+        s = log_scale(raw, clamp)
+        out.append(s.exp() * m + t)
+        total = total + s.flatten(1).sum(1)
+    return out, total
+
+
+def undo(x: Maps, coefficients: Maps, clamp: float) -> Maps:
+    """The inverse of `affine`."""
+    pairs = (c.chunk(2, 1) for c in coefficients)
+    return [(m - t) * (-log_scale(raw, clamp)).exp() for m, (raw, t) in zip(x, pairs, strict=True)]

@@ -1,0 +1,191 @@
+"""Files of rows: what is on disk comes back only when it is whole and made for the key that is asked for."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from typing import Any
+
+import pytest
+
+from anomaly_bench.data.kept import HEADER_BYTES, LONGEST, keep, open_kept
+from anomaly_bench.errors import UserError
+
+ROWS = [bytes(range(i, i + 10)) for i in range(5)]
+ABOUT = {"images": 5, "first": "bottle/train/good/000.png", "shapes": [[2, 5]]}
+
+
+class Maker:
+    """Makes ROWS and counts how often."""
+
+    def __init__(self, rows: list[bytes] = ROWS) -> None:
+        self.rows, self.made = rows, 0
+
+    def __call__(self) -> tuple[dict[str, Any], Iterator[bytes]]:
+        self.made += 1
+        return ABOUT, iter(self.rows)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Rows that are whole, for the key `k`."""
+    keep(tmp_path / "c" / "a.pixels", "k", Maker())
+    return tmp_path / "c" / "a.pixels"
+
+
+def only(file: Path) -> bool:
+    """Nothing else is in its folder: no part is left."""
+    return list(file.parent.iterdir()) == [file]
+
+
+def test_rows_are_made_once(tmp_path: Path) -> None:
+    file, make = tmp_path / "not" / "there" / "a.pixels", Maker()
+    for _ in range(3):
+        kept = keep(file, "k", make)
+        assert [row.tobytes() for row in kept.rows] == ROWS
+        assert kept.about == ABOUT
+        assert not kept.rows.flags.writeable
+    assert make.made == 1
+    assert only(file)
+    assert file.read_bytes()[HEADER_BYTES:] == b"".join(ROWS)
+    assert open_kept(file, "another key") is None
+
+
+def flipped(place: int) -> Callable[[bytes], bytes]:
+    return lambda whole: whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+
+
+DAMAGE: dict[str, Callable[[bytes], bytes]] = {
+    "truncated": lambda whole: whole[:-1],
+    "only a header": lambda whole: whole[:HEADER_BYTES],
+    "half a header": lambda whole: whole[:100],
+    "longer": lambda whole: whole + b"\0",
+    "empty": lambda whole: b"",
+    "foreign": lambda whole: b"?" * len(whole),
+    "another format": lambda whole: whole.replace(b"rows 1", b"rows 0", 1),
+    "header of another key": lambda whole: whole.replace(b'"k"', b'"l"', 1),
+    "a byte of the rows": flipped(HEADER_BYTES + 25),
+    "the last byte": flipped(-1 + HEADER_BYTES + 50),
+    "a byte of the magic": flipped(3),
+    "the checksum of the header": flipped(22),
+    "the shapes in the header": lambda whole: whole.replace(b"[[2, 5]]", b"[[5, 2]]", 1),
+    "the header is no JSON": lambda whole: whole.replace(b"{", b"[", 1),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_not_whole_is_made_again(file: Path, damage: str) -> None:
+    whole, make = file.read_bytes(), Maker()
+    wrong = DAMAGE[damage](whole)
+    assert wrong != whole
+    file.write_bytes(wrong)
+    assert open_kept(file, "k") is None
+    kept = keep(file, "k", make)
+    assert [row.tobytes() for row in kept.rows] == ROWS
+    assert kept.about == ABOUT
+    assert make.made == 1
+    assert file.read_bytes() == whole
+    assert only(file)
+
+
+def test_a_whole_file_of_another_key_under_this_name_is_replaced(file: Path) -> None:
+    others = [row[::-1] for row in ROWS]
+    assert [row.tobytes() for row in keep(file, "another", Maker(others)).rows] == others
+    assert open_kept(file, "k") is None
+    assert only(file)
+
+
+def test_unchecked_rows_are_not_read(file: Path) -> None:
+    file.write_bytes(flipped(HEADER_BYTES)(file.read_bytes()))
+    assert open_kept(file, "k") is None
+    kept = open_kept(file, "k", checked=False)
+    assert kept is not None
+    assert [row.tobytes() for row in kept.rows[1:]] == ROWS[1:]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert open_kept(file, "k", checked=False) is None  # its size still has to fit
+
+
+def test_a_use_is_seen_in_the_time_of_modification(file: Path) -> None:
+    os.utime(file, (0, 0))
+    open_kept(file, "k", checked=False)
+    assert file.stat().st_mtime == 0  # a worker's; its parent has touched it
+    keep(file, "k", Maker())
+    assert file.stat().st_mtime > 1e9
+
+
+def test_rows_outlive_their_file(file: Path) -> None:
+    kept = keep(file, "k", Maker())
+    file.unlink()
+    assert [row.tobytes() for row in kept.rows] == ROWS
+
+
+def test_long_texts_do_not_reach_into_the_rows(tmp_path: Path) -> None:
+    about = {"first": "画" * 5000, "network": "\udcff" * 5000, "shapes": [[304, 24, 24]] * 3}
+    kept = keep(tmp_path / "a.features", "k" * 64, lambda: (about, ROWS))
+    assert [row.tobytes() for row in kept.rows] == ROWS
+    assert kept.about == {"first": "画" * LONGEST, "network": "\udcff" * LONGEST, "shapes": about["shapes"]}
+    with pytest.raises(ValueError, match="bytes of header"):
+        keep(tmp_path / "b.features", "k", lambda: ({"shapes": [[304, 24, 24]] * 1000}, ROWS))
+    assert only(tmp_path / "a.features")
+
+
+@pytest.mark.parametrize("error", [UserError("bottle/7.png", "cannot be read"), KeyboardInterrupt(), MemoryError()])
+def test_an_error_in_the_middle_leaves_nothing_and_what_was_there(file: Path, error: BaseException) -> None:
+    def rows() -> Iterator[bytes]:
+        yield ROWS[0]
+        raise error
+
+    before = file.read_bytes()
+    for path in (file, file.with_name("b.pixels")):
+        with pytest.raises(type(error)) as caught:
+            keep(path, "new", lambda: (ABOUT, rows()))
+        assert caught.value is error
+    assert file.read_bytes() == before
+    assert only(file)
+
+
+@pytest.mark.usefixtures("small_files_only")
+def test_a_full_disk(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*: File too large \(another folder: cache_dir="):
+        keep(tmp_path / "a.pixels", "k", Maker([bytes(50_000)] * 3))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*file/c: Not a directory \(another folder: "):
+        keep(tmp_path / "file" / "c" / "a.pixels", "k", Maker())
+    (tmp_path / "a.pixels").mkdir()
+    with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*: Is a directory"):
+        keep(tmp_path / "a.pixels", "k", Maker())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pixels", "file"]
+
+
+def test_two_writers_at_once(tmp_path: Path) -> None:
+    both = Barrier(2, timeout=20)
+
+    def rows() -> Iterator[bytes]:
+        both.wait()  # none has written a row yet
+        yield from ROWS
+        both.wait()  # none has put its file in place yet
+
+    with ThreadPoolExecutor(2) as pool:
+        kept = list(pool.map(lambda _: keep(tmp_path / "a.pixels", "k", lambda: (ABOUT, rows())), range(2)))
+    assert [[row.tobytes() for row in k.rows] for k in kept] == [ROWS, ROWS]
+    assert only(tmp_path / "a.pixels")
+
+
+def test_neither_writing_nor_checking_holds_more_than_a_row_in_memory(tmp_path: Path) -> None:
+    tracemalloc.start()
+    try:
+        kept = keep(tmp_path / "a.pixels", "k", lambda: (ABOUT, (bytes([i]) * 2**20 for i in range(32))))
+        assert open_kept(tmp_path / "a.pixels", "k") is not None
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert kept.rows.shape == (32, 2**20)
+    assert peak < 4 * 2**20
