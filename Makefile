@@ -27,6 +27,8 @@ bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_rd_step.py --write
 	$(BIN)/python scripts/benchmark_metrics.py --write
 	$(BIN)/python scripts/benchmark_dense.py --write
+	$(BIN)/python scripts/benchmark_csflow_step.py --write
+	$(BIN)/python scripts/benchmark_glf_windows.py --write
 
 clean:  ## remove the environment and the tools' caches; outputs/ stays
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist

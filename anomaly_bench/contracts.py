@@ -62,13 +62,21 @@ class Scores(NamedTuple):
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
     map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
+    parts: Mapping[str, Scores] | None = (
+        None  # what the scores are made of, measured beside them; the same names always
+    )
 
 
 class NormalData(Protocol):
     """What `Method.stages` gets: the normal images, resized to the method's `image_size`."""
 
-    def loader(self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
-        """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`)."""
+    def loader(
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int | None = None
+    ) -> DataLoader[NormalBatch]:
+        """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`).
+
+        draws: images in an epoch, each as often as any other but once; None: each image once.
+        """
         ...
 
     def features(

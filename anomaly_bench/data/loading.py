@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, Subset
 
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
@@ -87,13 +87,19 @@ class NormalLoaders:
         self._images = {"train": ImageSet(train, size, cache_dir), "val": ImageSet(val, size, cache_dir)}
         self.workers, self.seed, self.devices = workers, seed, devices
 
-    def loader(self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
+    def loader(
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int | None = None
+    ) -> DataLoader[NormalBatch]:
         """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
 
-        Raises UserError for an empty split or a batch that the devices cannot share evenly.
+        draws: images in an epoch, each as often as any other but once; None: each image once.  Raises UserError for an
+        empty split or a batch that the devices cannot share evenly.
         """
         self._check(split, batch_size)
-        return self._loader(self._images[split], batch_size, shuffle, _without_labels)
+        images: Any = self._images[split]
+        if draws:  # a data set and not a sampler, which Lightning replaces on several devices
+            images = Subset(images, [i % len(images) for i in range(draws)])
+        return self._loader(images, batch_size, shuffle, _without_labels)
 
     def features(
         self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False

@@ -8,6 +8,7 @@ from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
 from statistics import fmean
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
@@ -34,7 +35,7 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     figures = published(manifest["method"], method_config(folder), manifest["dataset"], manifest["category"])
     figures = [figure for figure in figures if figure.metric in folder.metrics]
     console.print(_title(manifest), style="bold", markup=False, highlight=False, soft_wrap=True)
-    _print_metrics(console, folder.metrics, measurement(manifest), figures)
+    _print_metrics(console, folder.metrics, measurement(manifest), figures, parts=manifest.get("parts", {}))
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
     lines += [f"measured: {measurement(manifest)}", *(f"protocol: {line}" for line in manifest.get("protocol", []))]
     for line in [*lines, *_stages(manifest), f"run: {folder.path}"]:
@@ -92,7 +93,12 @@ def _console() -> Console:
 
 
 def _print_metrics(
-    console: Console, metrics: dict[str, float], measured: Measured, figures: Sequence[Published], ours: str = "ours"
+    console: Console,
+    metrics: dict[str, float],
+    measured: Measured,
+    figures: Sequence[Published],
+    ours: str = "ours",
+    parts: Mapping[str, Mapping[str, float | None]] = MappingProxyType({}),
 ) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
@@ -103,11 +109,13 @@ def _print_metrics(
     table.add_column("metric")
     more = [f"{measured.level:.0%} interval"] if measured.intervals else []
     more += ["largest error"] if measured.bounds else []
+    more += [f"{name} alone" for name in parts]
     for head in [ours, *more, *variants]:
         table.add_column(Text(head), justify="right", overflow="fold")
     for metric in in_order(metrics):
         cells = [_interval(measured.intervals.get(metric))] if measured.intervals else []
         cells += [at_most(measured.bounds.get(metric, 0))] if measured.bounds else []
+        cells += [four(math.nan if (value := part.get(metric)) is None else value) for part in parts.values()]
         cells += [_quote(quoted.get((metric, variant))) for variant in variants]
         table.add_row(metric, four(metrics[metric]), *cells)
     console.print(table)

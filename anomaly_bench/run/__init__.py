@@ -103,8 +103,7 @@ def execute(
     to_memory_format(method.to(device), settings.hardware)
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
-        scores, maps = score(folder, method, images, Path(scratch))
-        measure(folder, settings, images, scores, maps)
+        measure(folder, settings, images, score(folder, method, images, Path(scratch)))
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")

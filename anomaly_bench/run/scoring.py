@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from functools import partial
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from anomaly_bench import metrics
 from anomaly_bench.config import Settings
-from anomaly_bench.contracts import Method, Sample
+from anomaly_bench.contracts import Method, Sample, Scores
 from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.errors import UserError
 from anomaly_bench.report.figures import write_heatmaps
@@ -23,43 +24,56 @@ from anomaly_bench.run.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.store import RunFolder, ScoreRow, unwritable
 
 
-def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Image scores [N] and maps [N, H, W] (on disk, in `scratch`; None where the method has none) of the test
-    images.
-    """
+class Scored:
+    """Image scores [N] and maps [N, H, W] (on disk, in `file`; None where there are none) as they come in."""
+
+    def __init__(self, images: int, file: Path) -> None:
+        self.scores, self.file = np.empty(images, np.float32), file
+        self.maps: np.ndarray | None = None
+
+    def add(self, at: int, scores: Scores, paths: list[str]) -> None:
+        b = slice(at, at + len(paths))
+        self.scores[b] = scores.image.float().cpu().numpy()
+        refuse_not_finite(self.scores[b], paths)
+        if scores.map is not None:
+            if self.maps is None:
+                self.maps = open_maps(self.file, (len(self.scores), *scores.map.shape[-2:]))
+            self.maps[b] = scores.map.float().cpu().numpy()
+            refuse_not_finite(self.maps[b].sum((1, 2)), paths)
+
+
+def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
+    """The test images' scores, under the name ""; and those that the method names as their parts."""
     reset_peak_memory()
     began, n, at = time.monotonic(), len(images), 0
-    scores, maps = np.empty(n, np.float32), None
+    scored: dict[str, Scored] = {}
     console = Console(stderr=True)
     loader = DataLoader(images, batch_size=method.batch_size)
     bar = track(loader, "scoring", console=console, transient=True, disable=not console.is_terminal)
     method.eval()
     with torch.inference_mode():
         for batch in bar:
-            image_scores, image_maps = method.score(batch["image"].to(method.device))
-            b = slice(at, at := at + len(image_scores))
-            scores[b] = image_scores.float().cpu().numpy()
-            refuse_not_finite(scores[b], batch["path"])
-            if image_maps is not None:
-                maps = open_maps(scratch, (n, *image_maps.shape[-2:])) if maps is None else maps
-                maps[b] = image_maps.float().cpu().numpy()
-                refuse_not_finite(maps[b].sum((1, 2)), batch["path"])
+            scores = method.score(batch["image"].to(method.device))
+            for name, part in {"": scores, **(scores.parts or {})}.items():
+                if name not in scored:
+                    scored[name] = Scored(n, scratch / f"{name or 'maps'}.npy")
+                scored[name].add(at, part, batch["path"])
+            at += len(batch["path"])
     seconds = time.monotonic() - began
     spent = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / n, 3)}
     folder.update(stages={"score": {**spent, "peak_memory_mb": peak_memory_mb()}})
-    return scores, maps
+    return scored
 
 
-def open_maps(scratch: Path, shape: tuple[int, ...]) -> np.ndarray:
+def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:
     """A float32 array on disk whose space is taken now if possible: a full disk is then an error, not a crash later."""
-    file = scratch / "maps.npy"
     try:
         maps: np.ndarray = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with file.open("r+b") as descriptor:
                 os.posix_fallocate(descriptor.fileno(), 0, file.stat().st_size)
     except OSError as error:
-        raise unwritable(scratch.parent / "maps.npy", error) from error
+        raise unwritable(file.parent.parent / "maps.npy", error) from error
     return maps
 
 
@@ -72,28 +86,34 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
             )
 
 
-def measure(
-    folder: RunFolder, settings: Settings, images: ImageSet, scores: np.ndarray, maps: np.ndarray | None
-) -> None:
-    """scores.csv, maps.npy, the pictures, and the metrics last."""
+def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
+    """scores.csv, maps.npy, the pictures, the parts' metrics in the manifest, and the metrics last."""
     records, hardware = images.records, settings.hardware
     labels, console = np.array([r.label for r in records]), Console(stderr=True)
-    measured = metrics.measure(
-        scores,
-        labels,
-        maps,
-        images.masks,
-        memory_mb=hardware.metrics_memory_mb,
-        resamples=settings.resamples,
-        threads=hardware.threads or 1,
-        track=partial(track, console=console, transient=True, disable=not console.is_terminal),
+    scores, maps = scored[""].scores, scored[""].maps
+    measured, *parts = (
+        metrics.measure(
+            one.scores,
+            labels,
+            one.maps,
+            images.masks,
+            memory_mb=hardware.metrics_memory_mb,
+            resamples=0 if name else settings.resamples,
+            threads=hardware.threads or 1,
+            track=partial(track, console=console, transient=True, disable=not console.is_terminal),
+        )
+        for name, one in scored.items()
     )
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
         write_heatmaps(folder.path, folder.scores, maps, lambda i: pixels(images[i]))
-    folder.update(measurement=measured.record())
+    named = zip([name for name in scored if name], parts, strict=True)
+    folder.update(
+        measurement=measured.record(),
+        parts={name: {key: None if math.isnan(v) else v for key, v in m.metrics.items()} for name, m in named},
+    )
     folder.write_metrics(measured.metrics)
 
 

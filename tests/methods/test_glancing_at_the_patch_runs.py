@@ -1,0 +1,184 @@
+"""Glancing at the Patch as a user runs it: combinations that cannot work, whole runs, a killed one."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from anomaly_bench import config
+from anomaly_bench.cli import main
+from anomaly_bench.contracts import Method
+from anomaly_bench.data.loading import ImageSet
+from anomaly_bench.errors import UserError
+from anomaly_bench.methods import glancing_at_the_patch
+from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from anomaly_bench.nets.teachers import Recipe, load_teacher
+from anomaly_bench.store import RunFolder, find
+from tests.small_runs import ROOT, curve, environment, equal, make_images
+
+RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2, 1e-4, 0.0)
+
+
+# Configurations
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["image_size=224"], "method.image_size: 224 given, allowed: 243 to 274"),
+        (["image_size=512"], "method.image_size: 512 given, allowed: 243 to 274"),
+        (["windows=80"], "method.windows: 80 given, at most 57: windows lie at least 4 pixels apart"),
+        (["patch_size=65", "windows=26"], "method.windows: 26 given, at most 25: windows lie at least 8 pixels apart"),
+        (["windows=1"], "method.windows: 1 given, allowed: greater than or equal to 2"),
+        (["patch_size=21"], "method.patch_size: 21 given, allowed: 17, 33 or 65"),
+        (["stain_grey=[0.4,0.1]"], "method.stain_grey: [0.4, 0.1] given, needed: the smaller number first"),
+        (["stain_axes=[0.1,0.6]"], "method.stain_axes: 0.6 given, allowed: less than or equal to 0.5"),
+        (
+            ["teacher_losses=[0,1,0]"],
+            "method.teacher_losses: [0.0, 1.0, 0.0] given; the tuning needs the first or the third, it has no second "
+            "(method.tune_steps=0 leaves the tuning out)",
+        ),
+    ],
+)
+def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        settings = config.validate(config.compose(["method=glf", "dataset=mtd", *(f"method.{word}" for word in words)]))
+        config.build("method", settings.method)
+    assert str(refused.value) == line
+
+
+def test_what_no_source_settles_is_shown_as_unknown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "method=glf"]) == 0
+    shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    keys = re.findall(r"^(\w+):.*# \[(\w+)\]", (ROOT / "conf/method/glf.yaml").read_text(), re.MULTILINE)
+    unknown = {key for key, source in keys if source == "unknown"}
+    told = {line.split()[0] for line in shown if "unknown in the source" in line}
+    assert told == unknown
+    assert {"iad_share", "dad_weight", "windows", "interpolation", "stain_axes", "steps", "local_activation"} <= unknown
+    assert sum(line.startswith("- ") for line in shown) == (glancing_at_the_patch.__doc__ or "").count("Deviation: ")
+
+
+# Whole runs
+
+
+def words(root: Path, *more: str) -> list[str]:
+    return [
+        "method=glf_fast", "method.steps=4", "method.batch_size=2", "method.windows=4", "dataset=folder",
+        f"dataset.root={root}", "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false",
+        "resamples=0", *more,
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working directory with images; an epoch has two steps."""
+    folder = tmp_path_factory.mktemp("place")
+    make_images(folder / "widgets", side=64)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glancing_at_the_patch, "EPOCH", 2)
+        patch.setattr(sys, "argv", sys.argv)
+        patch.chdir(folder)
+        yield folder
+
+
+def trained(place: Path, outputs: str, *more: str) -> RunFolder:
+    assert main(["train", *words(place / "widgets", f"output_dir={outputs}", *more)]) == 0
+    (folder,) = find(outputs)
+    assert folder.status == "done"
+    return RunFolder(folder.path.resolve())
+
+
+@pytest.fixture(scope="module")
+def whole(place: Path) -> RunFolder:
+    return trained(place, "whole")
+
+
+def local_network(folder: RunFolder) -> dict[str, torch.Tensor]:
+    state = load_file(folder.path / "weights.safetensors")
+    return {key.removeprefix("local.net."): value for key, value in state.items() if key.startswith("local.net.")}
+
+
+def shipped() -> dict[str, torch.Tensor]:
+    net = PatchDescriptor(33)
+    load_teacher(net, None, None, RECIPE)
+    return net.state_dict()
+
+
+def test_a_run_measures_both_parts(whole: RunFolder, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parts = whole.manifest["parts"]
+    assert list(parts) == ["iad", "dad"]
+    assert all(part.keys() == whole.metrics.keys() and part != whole.metrics for part in parts.values())
+    assert all(0 <= value <= 1 for part in parts.values() for value in part.values())
+    assert curve(whole) == [("global", 0), ("global", 1)]
+    assert whole.manifest["images"] == {"train": 11, "val": 1, "test_good": 4, "test_anomalous": 6}
+    assert list(whole.manifest["provenance"]) == ["local_p33_sha256"]
+    assert whole.maps is not None
+    assert whole.maps.shape == (10, 256, 256)
+    assert [row.score for row in whole.scores] == [float(m.max()) for m in whole.maps]
+
+
+def test_a_finished_run_is_the_model(whole: RunFolder, place: Path) -> None:
+    settings = config.validate(config.compose(words(place / "widgets", "method.teacher=/gone")))
+    torch.manual_seed(7)
+    fresh: Method = config.build("method", settings.method)
+    fresh.load_state_dict(load_file(whole.path / "weights.safetensors"))
+    images = ImageSet(config.build("dataset", settings.dataset).records("test"), 256, settings.cache_dir)
+    with torch.inference_mode():
+        scores = fresh.eval().score(torch.stack([images[i]["image"] for i in range(10)]))
+    assert whole.maps is not None
+    assert scores.map is not None
+    np.testing.assert_allclose(scores.image, [row.score for row in whole.scores], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(scores.map, whole.maps, rtol=1e-4, atol=1e-4)
+    assert {torch.equal(value, shipped()[key]) for key, value in local_network(whole).items()} == {True}
+
+
+def test_a_run_with_a_tuned_local_network(place: Path, weights: Path) -> None:
+    more = ["method.tune_steps=2", "method.tune_batch_size=2", f"method.weights={weights}", "method.calibrate=false"]
+    folder = trained(place, "tuned", *more, "method.steps=1")
+    assert curve(folder) == [("tune", 0), ("global", 0)]
+    assert list(folder.manifest["provenance"]) == ["local_p33_sha256", "backbone", "backbone_sha256"]
+    local = local_network(folder)
+    assert {torch.equal(value, local[key]) for key, value in shipped().items()} == {False}
+    assert load_file(folder.path / "weights.safetensors")["calibration"].tolist() == [[0, 1], [0, 1]]
+
+
+DYING = """
+import os, signal, sys
+from anomaly_bench.cli import main
+from anomaly_bench.methods import glancing_at_the_patch as glf
+
+glf.EPOCH = 2
+step = glf.Consistency.training_step
+
+def dying(self, batch, batch_idx):
+    if self.current_epoch == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+
+glf.Consistency.training_step = dying
+main(["train", *sys.argv[1:]])
+"""
+
+
+def test_a_killed_run_goes_on(place: Path, whole: RunFolder) -> None:
+    command = [sys.executable, "-c", DYING, *words(place / "widgets", "output_dir=killed")]
+    child = subprocess.run(command, cwd=place, env=environment(), capture_output=True, timeout=120)
+    assert child.returncode < 0, child.stderr
+    (killed,) = find("killed")
+    assert (killed.status, curve(killed)) == ("running", [("global", 0)])
+    killed = trained(place, "killed")
+    assert "global: resumes from" in (killed.path / "log.txt").read_text()
+    assert curve(killed) == curve(whole)
+    assert equal(killed, whole)
+    assert killed.manifest["parts"] == whole.manifest["parts"]
+    one, other = (load_file(folder.path / "weights.safetensors") for folder in (killed, whole))
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[key], other[key]) for key in one)
