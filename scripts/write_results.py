@@ -35,9 +35,10 @@ def title(row: Row) -> str:
 
 
 def hardware(row: Row) -> str:
-    """Device, threads and memory layout of a run."""
+    """Device, threads, memory layout and precision of a run."""
     manifest = RunFolder(row.path).manifest
-    return f"{manifest['device']}, {manifest['hardware']['memory_format']}"
+    precision = manifest["hardware"]["precision"]
+    return f"{manifest['device']}, {manifest['hardware']['memory_format']}" + f", {precision}" * (precision != "32-true")
 
 
 def section(rows: list[Row]) -> str:
@@ -62,6 +63,8 @@ def section(rows: list[Row]) -> str:
         for row in sorted(group, key=lambda r: r.seed):
             values = " | ".join(f"{row.metrics[m]:.4f}" for m in metrics)
             lines.append(f"| {row.seed} | {name} | {values} | {row.seconds:.0f} | {row.peak_memory_mb:.0f} |")
+            for part, found in RunFolder(row.path).manifest.get("parts", {}).items():
+                lines.append(f"| {row.seed}, {part} alone | | {' | '.join(f'{found[m]:.4f}' for m in metrics)} | | |")
         if len(group) > 1:
             lines.append(summary(f"mean of {len(group)}", name, group, metrics))
     if len(by_hardware) > 1:

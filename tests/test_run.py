@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import importlib.util
+import re
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +102,33 @@ def test_the_manifest_says_what_was_done(train: Train) -> None:
     assert len(manifest["checksums"]["data"]) == 64
     assert any("nothing was chosen on test images" in line for line in manifest["protocol"])
     assert "error" not in manifest
+
+
+def test_the_parts_of_a_score_are_measured_like_the_score(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = train(outputs="plain")
+    assert plain.manifest["parts"] == {}
+    assert "red alone" not in capsys.readouterr().out
+    (tmp_path / "notes" / "parts").touch()
+    folder = train()
+    assert equal(folder, plain)
+    assert contents(folder) == FILES
+    assert re.search(r"ours .* red alone .* mean alone", capsys.readouterr().out)
+    settings = stored(folder)
+    method = config.build("method", settings.method)
+    method.load_state_dict(load_file(folder.path / "weights.safetensors"))
+    samples = ImageSet(config.build("dataset", settings.dataset).records("test"), 16, settings.cache_dir)
+    with torch.inference_mode():  # in batches, as the run did
+        rows = [torch.stack([samples[i]["image"] for i in range(at, min(at + 4, 10))]) for at in (0, 4, 8)]
+        parts = [method.eval().score(images).parts for images in rows]
+    red, mean = (torch.cat([part[name].image for part in parts]).numpy() for name in ("red", "mean"))
+    labels, masks = np.array([row.label for row in folder.scores]), [samples[i]["mask"].numpy() for i in range(10)]
+    maps = torch.cat([part["red"].map for part in parts]).numpy()
+    of_red, of_mean = image_metrics(red, labels) | pixel_metrics(maps, masks), image_metrics(mean, labels)
+    assert folder.manifest["parts"] == {"red": of_red, "mean": of_mean}
+    assert of_red.keys() == folder.metrics.keys()
+    assert of_red != folder.metrics
 
 
 def test_a_finished_run_is_not_repeated_unless_forced(

@@ -108,8 +108,13 @@ class UninformedStudents(Method):
             scale.calibrate(data.loader("val", 1))
 
     def score(self, images: Tensor) -> Scores:
-        scores = torch.stack([scale.score(images) for scale in self._scales()]).mean(0)  # [B, H, W] or [B, 1, 1]
-        return Scores(image=scores.flatten(1).amax(1), map=scores if self._scales()[0].stride else None)
+        each = {f"p{scale.teacher.patch_size}": scale.score(images) for scale in self._scales()}
+        both = torch.stack(list(each.values())).mean(0)  # [B, H, W] or [B, 1, 1]
+        scored, *parts = (
+            Scores(image=scores.flatten(1).amax(1), map=scores if self._scales()[0].stride else None)
+            for scores in (both, *each.values())
+        )
+        return scored._replace(parts=dict(zip(each, parts, strict=True))) if len(parts) > 1 else scored
 
     def provenance(self) -> dict[str, str]:
         return dict(self.teacher_sha256)

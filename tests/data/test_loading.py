@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -254,8 +255,39 @@ def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
     assert all(sorted(o) == [r.path for r in normal(10)] for o in orders)
 
 
-def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path) -> None:
-    loader = loaders(tmp_path).loader("train", 4, shuffle=True)
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("draws", [1, 7, 10, 24, 60])
+def test_an_epoch_has_as_many_images_as_are_to_be_drawn(tmp_path: Path, workers: int, draws: int) -> None:
+    loader = loaders(tmp_path, workers).loader("train", 4, shuffle=True, draws=draws)
+    batches = list(loader)
+    assert [len(batch["path"]) for batch in batches] == [4] * (draws // 4) + [draws % 4] * (draws % 4 > 0)
+    counts = Counter(path for batch in batches for path in batch["path"])
+    assert counts.total() == draws
+    assert {counts[record.path] for record in normal(10)} <= {draws // 10, -(-draws // 10)}
+    assert all(
+        torch.equal(image, torch.full((3, 4, 4), int(path[-5:]) / 255))
+        for batch in batches
+        for image, path in zip(batch["image"], batch["path"], strict=True)
+    )
+
+
+def test_the_order_of_draws_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
+    def order(seed: int, epoch: int, workers: int = 0) -> list[str]:
+        loader = loaders(tmp_path, workers, seed).loader("train", 4, shuffle=True, draws=24)
+        loader.sampler.set_epoch(epoch)
+        return paths(loader)
+
+    orders = [order(seed, epoch) for seed in (0, 1) for epoch in (0, 1)]
+    torch.rand(7)
+    assert order(1, 0) == order(1, 0, workers=2) == orders[2]
+    assert len({tuple(o) for o in orders}) == 4
+    assert len({tuple(sorted(o)) for o in orders}) == 1
+    assert paths(loaders(tmp_path).loader("train", 4, draws=12)) == [r.path for r in [*normal(10), *normal(2)]]
+
+
+@pytest.mark.parametrize("draws", [None, 24])
+def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path, draws: int | None) -> None:
+    loader = loaders(tmp_path).loader("train", 4, shuffle=True, draws=draws)
     assert loader.generator is None  # a torch.Generator in it does not survive Lightning's ddp_spawn
     assert paths(pickle.loads(pickle.dumps(loader))) == paths(loader)
 
@@ -263,6 +295,7 @@ def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path) -> None:
 def test_lightning_will_shuffle_on_several_devices(tmp_path: Path) -> None:
     data = loaders(tmp_path)
     assert _is_dataloader_shuffled(data.loader("train", 4, shuffle=True))
+    assert _is_dataloader_shuffled(data.loader("train", 4, shuffle=True, draws=24))
     assert not _is_dataloader_shuffled(data.loader("train", 4))
     assert not issubclass(EpochSampler, DistributedSampler)
 

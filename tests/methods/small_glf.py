@@ -38,7 +38,7 @@ def lively(glf: GlancingAtThePatch, seed: int = 0) -> GlancingAtThePatch:
         else:
             nn.init.normal_(weight, std=0.1)
     for last in (glf.local.net.convs[-1], glf.global_net.convs["pconv4"]):
-        last.weight.data *= 0.2  # type: ignore[operator]
+        last.weight.data.mul_(0.2)  # type: ignore[operator]
     return glf.eval()
 
 

@@ -16,7 +16,6 @@ from anomaly_bench.methods.glancing_at_the_patch import LEAST_DEVIATION, Glancin
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import load_teacher
 from tests.methods.small_glf import (
-    SIZE,
     YAML,
     Asked,
     batch,
@@ -88,8 +87,9 @@ def test_stages(tmp_path: Path, weights: Path) -> None:
 
 def test_optimisers(tmp_path: Path, weights: Path) -> None:
     glf = method(weights=str(weights), tune_steps=1, tune_lr=0.5, teacher_weight_decay=0.25, lr=0.3, dad_lr=0.1)
-    tune, training = (stage.module for stage in glf.stages(normal_data(tmp_path)))
-    optimiser: Any = tune.configure_optimizers()
+    modules: list[Any] = [stage.module for stage in glf.stages(normal_data(tmp_path))]
+    tune, training = modules
+    optimiser = tune.configure_optimizers()
     (group,) = optimiser.param_groups
     assert (group["lr"], group["weight_decay"]) == (0.5, 0.25)
     assert {id(p) for p in group["params"]} == {id(p) for m in (tune.teacher, tune.decoder) for p in m.parameters()}
@@ -149,7 +149,7 @@ def test_without_a_tuning_the_local_network_stays_as_it_is_shipped(tmp_path: Pat
 
 @quiet
 def test_training_lowers_both_losses(tmp_path: Path) -> None:
-    glf = method(steps=40, batch_size=4, lr=1e-3, dad_lr=1e-3, dad_weight=1, stain_axes=(0.2, 0.3), local_activation=True)
+    glf = method(steps=40, batch_size=4, lr=1e-3, dad_lr=1e-3, dad_weight=1, stain_axes=(0.2, 0.3))
     data, corners = normal_data(tmp_path), torch.tensor([20, 100, 180])
     load_teacher(glf.local.net, None, None, glf.recipe)
     (x,) = (batch["image"] for batch in data.loader("train", 3))
@@ -215,4 +215,3 @@ def test_setting_of_the_supplement() -> None:
     assert (YAML["dad_hidden"], YAML["iad_share"], YAML["dad_trains_global"]) == (128, 0.8, True)
     assert (YAML["stain_axes"], YAML["stain_irregularity"]) == ([0.01, 0.12], [0.3, 0.7])
     assert YAML["stain_grey"] == pytest.approx([0, 100 / 255], abs=1e-3)
-    assert SIZE < YAML["image_size"]

@@ -1,7 +1,7 @@
 """Glancing at the Patch's losses, scores and maps written a second way: sums over patches, numbers and pixels.
 
 Source: Wang, Wu, Cui and Shen, CVPR 2021.  Float64; nothing is shared with the package.  What the two networks say of a
-patch is given: z_l and z_g, n numbers each; `head` is the classifier: weight [h, 2 n], bias [h], weight [1, h], bias [1].
+patch is given: z_l and z_g, n numbers each.  head: the classifier's weight [h, 2 n], bias [h], weight [1, h], bias [1].
 """
 
 import math

@@ -252,6 +252,15 @@ def test_print_run_shows_ours_beside_the_published(run: Run) -> None:
     assert "pro_per_image" not in text  # published, but not measured
 
 
+def test_print_run_shows_parts_of_the_score_beside_it(run: Run) -> None:
+    folder = run("screw", label=R18_LABEL, method=R18, image_auroc=0.9, pixel_auroc=0.8)
+    folder.update(parts={"near": {"image_auroc": 0.25, "pixel_auroc": None}, "far": {"image_auroc": 0.75}})
+    text = shown(folder)
+    assert re.search(r"metric\W+ours\W+near alone\W+far alone", text)
+    assert re.search(r"image_auroc\W+0\.9000\W+0\.2500\W+0\.7500\W", text)
+    assert re.search(r"pixel_auroc\W+0\.8000\W+undefined\W+undefined\W", text)
+
+
 def test_print_run_says_that_nothing_was_published_for_a_setting(run: Run) -> None:
     text = shown(run("screw", label=R18_LABEL, method=R18, image_auroc=0.9))
     assert "rd backbone=resnet18 epochs=20  mvtec/screw  seed 0" in text
