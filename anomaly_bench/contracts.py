@@ -71,11 +71,11 @@ class NormalData(Protocol):
     """What `Method.stages` gets: the normal images, resized to the method's `image_size`."""
 
     def loader(
-        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int | None = None
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int = 1
     ) -> DataLoader[NormalBatch]:
         """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`).
 
-        draws: images in an epoch, each as often as any other but once; None: each image once.
+        draws: an epoch goes through all images as often as it takes to give this many.
         """
         ...
 

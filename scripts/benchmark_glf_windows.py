@@ -22,7 +22,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_bench.config import build, compose, validate
-from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch, cut, holes, inconsistency
+from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch, inconsistency
+from anomaly_bench.nets.windows import cut, holes
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "glf_windows.md"
 

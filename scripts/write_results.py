@@ -38,7 +38,8 @@ def hardware(row: Row) -> str:
     """Device, threads, memory layout and precision of a run."""
     manifest = RunFolder(row.path).manifest
     precision = manifest["hardware"]["precision"]
-    return f"{manifest['device']}, {manifest['hardware']['memory_format']}" + f", {precision}" * (precision != "32-true")
+    named = f"{manifest['device']}, {manifest['hardware']['memory_format']}"
+    return named if precision == "32-true" else f"{named}, {precision}"
 
 
 def section(rows: list[Row]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sized
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, RandomSampler, Subset
+from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
 
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
@@ -49,12 +50,13 @@ def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Reco
 class EpochSampler(RandomSampler):
     """A permutation that depends on (seed, epoch) alone, so that a resumed training sees the order it would have seen.
 
-    Lightning calls `set_epoch`, and on several devices replaces any RandomSampler by a shuffling DistributedSampler.
+    rounds: of the same images that the data source holds; one is over before the next begins.  Lightning calls
+    `set_epoch`, and on several devices replaces any RandomSampler by a shuffling DistributedSampler.
     """
 
-    def __init__(self, data_source: Sized, seed: int) -> None:
+    def __init__(self, data_source: Sized, seed: int, rounds: int = 1) -> None:
         super().__init__(data_source)
-        self.seed, self.epoch = seed, 0
+        self.seed, self.epoch, self.rounds = seed, 0, rounds
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -62,7 +64,9 @@ class EpochSampler(RandomSampler):
     def __iter__(self) -> Iterator[int]:
         state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
         generator = torch.Generator().manual_seed(int(state[0]) >> 1)
-        return iter(torch.randperm(len(self.data_source), generator=generator).tolist())
+        count = len(self.data_source) // self.rounds
+        orders = [torch.randperm(count, generator=generator) + count * i for i in range(self.rounds)]
+        return iter(torch.cat(orders).tolist())
 
 
 class NormalLoaders:
@@ -88,18 +92,19 @@ class NormalLoaders:
         self.workers, self.seed, self.devices = workers, seed, devices
 
     def loader(
-        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int | None = None
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int = 1
     ) -> DataLoader[NormalBatch]:
         """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
 
-        draws: images in an epoch, each as often as any other but once; None: each image once.  Raises UserError for an
-        empty split or a batch that the devices cannot share evenly.
+        draws: an epoch goes through all images as often as it takes to give this many.  Raises UserError for an empty
+        split or a batch that the devices cannot share evenly.
         """
         self._check(split, batch_size)
+        rounds = math.ceil(draws / self.sizes[split])
         images: Any = self._images[split]
-        if draws:  # a data set and not a sampler, which Lightning replaces on several devices
-            images = Subset(images, [i % len(images) for i in range(draws)])
-        return self._loader(images, batch_size, shuffle, _without_labels)
+        if rounds > 1:  # not left to the sampler, which Lightning replaces on several devices
+            images = ConcatDataset([images] * rounds)
+        return self._loader(images, batch_size, shuffle, _without_labels, rounds)
 
     def features(
         self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
@@ -108,11 +113,13 @@ class NormalLoaders:
         self._check(split, batch_size)  # before anything is computed
         return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
 
-    def _loader(self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any]) -> DataLoader[Any]:
+    def _loader(
+        self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any], rounds: int = 1
+    ) -> DataLoader[Any]:
         return DataLoader[Any](
             rows,
             batch_size=batch_size // self.devices,
-            sampler=EpochSampler(rows, self.seed) if shuffle else None,
+            sampler=EpochSampler(rows, self.seed, rounds) if shuffle else None,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
             collate_fn=collate,

@@ -41,8 +41,15 @@ from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.partial_conv import GlobalNet, image_sizes
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
 from anomaly_bench.nets.teachers import EPOCH, Recipe, load_teacher, store_teacher, teacher_stage
+from anomaly_bench.nets.windows import (
+    cut,
+    holes,
+    random_corners,
+    spread_bilinear,
+    spread_inverse_distance,
+    window_places,
+)
 
-POWER = 5  # of the distance, in the weights of `inverse_distance`
 LEAST_DEVIATION = 1e-6
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -143,8 +150,8 @@ class GlancingAtThePatch(Method):
             self._calibrate(data)
 
     def _stage(self, name: str, module: LightningModule, data: NormalData, steps: int, batch_size: int) -> Stage:
-        epoch = min(EPOCH, steps)
-        loader = data.loader("train", batch_size, shuffle=True, draws=epoch * batch_size)
+        loader = data.loader("train", batch_size, shuffle=True, draws=min(EPOCH, steps) * batch_size)
+        epoch = math.ceil(len(loader.dataset) / batch_size)  # type: ignore[arg-type]
         return Stage(name, module, loader, {"max_epochs": math.ceil(steps / epoch), "max_steps": steps})
 
     def _tuning(self) -> Tuning:
@@ -288,59 +295,3 @@ class Consistency(LightningModule):
 def inconsistency(z_l: Tensor, z_g: Tensor) -> Tensor:
     """s_IAD: [B, n] twice -> [B]."""
     return (z_l - z_g).pow(2).mean(1)
-
-
-def random_corners(images: Tensor, p: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a window inside each image, all places alike likely: [B] twice."""
-    (B, _, H, W), device = images.shape, images.device
-    return torch.randint(H - p + 1, (B,), device=device), torch.randint(W - p + 1, (B,), device=device)
-
-
-def cut(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """One window of each image: [B, 3, p, p]."""
-    each, span = torch.arange(len(images), device=images.device), torch.arange(p, device=images.device)
-    rows, columns = (tops[:, None] + span)[:, :, None], (lefts[:, None] + span)[:, None]  # [B, p, 1], [B, 1, p]
-    return images[each[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
-
-
-def holes(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """M_0: 0 in the window, 1 elsewhere.  [B, 1, H, W]"""
-    rows, columns = (torch.arange(n, device=images.device) for n in images.shape[2:])
-    in_rows = (rows >= tops[:, None]) & (rows < tops[:, None] + p)  # [B, H]
-    in_columns = (columns >= lefts[:, None]) & (columns < lefts[:, None] + p)  # [B, W]
-    return 1 - (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.dtype)
-
-
-def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[int]:
-    """The first pixel of each window along a side: from border to border, on the grid of L's dense form."""
-    stride = net.strides[-1]
-    steps = (image_size - net.reach) // stride  # L never reads a patch's last pixels, so the last window may reach out
-    if windows > steps + 1:
-        what = f"{windows} given, at most {steps + 1}: windows lie at least {stride} pixels apart"
-        raise UserError("method.windows", what)
-    return [round(i * steps / (windows - 1)) * stride for i in range(windows)]
-
-
-def spread_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """Scores of windows [B, C, k * k] -> [B, C, size, size], linear between centres, constant beyond the outermost."""
-    c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
-    x = torch.arange(size, dtype=scores.dtype, device=scores.device).clamp(c[0], c[-1])
-    right = torch.searchsorted(c, x).clamp_min(1)
-    share = (x - c[right - 1]) / (c[right] - c[right - 1])
-    weights = x.new_zeros(size, len(c))
-    weights.scatter_(1, right[:, None] - 1, 1 - share[:, None]).scatter_(1, right[:, None], share[:, None])
-    k = len(centres)
-    return weights @ scores.unflatten(-1, (k, k)) @ weights.T
-
-
-def spread_inverse_distance(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """The same with the mean of all windows, weighted by distance^-POWER."""
-    c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
-    x = torch.arange(size, dtype=scores.dtype, device=scores.device)
-    squares = (x[:, None] - c).pow(2)  # [size, k]
-    rows = []
-    for row in squares:
-        distance = (row[:, None, None] + squares.T[None]).clamp_min(1e-6).sqrt()  # [k, k, size]
-        weights = distance.pow(-POWER).flatten(0, 1)  # [k * k, size]
-        rows.append(scores @ (weights / weights.sum(0)))
-    return torch.stack(rows, -2)

@@ -63,7 +63,7 @@ def load_teacher(net: PatchDescriptor, given: str | None, images: str | None, re
         file = Path(str(files("anomaly_bench.nets").joinpath(f"teachers/p{net.patch_size}.safetensors")))
         if not file.exists():
             what = f"no teacher for patches of {net.patch_size} pixels is shipped"
-            hint = "method.patch_sizes=[17,33], method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
+            hint = "17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
             raise UserError("method.teacher", what, hint)
     return _load(net, file)
 

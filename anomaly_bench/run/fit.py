@@ -38,6 +38,8 @@ def fit(
     last.parent.mkdir(parents=True, exist_ok=True)
     progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
     curve = Curve(folder / "training.csv", stage.name, seed, logging.DEBUG if progress else logging.INFO)
+    limits = {"max_epochs": -1, **stage.trainer}
+    steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
     trainer = Trainer(
@@ -49,12 +51,12 @@ def fit(
         deterministic="warn",
         logger=loggers or False,
         log_every_n_steps=1,
-        callbacks=[curve, Checkpoint(last, checkpoint_seconds), *progress],
+        callbacks=[steps, curve, Checkpoint(last, checkpoint_seconds), *progress],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=bool(progress),
         enable_model_summary=False,
-        **stage.trainer,
+        **limits,
     )
     resumed = str(last) if last.exists() else None
     log.info("%s: %s", stage.name, f"resumes from {last}" if resumed else "starts")
@@ -92,6 +94,21 @@ def keep_weights_only(stage: Stage, folder: Path) -> None:
     path = checkpoint_path(folder, stage)
     state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
     write_atomic(path, lambda file: torch.save({"state_dict": state}, file))
+
+
+class StepLimit(Callback):
+    """Ends the training after `steps`.  With its own max_steps Lightning resumes inside the epoch that is done already:
+    it takes one step for a whole epoch, and that under the old number.
+    """
+
+    def __init__(self, steps: float) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop |= trainer.global_step >= self.steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step >= self.steps
 
 
 class Checkpoint(Callback):

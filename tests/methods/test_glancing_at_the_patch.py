@@ -11,9 +11,10 @@ from torch import Tensor
 
 from anomaly_bench.contracts import Scores
 from anomaly_bench.methods import glancing_at_the_patch as ours
-from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch, cut, holes, random_corners, window_places
+from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch
 from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from anomaly_bench.nets.windows import cut, holes, random_corners, window_places
 from tests.methods.small_glf import (
     SIZE,
     batch,

@@ -99,7 +99,7 @@ def test_what_the_package_ships(p: int, recipe: Recipe) -> None:
         load_teacher(net, None, None, recipe)
     assert str(refused.value) == (
         f"method.teacher: no teacher for patches of {p} pixels is shipped "
-        "(method.teacher=FILE, or distil one: method.teacher_images=FOLDER)"
+        "(17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER)"
     )
 
 
