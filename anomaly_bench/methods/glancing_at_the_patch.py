@@ -72,6 +72,7 @@ class GlancingAtThePatch(Method):
         conv1_kernel_33: Literal[3, 5],
         conv3_channels_65: Literal[128, 256],
         local_activation: bool,
+        unit_features: bool,
         teacher: str | None,
         teacher_images: str | None,
         backbone: str,
@@ -125,6 +126,7 @@ class GlancingAtThePatch(Method):
             what = f"{list(teacher_losses)} given; the tuning needs the first or the third, it has no second"
             raise UserError("method.teacher_losses", what, "method.tune_steps=0 leaves the tuning out")
         self.iad_share, self.calibrate, self.interpolation = iad_share, calibrate, interpolation
+        self.unit_features = unit_features
         self.local = LocalNet(patch_size, conv1_kernel_33, conv3_channels_65, local_activation)
         if image_size not in (sizes := image_sizes()):
             raise UserError("method.image_size", f"{image_size} given, allowed: {sizes[0]} to {sizes[-1]}")
@@ -179,6 +181,7 @@ class GlancingAtThePatch(Method):
         tops, lefts = (p.flatten() for p in torch.meshgrid(places, places, indexing="ij"))
         z_g = self.global_net.windows(image, tops, lefts, self.patch_size)  # [N, n]
         z_l = self.local.at(image, tops, lefts)  # [N, n]
+        z_l, z_g = compared(z_l, self.unit_features), compared(z_g, self.unit_features)
         return torch.stack([inconsistency(z_l, z_g), 1 - self.dad(z_l, z_g).sigmoid()])
 
     def score(self, images: Tensor) -> Scores:
@@ -265,7 +268,7 @@ class Consistency(LightningModule):
         self.local, self.global_net, self.dad = method.local, method.global_net, method.dad
         self.register_buffer("mean", method.mean, persistent=False)
         self.register_buffer("std", method.std, persistent=False)
-        self.stains = method.stains
+        self.stains, self.unit_features = method.stains, method.unit_features
         self.lr, self.dad_lr, self.dad_weight, self.dad_trains_global = lr, dad_lr, dad_weight, dad_trains_global
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
@@ -280,8 +283,10 @@ class Consistency(LightningModule):
         p = stained.shape[-1]
         clean = cut(images, tops, lefts, p)
         with torch.no_grad():
-            z_l, z_stained = self.local((torch.cat([clean, stained]) - self.mean) / self.std).chunk(2)  # [B, n] each
+            described = self.local((torch.cat([clean, stained]) - self.mean) / self.std)  # [2 B, n]
+        z_l, z_stained = compared(described, self.unit_features).chunk(2)  # [B, n] each
         z_g = self.global_net((images - self.mean) / self.std, holes(images, tops, lefts, p))  # [B, n]
+        z_g = compared(z_g, self.unit_features)
         seen = z_g if self.dad_trains_global else z_g.detach()
         logits = self.dad(torch.cat([z_l, z_stained]), torch.cat([seen, seen]))  # [2 B]
         is_clean = torch.cat([torch.ones_like(tops), torch.zeros_like(tops)]).to(logits.dtype)
@@ -290,6 +295,11 @@ class Consistency(LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": self.global_net.parameters()}]
         return torch.optim.Adam([*groups, {"params": self.dad.parameters(), "lr": self.dad_lr}], lr=self.lr)
+
+
+def compared(z: Tensor, unit: bool) -> Tensor:
+    """Z as both heads see it: [B, n].  unit: scaled to length 1."""
+    return F.normalize(z, dim=1) if unit else z
 
 
 def inconsistency(z_l: Tensor, z_g: Tensor) -> Tensor:

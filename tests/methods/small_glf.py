@@ -71,7 +71,13 @@ def described(glf: GlancingAtThePatch, image: Tensor, top: int, left: int) -> tu
     patch[0, :, : inside.shape[1], : inside.shape[2]] = inside
     mask[:, :, top : top + p, left : left + p] = 0
     with torch.no_grad():
-        return glf.local(patch)[0], glf.global_net(x[None], mask)[0]
+        z_l, z_g = glf.local(patch)[0], glf.global_net(x[None], mask)[0]
+    return scaled(z_l, glf.unit_features), scaled(z_g, glf.unit_features)
+
+
+def scaled(z: Tensor, unit: bool) -> Tensor:
+    """[n], to length 1 where that is asked for."""
+    return z / float(sum(v * v for v in z.tolist())) ** 0.5 if unit else z
 
 
 def head(glf: GlancingAtThePatch) -> list[list[Any]]:

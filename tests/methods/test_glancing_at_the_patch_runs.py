@@ -71,7 +71,7 @@ def test_what_no_source_settles_is_shown_as_unknown(capsys: pytest.CaptureFixtur
 
 def words(root: Path, *more: str) -> list[str]:
     return [
-        "method=glf_fast", "method.steps=5", "method.batch_size=2", "method.windows=4", "dataset=folder",
+        "method=glf_fast", "method.steps=8", "method.batch_size=5", "method.windows=4", "dataset=folder",
         f"dataset.root={root}", "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false",
         "resamples=0", *more,
     ]  # fmt: skip
@@ -79,7 +79,7 @@ def words(root: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with images; an epoch has two steps."""
+    """A working directory with images; an epoch has three steps, the last one two."""
     folder = tmp_path_factory.mktemp("place")
     make_images(folder / "widgets", side=64)
     with pytest.MonkeyPatch.context() as patch:
