@@ -47,24 +47,26 @@ class FeatureBatch(TypedDict):
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """A network that does not learn, so that its answer to an image is computed once and kept on disk."""
+    """A network that does not learn, so that its answer to an image is computed once and kept on disk.
 
-    compute: Callable[
-        [Tensor], list[Tensor]
-    ]  # [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] of each layer or size
+    compute: [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] of each layer, or of each size of the image.
+    """
+
+    compute: Callable[[Tensor], list[Tensor]]
     key: str  # all that the features depend on besides the images: network, layers, checksum of the weights, ...
     dtype: Literal["float32", "float16"]  # on disk
     device: torch.device
 
 
 class Scores(NamedTuple):
-    """What a method says about a batch of images."""
+    """What a method says about a batch of images.
+
+    parts: what the scores are made of, measured beside them; the same names for each batch.
+    """
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
     map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
-    parts: Mapping[str, Scores] | None = (
-        None  # what the scores are made of, measured beside them; the same names always
-    )
+    parts: Mapping[str, Scores] | None = None
 
 
 class NormalData(Protocol):

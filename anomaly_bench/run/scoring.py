@@ -56,7 +56,7 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
             scores = method.score(batch["image"].to(method.device))
             for name, part in {"": scores, **(scores.parts or {})}.items():
                 if name not in scored:
-                    scored[name] = Scored(n, scratch / f"{name or 'maps'}.npy")
+                    scored[name] = Scored(n, scratch / f"maps_{name}.npy")
                 scored[name].add(at, part, batch["path"])
             at += len(batch["path"])
     seconds = time.monotonic() - began
