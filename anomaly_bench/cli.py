@@ -16,7 +16,7 @@ train, measure and compare unsupervised visual anomaly detection
 
   bench train method=rd dataset=mvtec/bottle [hardware=gpu] [KEY=VALUE ...]
               train and measure; a finished run is not repeated, an interrupted one goes on
-              -m, --multirun     every combination: seed=0,1,2 dataset=mvtec/bottle,mvtec/screw
+              -m, --multirun     what is missing of every combination: method=rd,csflow dataset=mvtec/all seed=0,1,2
               --cfg job          print the configuration and stop
               --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... in DIR
               without method, dataset and experiment: method=us_fast dataset=demo/brick
@@ -35,7 +35,8 @@ train, measure and compare unsupervised visual anomaly detection
               what is here; download and unpack; check what is there
   bench data cache [clear [pixels|features|teachers|parts ...] [older=DAYS]] [root=DIR]
               what the cache folder holds; make room in it (teachers, which cost hours, only when named)
-  bench list methods|datasets|hardware|loggers|experiments|runs [OUTPUTS]
+  bench list methods|datasets|hardware|loggers|experiments
+  bench list runs [OUTPUTS] [method=NAME] [dataset=NAME] [category=NAME] [seed=N] [status=failed,interrupted]
   bench show method=rd [KEY=VALUE ...]
               the resolved configuration, each number with its source, and the deviations from the paper
   bench completion bash|zsh      tab completion: eval "$(bench completion bash)"
@@ -57,7 +58,7 @@ UNWRITABLE = {
 
 
 def main(words: list[str] | None = None) -> int:
-    """Entry point.  Exit codes: 0 done, 1 failed, 2 the user can mend it, 130 interrupted."""
+    """Entry point.  Exit codes: 0 done, 1 failed, 2 the user can mend it, 3 in work elsewhere, 130 interrupted."""
     words = sys.argv[1:] if words is None else words
     try:
         return dispatch(words)
@@ -106,7 +107,7 @@ def explain(error: BaseException) -> int:
 
     if isinstance(error, UserError):
         say(str(error))
-        return 2
+        return error.code
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         say(f"{error.filename}: {error.strerror} (free some space or choose another output_dir=DIR)")
         return 2
@@ -132,10 +133,13 @@ def train(words: list[str]) -> int:
         words, args.overrides = [*words, *FIRST_RUN], [*args.overrides, *FIRST_RUN]
     if args.cfg and args.multirun:
         raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
+    if args.multirun:
+        from anomaly_bench.run.sweep import console_log, sweep
+
+        console_log()
+        return sweep(args.overrides, main, train_one, args.config_dir)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
-        jobs = config.check(args.overrides, multirun=args.multirun, types=not args.cfg, extra=args.config_dir)
-        if len(jobs) > 1:
-            say(f"{len(jobs)} runs")
+        config.check(args.overrides, types=not args.cfg, extra=args.config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
     sys.argv = ["bench", *words]
     _failed.clear()
@@ -147,7 +151,7 @@ _failed: list[BaseException] = []
 
 
 def train_one(cfg: Any) -> None:
-    """One job of `bench train`; module-level, because launchers pickle it by reference."""
+    """One run, configured by Hydra; a function of the module, because launchers pickle it by reference."""
     from hydra.core.hydra_config import HydraConfig
 
     from anomaly_bench.report.tables import print_run
@@ -158,7 +162,7 @@ def train_one(cfg: Any) -> None:
         sources = HydraConfig.get().runtime.config_sources
         options = [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
         print_run(run(cfg, list(HydraConfig.get().overrides.task), options))
-    except Exception as error:  # kept for the exit code: the other jobs of a sweep go on
+    except Exception as error:  # a launcher on another machine would make it its own; the run folder has it on record
         _failed.append(error)
 
 

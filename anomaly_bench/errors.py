@@ -13,6 +13,8 @@ class UserError(Exception):
     way out.
     """
 
+    code = 2  # the command's exit code
+
     def __init__(self, where: str, what: str, hint: str = "") -> None:
         self.where, self.what, self.hint = where, what, hint
         super().__init__(where, what, hint)  # all three, so that it survives pickling between processes
@@ -20,6 +22,12 @@ class UserError(Exception):
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" + (f" ({self.hint})" if self.hint else "")
         return " ".join(text.split())
+
+
+class InWork(UserError):
+    """Another process works on that run now."""
+
+    code = 3
 
 
 class Mistakes(UserError):

@@ -10,6 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
@@ -18,7 +19,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from anomaly_bench.errors import UserError
+from anomaly_bench.errors import InWork, UserError
+from anomaly_bench.lock import LOCK, Lock
 
 MANIFEST, FORMAT = "manifest.json", 1
 
@@ -132,13 +134,11 @@ class RunFolder:
 
         afresh: clear it first; a finished run is only set aside (`replaced`), until `finish`.
         """
-        if afresh and self.status == "done":
-            shutil.rmtree(self.replaced, ignore_errors=True)
-            self.path.rename(self.replaced)
-        elif afresh and self.path.exists():
-            shutil.rmtree(self.path)
+        if afresh:
+            self._clear(keep=self.status == "done")
         for rest in (*self.path.glob(".*"), *self.path.glob("checkpoints/*/.*")):  # temporary files of a killed attempt
-            shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
+            if rest.name != LOCK:
+                remove(rest)
         earlier = self.manifest
         kept = {key: earlier[key] for key in ("started", "stages") if key in earlier}
         write_json(
@@ -148,15 +148,25 @@ class RunFolder:
         self.write_text("config.yaml", config)
         self.write_text("overrides.txt", "".join(f"{o}\n" for o in overrides))
 
+    def _clear(self, keep: bool) -> None:
+        """Empty the folder but for its lock; `keep`: what was in it waits in `replaced`."""
+        if keep:
+            shutil.rmtree(self.replaced, ignore_errors=True)
+            self.replaced.mkdir()
+        items = [item for item in self.path.glob("*") if item.name != LOCK]
+        for item in sorted(items, key=lambda item: item.name != MANIFEST):  # without that, no half of a run is `done`
+            item.rename(self.replaced / item.name) if keep else remove(item)
+
     def update(self, **values: Any) -> None:
         """Set keys of the manifest; a key inside `stages` is added to the others."""
         manifest = self.manifest
         stages = {**manifest.get("stages", {}), **values.pop("stages", {})}
         write_json(self.path / MANIFEST, {**manifest, **values, "stages": stages})
 
-    def fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException | str) -> None:
         """Record why the run stopped."""
-        self.update(status="failed", finished=now(), error=f"{type(error).__name__}: {error}")
+        said = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        self.update(status="failed", finished=now(), error=said)
 
     def finish(self) -> None:
         """The last write of a run; from here on it is `done`."""
@@ -164,6 +174,26 @@ class RunFolder:
         manifest.pop("error", None)
         write_json(self.path / MANIFEST, manifest)
         shutil.rmtree(self.replaced, ignore_errors=True)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keeps other processes out of the run, and leaves no empty folder behind.
+
+        Raises InWork where one is at it already, UserError where the folder cannot be written.
+        """
+        lock = Lock(self.path)
+        try:
+            owner = lock.acquire()
+        except OSError as error:
+            raise unwritable(lock.path, error) from error
+        if owner:
+            raise InWork(str(self.path), f"is in work: {owner}", "wait for it, or stop it")
+        try:
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):  # not empty
+                self.path.rmdir()
 
     @property
     def replaced(self) -> Path:
@@ -188,6 +218,11 @@ class RunFolder:
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         write_json(self.path / "metrics.json", metrics)
+
+
+def remove(path: Path) -> None:
+    """A file or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def find(outputs: Path | str) -> Iterator[RunFolder]:

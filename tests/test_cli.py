@@ -211,7 +211,8 @@ def test_a_sweep_goes_on_after_a_job_that_failed(bench: Bench, images: Path, tmp
     sweep = ["seed=0,1", "method.epochs=2,1", f"dataset.root={images}", "method.notes=notes", "method.kind=one"]
     done = bench("train", "-m", *TOY, *sweep)
     assert done.returncode == 1
-    assert "bench: 4 runs" in done.stderr
+    assert "4 runs: 4 to run" in done.stderr
+    assert "4 runs: 2 done, 2 failed" in done.stderr
     assert done.stderr.count("bench: failed: RuntimeError: the toy was told to fail") == 2  # in the second epoch
     ended = sorted((f.manifest["seed"], f.status) for f in find(tmp_path / "outputs"))
     assert ended == [(0, "done"), (0, "failed"), (1, "done"), (1, "failed")]

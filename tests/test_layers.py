@@ -24,11 +24,11 @@ LEVELS = [
     ["run", "report", "evaluate", "serve"],
     ["methods", "data"],
     ["nets", "metrics", "store", "config"],
-    ["contracts records", "errors"],
+    ["contracts records", "errors", "lock"],
     ["__init__"],  # the version
 ]
 ACROSS = {("run", "report.figures")}  # the one exception: the runner draws heat maps while it has the images
-WITHOUT_TORCH = "__init__ __main__ cli complete describe report evaluate store config metrics records errors"
+WITHOUT_TORCH = "__init__ __main__ cli complete describe report evaluate store config metrics records errors lock"
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}
 
 

@@ -1,6 +1,7 @@
 """Compose, validate, identify, build: from the command line's words to checked values and objects."""
 
-from anomaly_bench.config.compose import check, compose, compose_known, conf_dir, flatten, hydra_context, options
+from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
+from anomaly_bench.config.jobs import check, composed
 from anomaly_bench.config.validate import NOT_ARGUMENTS, Hardware, Settings, build, identify, locate, validate
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "check",
     "compose",
     "compose_known",
+    "composed",
     "conf_dir",
     "flatten",
     "hydra_context",

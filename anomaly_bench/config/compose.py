@@ -10,7 +10,6 @@ from typing import Any
 
 from hydra import compose as hydra_compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra._internal.hydra import Hydra
 from hydra._internal.utils import create_config_search_path
 from hydra.core.global_hydra import GlobalHydra
@@ -22,7 +21,6 @@ from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from anomaly_bench.config.validate import validate
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 
 NOT_GIVEN = "not given"
@@ -59,7 +57,7 @@ def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
 def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
     """One configuration.  Raises Mistakes for unknown groups, options and keys, all of them at once."""
     with hydra_context(extra) as loader:
-        cfg, mistakes = _compose(loader, list(overrides))
+        cfg, mistakes = try_compose(loader, list(overrides))
     if mistakes:
         raise Mistakes(mistakes)
     return cfg
@@ -67,55 +65,14 @@ def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
 
 def compose_known(loader: ConfigLoaderImpl, overrides: Iterable[str], strict: bool = False) -> DictConfig:
     """A configuration that may lack a method or a data set.  Unknown names are left out; `strict` raises Mistakes."""
-    cfg, mistakes = _compose(loader, list(overrides))
+    cfg, mistakes = try_compose(loader, list(overrides))
     wrong = [m for m in mistakes if m.what != NOT_GIVEN]
     if strict and wrong:
         raise Mistakes(wrong)
     return cfg
 
 
-def check(
-    overrides: list[str], multirun: bool = False, types: bool = True, extra: str | None = None
-) -> list[list[str]]:
-    """The jobs (lists of overrides) that a command line asks for, after all their mistakes have been looked for.
-
-    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  `types=False` checks names only
-    (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
-    """
-    mistakes: dict[str, UserError] = {}
-    with hydra_context(extra) as loader:
-        jobs = _jobs(overrides, _parse(overrides, loader), multirun)
-        for job in jobs:
-            cfg, found = _compose(loader, job)
-            known = {m.where for m in found}
-            inside = [
-                o for o in job if o.lstrip("+").startswith(("method.", "dataset.")) and o.split("=")[0] not in known
-            ]
-            try:  # signatures need torch: a name's mistake is said at once where no value could be wrong besides
-                if types and cfg:
-                    validate(cfg, signatures=bool(inside or not found))
-            except Mistakes as wrong:
-                found += wrong.errors
-            mistakes.update({str(m): m for m in found})
-    if mistakes:
-        raise Mistakes(list(mistakes.values()))
-    return jobs
-
-
-def _jobs(overrides: list[str], parsed: list[Override], multirun: bool) -> list[list[str]]:
-    if not multirun:
-        if swept := [o.input_line for o in parsed if o.is_sweep_override()]:
-            hint = "add --multirun to run each of them, or put a list into [ ]"
-            raise UserError(str(swept[0]), "several values", hint)
-        return [overrides]
-    jobs = [list(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
-    if not jobs:
-        hint = "a glob() that matches nothing? see `bench list datasets`"
-        raise UserError("overrides", "these words ask for no run at all", hint)
-    return jobs
-
-
-def _parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
+def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
     """loader: knows what a glob() stands for."""
     parser, parsed, errors = OverridesParser.create(loader), [], []
     for text in overrides:
@@ -129,10 +86,10 @@ def _parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list
     return parsed
 
 
-def _compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictConfig, list[UserError]]:
+def try_compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictConfig, list[UserError]]:
     """The configuration from those overrides that name something, and a mistake for each that does not."""
     chosen, mistakes, values = [], [], []
-    for o in _parse(overrides):
+    for o in parse(overrides):
         group = o.key_or_group
         if group.startswith(("hydra.", "hydra/")):
             chosen.append(str(o.input_line))

@@ -6,6 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -38,6 +39,31 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     seed_everything(settings.seed, verbose=False)  # before anything is built
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
+    found = look(settings)
+    if found.state == "done":
+        log.info("already done: %s", found.folder.path)
+        return found.folder
+    device, method = pick_device(settings.hardware), config.build("method", settings.method)
+    require_space(found.folder.path, method, len(found.test))
+    with found.folder.locked():
+        if found.folder.status != "done" or settings.force:  # another process may have finished it just now
+            train(cfg, settings, found, method.to(device), overrides, options)
+    return found.folder
+
+
+@dataclass(frozen=True)
+class Found:
+    """The run that a configuration describes, before anything is trained."""
+
+    folder: RunFolder
+    state: str  # done, to resume, to run
+    train: list[Record]
+    test: list[Record]
+    checksum: str  # of the data set's file list
+
+
+def look(settings: config.Settings) -> Found:
+    """Look up what there is.  Raises UserError where the data are not there, or not those of the unfinished run."""
     dataset: Dataset = config.build("dataset", settings.dataset)
     with warned():
         train, test = dataset.records("train"), dataset.records("test")
@@ -45,25 +71,32 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         if not found:
             raise UserError("dataset", f"has no {split} images")
     folder, checksum = run_folder(settings), fingerprint(train + test)
-    if not settings.force and folder.manifest.get("checksums", {}).get("data", checksum) != checksum:
+    if settings.force or folder.status == "new":
+        return Found(folder, "to run", train, test, checksum)
+    if folder.manifest.get("checksums", {}).get("data", checksum) != checksum:
         what = f"its files are not those that {folder.path} was trained on"
         raise UserError("dataset", what, "force=true trains the run anew; another output_dir=DIR keeps both")
-    if folder.status == "done" and not settings.force:
-        log.info("already done: %s", folder.path)
-        return folder
-    device = pick_device(settings.hardware)
-    method: Method = config.build("method", settings.method)
-    train, val = split_val(train, method.val_share, settings.seed) if method.val_share else (train, [])
-    require_space(folder.path, method, len(test))
-    manifest = describe(
-        settings, folder, [*options, *overrides], method, {"train": train, "val": val, "test": test}, checksum
-    )
+    return Found(folder, "done" if folder.status == "done" else "to resume", train, test, checksum)
+
+
+def train(
+    cfg: DictConfig,
+    settings: config.Settings,
+    found: Found,
+    method: Method,
+    overrides: Sequence[str],
+    options: Sequence[str],
+) -> None:
+    """Train and measure, in a folder that is locked."""
+    folder, share = found.folder, method.val_share
+    train, val = split_val(found.train, share, settings.seed) if share else (found.train, [])
+    splits = {"train": train, "val": val, "test": found.test}
+    manifest = describe(settings, folder, [*options, *overrides], method, splits, found.checksum)
     folder.start(manifest, OmegaConf.to_yaml(cfg, resolve=True), overrides, afresh=settings.force)
     with recorded(folder):
         workers, devices = settings.hardware.workers, count_devices(settings.hardware)
         data = NormalLoaders(train, val, method.image_size, settings.cache_dir, workers, settings.seed, devices)
-        execute(folder, settings, method, data, test, device)
-    return folder
+        execute(folder, settings, method, data, found.test)
 
 
 def run_folder(settings: config.Settings) -> RunFolder:
@@ -82,13 +115,12 @@ def execute(
     method: Method,
     data: NormalLoaders,
     test: list[Record],
-    device: torch.device,
 ) -> None:
     """Fit what is not fitted yet, then score, measure and store."""
     images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
-    loggers = build_loggers(settings, folder.path)
+    loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
-    for stage in method.to(device).stages(data):  # statistics are computed where the training is
+    for stage in method.stages(data):  # statistics are computed where the training is
         to_memory_format(stage.module, settings.hardware)
         if stage.name in finished:
             log.info("%s: fitted in an earlier attempt", stage.name)

@@ -1,0 +1,118 @@
+"""The runs that a command line asks for: several values, `dataset=mvtec/all`, the matrix of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from anomaly_bench.config.compose import hydra_context, options, parse, try_compose
+from anomaly_bench.config.validate import validate
+from anomaly_bench.errors import Mistakes, UserError
+
+ALL = "/all"  # dataset=mvtec/all: every category
+
+
+def check(
+    overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
+) -> list[list[str]]:
+    """The jobs (lists of overrides) that a command line asks for, after all their mistakes have been looked for.
+
+    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  `types=False` checks names only
+    (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
+    """
+    return [job for job, _ in composed(overrides, multirun, types, extra)]
+
+
+def composed(
+    overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
+) -> list[tuple[list[str], DictConfig]]:
+    """As `check`, each job with its configuration."""
+    mistakes: dict[str, UserError] = {}
+    composed = []
+    with hydra_context(extra) as loader:
+        for job in _jobs(list(overrides), loader, multirun):
+            cfg, found = try_compose(loader, job)
+            known = {m.where for m in found}
+            inside = [
+                o for o in job if o.lstrip("+").startswith(("method.", "dataset.")) and o.split("=")[0] not in known
+            ]
+            try:  # signatures need torch: a name's mistake is said at once where no value could be wrong besides
+                if types and cfg:
+                    validate(cfg, signatures=bool(inside or not found))
+            except Mistakes as wrong:
+                found += wrong.errors
+            mistakes.update({str(m): m for m in found})
+            composed.append((job, cfg))
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    return composed
+
+
+def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> list[list[str]]:
+    typed = parse(overrides, loader)  # with the loader it knows what a glob() stands for
+    words = [_expanded(o, loader) for o in typed]
+    parsed = parse(words, loader)
+    if not multirun:
+        if swept := [o.input_line for o, new in zip(typed, parsed, strict=True) if new.is_sweep_override()]:
+            hint = "add --multirun to run each of them, or put a list into [ ]"
+            raise UserError(str(swept[0]), "several values", hint)
+        matrix = _matrix(parsed, loader)
+        if (several := prod(len(_values(o)) for o in parse(matrix, loader))) > 1:
+            what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
+            raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
+        return [overrides]
+    jobs = []
+    for alternative in _experiments(parsed, loader):  # each may have a matrix of its own
+        both = parse(_matrix(alternative, loader), loader) + alternative
+        jobs += [list(job) for batch in BasicSweeper.split_arguments(both, None) for job in batch]
+    if not jobs:
+        hint = "a glob() that matches nothing? see `bench list datasets`"
+        raise UserError("overrides", "these words ask for no run at all", hint)
+    return jobs
+
+
+def _experiments(parsed: list[Override], loader: ConfigLoaderImpl) -> list[list[Override]]:
+    """The overrides, once for each experiment that they name."""
+    at = next((i for i, o in enumerate(parsed) if o.key_or_group == "experiment"), None)
+    if at is None:
+        return [parsed]
+    words = (f"{parsed[at].get_key_element()}={name}" for name in _values(parsed[at]))
+    return [[*parsed[:at], *parse([word], loader), *parsed[at + 1 :]] for word in words]
+
+
+def _values(o: Override) -> list[str]:
+    return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [str(o.get_value_element_as_str())]
+
+
+def _expanded(o: Override, loader: ConfigLoaderImpl) -> str:
+    """The override as it was typed, or with every category in the place of `mvtec/all`."""
+    if o.key_or_group != "dataset" or o.is_delete() or not any(v.endswith(ALL) for v in _values(o)):
+        return str(o.input_line)
+    sets = loader.get_group_options("dataset", ObjectType.GROUP)
+    values = []
+    for v in _values(o):
+        name = v.removesuffix(ALL)
+        whole = v.endswith(ALL) and name in sets
+        values += [f"{name}/{c}" for c in options(loader, f"dataset/{name}")] if whole else [v]
+    return f"{o.get_key_element()}={','.join(dict.fromkeys(values))}"
+
+
+def _matrix(parsed: list[Override], loader: ConfigLoaderImpl) -> list[str]:
+    """The sweep of an experiment, `hydra.sweeper.params` in its yaml, without the keys that are given a value."""
+    named = [str(o.input_line) for o in parsed if o.key_or_group == "experiment"]
+    if not named or named[0].partition("=")[2] not in options(loader, "experiment"):
+        return []  # a name that is not known is said by try_compose
+    params: dict[str, Any] = (
+        loader.load_configuration("config", named, RunMode.MULTIRUN).hydra.sweeper.get("params") or {}
+    )
+    given = {o.key_or_group for o in parsed}
+    words = [f"{key}={value}" for key, value in params.items() if key not in given]
+    return [_expanded(o, loader) for o in parse(words, loader)]

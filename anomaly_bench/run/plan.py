@@ -1,0 +1,72 @@
+"""What a sweep would do, before it does anything: which runs are done, which go on, which cannot run and why."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from omegaconf import DictConfig
+
+from anomaly_bench import config
+from anomaly_bench.errors import Mistakes, UserError
+from anomaly_bench.lock import holder
+from anomaly_bench.run import Found, look, pick_device
+from anomaly_bench.store import RunFolder
+
+STATES = ("done", "in work", "to resume", "to run", "cannot run", "running", "failed")  # the last two: afterwards
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a sweep."""
+
+    words: list[str]  # overrides, each with one value
+    state: str  # of STATES
+    folder: RunFolder | None  # None where it cannot be told
+    why: str = ""  # it cannot run, or who is at it
+
+    def __str__(self) -> str:
+        place = str(self.folder.path) if self.folder else " ".join(self.words)
+        return f"{self.state:10}  {place}" + (f"  ({self.why})" if self.why else "")
+
+
+def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
+    """The jobs of `bench train -m WORDS`, with their states.
+
+    Raises Mistakes with every mistake in any of them, those included that only a method's constructor can find.  extra:
+    the folder of `--config-dir`.
+    """
+    composed = config.composed(words, multirun=True, extra=extra)
+    jobs, mistakes, tried = [], {}, set()
+    for asked, cfg in composed:
+        job, settings = _job(asked, cfg)
+        jobs.append(job)
+        key = json.dumps(settings.method, default=str)
+        if job.state in ("to run", "to resume") and key not in tried:
+            tried.add(key)
+            try:
+                config.build("method", settings.method)
+            except UserError as error:
+                mistakes[str(error)] = error
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    return jobs
+
+
+def summary(jobs: Sequence[Job]) -> str:
+    """`12 runs: 4 done, 1 to resume, 7 to run`."""
+    counts = Counter(job.state for job in jobs)
+    return f"{len(jobs)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
+
+
+def _job(words: list[str], cfg: DictConfig) -> tuple[Job, config.Settings]:
+    settings = config.validate(cfg)
+    try:
+        pick_device(settings.hardware)
+        found: Found = look(settings)
+    except UserError as error:
+        return Job(words, "cannot run", None, str(error)), settings
+    owner = None if found.state == "done" else holder(found.folder.path)
+    return Job(words, "in work" if owner else found.state, found.folder, owner or ""), settings
