@@ -16,7 +16,6 @@ official code exists, and the paper's text was not at hand: the numbers are thos
 author had the paper's supplement.  What no source settles is marked `unknown` in the yaml.
 
 Deviation: the shipped L was distilled from 900 images and ResNet-18's layer3; see anomaly_bench/nets/teachers.
-Deviation: in the tuning the linear map from L's numbers to the ImageNet network's starts anew; L's files hold none.
 Deviation: C gives one number before a sigmoid in place of two before a softmax: the same functions.
 Deviation: the largest value of a map is the image's score; the paper gives none.
 """
@@ -85,7 +84,9 @@ class GlancingAtThePatch(Method):
         teacher_batch_size: Annotated[int, Field(ge=2)],
         teacher_lr: Positive,
         teacher_weight_decay: NotNegative,
+        decoder_layers: Count,
         tune_steps: Annotated[int, Field(ge=0)],
+        tune_decoder: Literal["new", "kept", "frozen"],
         tune_batch_size: Annotated[int, Field(ge=2)],
         tune_lr: Positive,
         steps: Count,
@@ -109,9 +110,10 @@ class GlancingAtThePatch(Method):
         self.teacher, self.teacher_images, self.val_share = teacher, teacher_images, val_share
         self.recipe = Recipe(
             backbone, weights, teacher_layer, teacher_target_size, teacher_losses, 1.0, teacher_compactness,
-            teacher_steps, teacher_batch_size, teacher_lr, teacher_weight_decay,
+            teacher_steps, teacher_batch_size, teacher_lr, teacher_weight_decay, decoder_layers,
         )  # fmt: skip
         self.tune_steps, self.tune_batch_size, self.tune_lr = tune_steps, tune_batch_size, tune_lr
+        self.tune_decoder = tune_decoder if tune_steps else "new"
         self.lessons: dict[str, Any] = {
             "lr": lr,
             "dad_lr": dad_lr,
@@ -125,6 +127,9 @@ class GlancingAtThePatch(Method):
         if tune_steps and not (teacher_losses[0] or teacher_losses[2]):
             what = f"{list(teacher_losses)} given; the tuning needs the first or the third, it has no second"
             raise UserError("method.teacher_losses", what, "method.tune_steps=0 leaves the tuning out")
+        if self.tune_decoder != "new" and not (teacher or teacher_images):
+            what = f"{tune_decoder} given, but the shipped local networks' files hold no decoder"
+            raise UserError("method.tune_decoder", what, "new, or method.teacher_images=FOLDER to distil one with it")
         self.iad_share, self.calibrate, self.interpolation = iad_share, calibrate, interpolation
         self.unit_features = unit_features
         self.local = LocalNet(patch_size, conv1_kernel_33, conv3_channels_65, local_activation)
@@ -139,13 +144,17 @@ class GlancingAtThePatch(Method):
         self.loaded: dict[str, str] = {}
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        net = self.local.net
-        if (sha256 := load_teacher(net, self.teacher, self.teacher_images, self.recipe)) is None:
-            yield teacher_stage(net, self.teacher_images, self.recipe)
-            sha256 = store_teacher(net, self.teacher_images, self.recipe)
+        net, images = self.local.net, self.teacher_images
+        tuning = self._tuning() if self.tune_steps else None
+        D = tuning.decoder if tuning and self.tune_decoder != "new" else None
+        if (sha256 := load_teacher(net, self.teacher, images, self.recipe, D)) is None:
+            yield (stage := teacher_stage(net, images, self.recipe))
+            sha256 = store_teacher(net, images, self.recipe, stage.module.decoder)  # type: ignore[arg-type]
+            load_teacher(net, self.teacher, images, self.recipe, D)
         self.loaded[f"local_p{self.patch_size}_sha256"] = sha256
-        if self.tune_steps:
-            yield self._stage("tune", self._tuning(), data, self.tune_steps, self.tune_batch_size)
+        if tuning:
+            tuning.decoder.requires_grad_(self.tune_decoder != "frozen")
+            yield self._stage("tune", tuning, data, self.tune_steps, self.tune_batch_size)
         self.local.requires_grad_(False)
         yield self._stage("global", Consistency(self, **self.lessons), data, self.steps, self.batch_size)
         if self.calibrate:
@@ -242,7 +251,7 @@ class Tuning(Distillation):
         weights = (recipe.losses[0], 0.0, recipe.losses[2])
         super().__init__(
             local.net, backbone, weights, recipe.margin, recipe.compactness, recipe.target_size, lr,
-            recipe.weight_decay,
+            recipe.weight_decay, recipe.decoder_layers,
         )  # fmt: skip
         self.activated = local.activated
 

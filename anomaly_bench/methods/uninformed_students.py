@@ -95,8 +95,9 @@ class UninformedStudents(Method):
         for scale in self._scales():
             p = scale.teacher.patch_size
             if (sha256 := load_teacher(scale.teacher, self.teacher, self.teacher_images, self.recipe)) is None:
-                yield teacher_stage(scale.teacher, self.teacher_images, self.recipe)
-                sha256 = store_teacher(scale.teacher, self.teacher_images, self.recipe)
+                yield (stage := teacher_stage(scale.teacher, self.teacher_images, self.recipe))
+                D = stage.module.decoder
+                sha256 = store_teacher(scale.teacher, self.teacher_images, self.recipe, D)  # type: ignore[arg-type]
             self.teacher_sha256[f"teacher_p{p}_sha256"] = sha256
             scale.requires_grad_(False)
         for scale in self._scales():

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from anomaly_bench.errors import UserError, nearest
 
 WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
+RANDOM = "random"  # in place of a weights file
 PROBE = 64  # pixels of the image that tells channels and reductions
 
 
@@ -52,7 +53,7 @@ class Backbone(nn.Module):
 
     def __init__(self, backbone: str, layers: tuple[int, ...] | tuple[str, ...]) -> None:
         super().__init__()
-        self.name = timm_name(backbone)
+        self.name, self.layers = timm_name(backbone), layers
         numbers = tuple(layer for layer in layers if isinstance(layer, int))
         if numbers:
             self.net: nn.Module = timm.create_model(self.name, features_only=True, out_indices=numbers)
@@ -88,8 +89,13 @@ class Backbone(nn.Module):
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
 
         Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets
-        `sha256`, of the file.  Raises UserError when nothing can be had, or a needed key is missing or misshapen.
+        `sha256`, of the file.  `random`: always the same random numbers, to try out the machinery without any file;
+        figures then mean nothing, and `sha256` says so.  Raises UserError when nothing can be had, or a needed key is
+        missing or misshapen.
         """
+        if weights == RANDOM:
+            self.sha256 = self._draw()
+            return
         file = find_weights(self.name, weights) or hub_file(self.name)
         state = read_weights(file)
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -102,6 +108,18 @@ class Backbone(nn.Module):
             said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
             raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
+
+
+    def _draw(self) -> str:
+        """Random weights, the same whatever was drawn before; `random` and a checksum."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            state = Backbone(self.name, self.layers).net.state_dict()
+        self.net.load_state_dict(state)
+        digest = hashlib.sha256()
+        for value in state.values():
+            digest.update(value.numpy().tobytes())
+        return f"{RANDOM} {digest.hexdigest()[:16]}"
 
 
 def hub_file(name: str) -> Path:

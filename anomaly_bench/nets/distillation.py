@@ -2,7 +2,7 @@
 
 Uninformed Students (Bergmann et al., CVPR 2020), section 3.1: the loss is lambda_k L_k + lambda_m L_m + lambda_c L_c,
 
-    L_k = |D(T(p)) - P(p)|^2                                      knowledge: P is the ImageNet network, D is linear
+    L_k = |D(T(p)) - P(p)|^2                                      knowledge: P is the ImageNet network, D a `decoder`
     L_m = max(0, delta + |T(p) - T(p+)|^2 - min(|T(p) - T(p-)|^2, |T(p+) - T(p-)|^2))       metric: delta is the margin
     L_c = sum over i != j of c_ij, the correlation of dimensions i and j of T(p) over the batch        compactness
 
@@ -27,7 +27,7 @@ from torch.utils.data import Dataset
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor
+from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # compared in lower case
 ZOOM = (4, 16)  # an image is zoomed to a square of 4 p to 16 p pixels
@@ -43,7 +43,7 @@ def natural_images(folder: Path) -> list[Path]:
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(files) < 2:
         what = f"{len(files)} images in {folder}; a folder of natural images is needed"
-        raise UserError("method.teacher_images", what)
+        raise UserError("method.teacher_images", what, "method.teacher_images=DIR, or null: the shipped teachers")
     return files
 
 
@@ -103,6 +103,7 @@ class Distillation(LightningModule):
     """Trains `teacher`; batches are triplets [B, 3, p, p] in [0, 1].
 
     weights: lambda_k, lambda_m, lambda_c.  target_size: patches are enlarged to it for the ImageNet network; None: not.
+    decoder_layers: of D.
     """
 
     def __init__(
@@ -115,12 +116,13 @@ class Distillation(LightningModule):
         target_size: int | None,
         lr: float,
         weight_decay: float,
+        decoder_layers: int = 1,
     ) -> None:
         super().__init__()
         self.teacher, self.backbone, self.target_size = teacher, backbone, target_size
         self.weights, self.margin, self.compactness = weights, margin, compactness
         self.lr, self.weight_decay = lr, weight_decay
-        self.decoder = nn.Linear(DIMENSIONS, backbone.channels[-1])  # D
+        self.decoder = decoder(decoder_layers, backbone.channels[-1])  # D
 
     def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
@@ -150,8 +152,15 @@ class Distillation(LightningModule):
         return self.backbone(patches)[-1].mean((2, 3))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trainable = [*self.teacher.parameters(), *self.decoder.parameters()]
+        trainable = [*self.teacher.parameters(), *(p for p in self.decoder.parameters() if p.requires_grad)]
         return torch.optim.Adam(trainable, lr=self.lr, weight_decay=self.weight_decay)
+
+
+def decoder(layers: int, features: int) -> nn.Module:
+    """D: [B, d] -> [B, features], linear layers with a leaky ReLU between them; one: linear, as in the paper."""
+    wide = (nn.Sequential(nn.LeakyReLU(SLOPE), nn.Linear(features, features)) for _ in range(layers - 1))
+    first = nn.Linear(DIMENSIONS, features)
+    return nn.Sequential(first, *wide) if layers > 1 else first
 
 
 def knowledge(decoded: Tensor, target: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Where teachers of patch descriptors come from: a given file, the shipped one, or a distillation, kept for all runs.
 
-A teacher is a safetensors file with a `PatchDescriptor`'s tensors (float16 in the package).  One that was distilled is
+A teacher is a safetensors file with a `PatchDescriptor`'s tensors (float16 in the package), and those of the decoder D
+that it was distilled with, if kept (`decoder.*`).  One that was distilled is
 kept in $ANOMALY_BENCH_CACHE/teachers under a name made of all that it depends on, so that every category, run and seed
 shares it.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,14 +20,16 @@ from typing import Literal
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.backbones import RANDOM, Backbone
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 
+DECODER = "decoder."  # begins the names of D's tensors
 EPOCH = 500  # steps between two checkpoints of a distillation
 
 
@@ -44,14 +48,20 @@ class Recipe:
     batch_size: int
     lr: float
     weight_decay: float
+    decoder_layers: int = 1
 
 
-def load_teacher(net: PatchDescriptor, given: str | None, images: str | None, recipe: Recipe) -> str | None:
+def load_teacher(
+    net: PatchDescriptor, given: str | None, images: str | None, recipe: Recipe, decoder: nn.Module | None = None
+) -> str | None:
     """Load a teacher's weights into `net`; the file's SHA-256, or None where it must be distilled from `images` first.
 
-    given: a file, or a folder with a file p<size>.safetensors for each patch size.  Raises UserError where it does not
-    fit, and where nothing is given, no images are named, and no teacher of this size is shipped.
+    given: a file, or a folder with a file p<size>.safetensors for each patch size, or `random`: `net` stays as it was
+    drawn, to try out the machinery.  decoder: to be loaded from the same file.  Raises UserError where it does not fit,
+    and where nothing is given, no images are named, and no teacher of this size is shipped.
     """
+    if given == RANDOM:
+        return RANDOM
     if given:
         place = Path(given).expanduser()
         file = place / f"p{net.patch_size}.safetensors" if place.is_dir() else place
@@ -65,7 +75,7 @@ def load_teacher(net: PatchDescriptor, given: str | None, images: str | None, re
             what = f"no teacher for patches of {net.patch_size} pixels is shipped"
             hint = "17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
             raise UserError("method.teacher", what, hint)
-    return _load(net, file)
+    return _load(net, file, decoder)
 
 
 def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> Stage:
@@ -77,7 +87,7 @@ def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> S
     backbone.load(recipe.weights)
     module = Distillation(
         net, backbone, recipe.losses, recipe.margin, recipe.compactness, recipe.target_size, recipe.lr,
-        recipe.weight_decay,
+        recipe.weight_decay, recipe.decoder_layers,
     )  # fmt: skip
     steps = min(EPOCH, recipe.steps)
     triplets = Triplets(natural_images(Path(images).expanduser()), net.patch_size, steps * recipe.batch_size)
@@ -86,21 +96,26 @@ def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> S
     return Stage(f"teacher_p{net.patch_size}", module, loader, trainer)
 
 
-def store_teacher(net: PatchDescriptor, images: str | None, recipe: Recipe) -> str:
+def store_teacher(net: PatchDescriptor, images: str | None, recipe: Recipe, decoder: nn.Module | None = None) -> str:
     """Keep a fitted teacher for all runs that need the same one; the file's SHA-256."""
     assert images is not None
     file = stored(net, Path(images).expanduser(), recipe)
-    save_teacher(net, file, {"recipe": json.dumps(asdict(recipe))})
+    save_teacher(net, file, {"recipe": json.dumps(asdict(recipe))}, decoder=decoder)
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def save_teacher(
-    net: PatchDescriptor, file: Path, metadata: dict[str, str], dtype: torch.dtype = torch.float32
+    net: PatchDescriptor,
+    file: Path,
+    metadata: dict[str, str],
+    dtype: torch.dtype = torch.float32,
+    decoder: nn.Module | None = None,
 ) -> None:
     """A safetensors file, whole or absent."""
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}.{os.getpid()}")
-    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in net.state_dict().items()}
+    tensors = net.state_dict() | {f"{DECODER}{k}": v for k, v in (decoder.state_dict() if decoder else {}).items()}
+    state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
     save_file(state, partial, {"patch_size": str(net.patch_size), **metadata})
     partial.replace(file)
 
@@ -117,15 +132,23 @@ def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     return root / "teachers" / f"p{net.patch_size}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
 
 
-def _load(net: PatchDescriptor, file: Path) -> str:
+def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None) -> str:
     try:
         with safe_open(file, framework="pt") as opened:
             state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
     except Exception as error:  # safetensors' errors have no common class
         raise UserError("method.teacher", f"{file} cannot be read: {error}") from error
-    own = {key: value.shape for key, value in net.state_dict().items()}
-    if {key: value.shape for key, value in state.items()} != own:
+    kept = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
+    if _shapes(state) != _shapes(net.state_dict()):
         what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"
         raise UserError("method.teacher", what)
     net.load_state_dict(state)
+    if decoder:
+        if _shapes(kept) != _shapes(decoder.state_dict()):
+            raise UserError("method.teacher", f"{file} holds no decoder, or one of another architecture")
+        decoder.load_state_dict(kept)
     return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {key: value.shape for key, value in state.items()}

@@ -46,6 +46,11 @@ RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2,
             "method.teacher_losses: [0.0, 1.0, 0.0] given; the tuning needs the first or the third, it has no second "
             "(method.tune_steps=0 leaves the tuning out)",
         ),
+        (
+            ["tune_decoder=frozen"],
+            "method.tune_decoder: frozen given, but the shipped local networks' files hold no decoder "
+            "(new, or method.teacher_images=FOLDER to distil one with it)",
+        ),
     ],
 )
 def test_combinations_that_cannot_work(words: list[str], line: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from pytorch_lightning import Trainer
 from torch import Tensor
 
 from anomaly_bench.contracts import Stage
+from anomaly_bench.errors import UserError
 from anomaly_bench.methods.glancing_at_the_patch import LEAST_DEVIATION, GlancingAtThePatch
+from anomaly_bench.nets.distillation import Distillation
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import load_teacher
+from anomaly_bench.nets.teachers import load_teacher, save_teacher
 from anomaly_bench.nets.windows import cut, random_corners
 from tests.methods.small_glf import (
     YAML,
@@ -135,6 +139,40 @@ def test_the_tuning_changes_the_local_network_and_the_training_the_others(tmp_pa
     assert not any(p.requires_grad for p in glf.local.parameters())
     fixed = {key for key, value in others.items() if torch.equal(glf.state_dict()[key], value)}
     assert fixed == {"mean", "std", "calibration"}
+
+
+@quiet
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("how", ["new", "kept", "frozen"])
+def test_the_decoder_in_the_tuning(
+    how: str, layers: int, tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    given: dict[str, Any] = {"teacher_images": str(tmp_path), "weights": str(weights), "decoder_layers": layers}
+    given |= {"teacher_steps": 2, "teacher_batch_size": 2, "tune_steps": 1, "tune_decoder": how}
+    data, decoders = normal_data(tmp_path / "data"), []
+    for _ in range(2):  # distilled, then from the file
+        glf = method(**given)
+        for stage in glf.stages(data):
+            if isinstance(stage.module, Distillation):
+                before = copy.deepcopy(stage.module.decoder.state_dict())
+                fit(stage)
+                decoders.append((stage.name, before, copy.deepcopy(stage.module.decoder.state_dict())))
+    assert [name for name, *_ in decoders] == ["teacher_p33", "tune", "tune"]
+    distilled_as = decoders[0][2]
+    assert len(distilled_as) == 2 * layers
+    for _, before, after in decoders[1:]:
+        assert same(before, distilled_as) == {how != "new"}
+        assert same(after, before) == {how == "frozen"}
+
+
+def test_a_local_network_without_a_decoder_cannot_keep_it(tmp_path: Path, weights: Path) -> None:
+    save_teacher(PatchDescriptor(33), tmp_path / "p33.safetensors", {})
+    glf = method(teacher=str(tmp_path), weights=str(weights), tune_steps=1, tune_decoder="kept")
+    with pytest.raises(UserError, match=r"^method.teacher: .*p33.safetensors holds no decoder"):
+        next(glf.stages(normal_data(tmp_path)))
 
 
 @quiet

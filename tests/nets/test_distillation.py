@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.distillation import Distillation, compactness, knowledge, metric
+from anomaly_bench.nets.distillation import Distillation, compactness, decoder, knowledge, metric
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from tests.references import uninformed_students as slow
 
@@ -47,6 +47,23 @@ def test_knowledge_against_loops() -> None:
     a, b = normal(4, 9), normal(4, 9, seed=1)
     assert float(knowledge(a, b)) == pytest.approx(slow.knowledge(a.numpy(), b.numpy()), abs=1e-9)
     assert float(knowledge(a, a)) == 0
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+def test_decoder_against_loops(layers: int) -> None:
+    torch.manual_seed(0)
+    D, t = decoder(layers, 5).double(), normal(2, 128)
+    parameters = [p.detach().numpy() for p in D.parameters()]
+    assert [p.shape for p in parameters] == [(5, 128), (5,), *[(5, 5), (5,)] * (layers - 1)]
+    for given, found in zip(t.numpy(), D(t).detach().numpy(), strict=True):
+        x = given
+        for i in range(0, 2 * layers, 2):
+            x = [v if i == 0 or v > 0 else 0.005 * v for v in x]
+            x = [
+                sum(w * v for w, v in zip(row, x, strict=True)) + b
+                for row, b in zip(*parameters[i : i + 2], strict=True)
+            ]
+        np.testing.assert_allclose(found, x, atol=1e-12)
 
 
 def test_metric_against_loops() -> None:

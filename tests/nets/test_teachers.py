@@ -159,7 +159,7 @@ def test_folders_without_images(tmp_path: Path, recipe: Recipe) -> None:
 def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, recipe: Recipe, cache: Path) -> None:
     changed: dict[str, Any] = {
         "layer": 3, "target_size": 64, "losses": (1.0, 1.0, 1.0), "margin": 2.0, "compactness": "abs", "steps": 3,
-        "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0,
+        "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "decoder_layers": 2,
     }  # fmt: skip
     assert {*changed, "backbone", "weights"} == {field.name for field in dataclasses.fields(Recipe)}
     names = [stored(network(), photos, recipe)]
@@ -167,7 +167,7 @@ def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, recipe: Reci
     names += [stored(network(0, 33), photos, recipe), stored(PatchDescriptor(33, conv1_kernel_33=3), photos, recipe)]
     assert len(set(names)) == len(changed) + 3
     assert {name.parent for name in names} == {cache / "teachers"}
-    assert [name.name[:4] for name in names] == 10 * ["p17-"] + 2 * ["p33-"]
+    assert [name.name[:4] for name in names] == 11 * ["p17-"] + 2 * ["p33-"]
     assert stored(network(7), photos, recipe) == names[0]
 
 

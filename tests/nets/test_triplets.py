@@ -42,7 +42,10 @@ def test_natural_images(tmp_path: Path) -> None:
     found = natural_images(tmp_path)
     assert [f.relative_to(tmp_path).as_posix() for f in found] == ["a.WebP", "b/2.png", "b/c/1.JPEG", "z.jpg"]
     for folder, count in ((tmp_path / "b" / "c", 1), (tmp_path / "none", 0), (tmp_path / "z.jpg", 0)):
-        with pytest.raises(UserError, match=rf"^method.teacher_images: {count} images in .*natural images is needed$"):
+        with pytest.raises(
+            UserError,
+            match=rf"^method.teacher_images: {count} images in .*natural images is needed \(method.teacher_images=DIR",
+        ):
             natural_images(folder)
 
 
