@@ -69,7 +69,9 @@ def _overrides(before: list[str], word: str) -> list[str]:
     key, equals, _ = word.partition("=")
     with config.hydra_context() as loader:
         if equals and key in GROUPS:
-            return [f"{key}={name}" for name in config.options(loader, key)]
+            names = config.options(loader, key)
+            sets = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name) if key == "dataset" else {}
+            return [f"{key}={name}" for name in [*names, *(f"{name}/all" for name in sets)]]
         cfg = config.compose_known(loader, before)
     if equals:
         field = config.Hardware.model_fields.get(key.removeprefix("hardware."))

@@ -7,6 +7,7 @@ import importlib.util
 import re
 import sys
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import config
 from anomaly_bench.errors import UserError, none_of
-from anomaly_bench.store import find
+from anomaly_bench.report.index import indexed, state
+from anomaly_bench.report.summary import MAIN
+from anomaly_bench.store import RunFolder, find
 
 SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
 LISTS = {
@@ -24,6 +27,7 @@ LISTS = {
     "loggers": "logger",
     "experiments": "experiment",
 }
+FILTERS = ("method", "dataset", "category", "seed")  # of `bench list runs`, besides status
 LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
 HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 
@@ -32,7 +36,7 @@ def list_command(words: list[str]) -> int:
     """bench list methods|datasets|hardware|loggers|experiments|runs"""
     if not words or words[0] not in (*LISTS, "runs"):
         raise none_of("bench list", words[0] if words else "", (*LISTS, "runs"))
-    for line in runs(words[1] if words[1:] else "outputs") if words[0] == "runs" else names(LISTS[words[0]]):
+    for line in runs(words[1:]) if words[0] == "runs" else names(LISTS[words[0]]):
         sys.stdout.write(f"{line}\n")
     return 0
 
@@ -51,16 +55,45 @@ def names(group: str) -> Iterator[str]:
         yield f"{choice:{width}}  {header}".rstrip()
 
 
-def runs(outputs: str) -> Iterator[str]:
-    """One line for each run folder."""
-    for folder in find(outputs):
-        try:
-            status, m = folder.status, folder.metrics
-        except UserError as error:
-            yield f"{'damaged':8} {error}"
-            continue
-        figures = "  ".join(f"{key} {m[key]:.4f}" for key in ("image_auroc", "pixel_auroc", "aupro_0.3") if key in m)
-        yield f"{status:8} {folder.path}  {figures}".rstrip()
+def runs(words: list[str]) -> Iterator[str]:
+    """[OUTPUTS] [KEY=VALUE[,VALUE] ...]: one line for each run folder with these values."""
+    wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
+    places = [w for w in words if "=" not in w] or ["outputs"]
+    if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
+        raise none_of("bench list runs", unknown[0], (*FILTERS, "status"))
+    if len(places) > 1:
+        raise UserError("bench list runs", f"too many words: {' '.join(places)}", "it takes OUTPUTS and KEY=VALUE")
+    outputs = Path(places[0])
+    with indexed(outputs, [folder.path for folder in find(outputs)]) as folders:
+        for folder in folders:
+            try:
+                manifest, status, line = folder.manifest, state(folder), _figures(folder)
+            except UserError as error:
+                manifest, status, line = {}, "damaged", str(error)
+            except (AttributeError, TypeError, ValueError) as error:
+                manifest, status, line = {}, "damaged", f"its files hold something else than a run: {error}"
+            values = {key: [str(manifest.get(key))] for key in FILTERS} | {"status": [status]}
+            values["dataset"].append(f"{manifest.get('dataset')}/{manifest.get('category')}")
+            if all(set(values[key]) & set(allowed) for key, allowed in wanted.items()):
+                yield f"{status:11} {folder.path}  {line}".rstrip()
+
+
+def _figures(folder: RunFolder) -> str:
+    """The main metrics, when the run ended or began, what went wrong."""
+    manifest, metrics = folder.manifest, folder.metrics
+    parts = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
+    if when := manifest.get("finished") or manifest.get("started"):
+        parts.append(ago(when))
+    return "  ".join([*parts, " ".join(str(manifest.get("error") or "").split())[:80]]).rstrip()
+
+
+def ago(when: str) -> str:
+    """How long an ISO time lies back, in its largest unit."""
+    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(when)).total_seconds()
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit} ago"
+    return f"{max(seconds, 0):.0f} s ago"
 
 
 def show_command(words: list[str]) -> int:

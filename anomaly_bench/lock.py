@@ -44,6 +44,7 @@ class Lock:
         """
         if self.path in _held:
             return _words(_held[self.path].owner)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(TRIES):
             file, free = _try(self.path, "a+")
             if free:
@@ -98,7 +99,6 @@ def holder(folder: Path) -> str | None:
 
 def _try(path: Path, mode: str) -> tuple[IO[str], bool]:
     """The open file, and whether the kernel's lock on it was to be had and is ours now."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     file = path.open(mode, encoding="utf-8")
     return file, _locks(file) and _same(file, path)  # not one that its owner removed in between
 

@@ -25,6 +25,7 @@ from anomaly_bench.cli import main
         (["eval", "--ma"], ["--maps", "--masks"]),
         (["train", "dataset=demo/"], ["dataset=demo/brick", "dataset=demo/grass", "dataset=demo/gravel"]),
         (["train", "dataset=mvtec/t"], [f"dataset=mvtec/{c}" for c in ("tile", "toothbrush", "transistor")]),
+        (["train", "dataset=mvtec/a"], ["dataset=mvtec/all"]),
         (["train", "hardware.prec"], ["hardware.precision="]),
         (["train", "hardware.precision="], [f"hardware.precision={p}" for p in ("32-true", "bf16-mixed", "16-mixed")]),
         (["train", "hardware.devices="], ["hardware.devices=auto"]),

@@ -143,6 +143,43 @@ def test_a_sweep_becomes_its_jobs_and_each_is_checked() -> None:
     assert {m.where for m in caught.value.errors} == {"dataset", "seed"}
 
 
+def test_all_stands_for_every_category() -> None:
+    categories = [name for name in choices("dataset") if name.startswith("mvtec/")]
+    jobs = config.check(["method=rd", "dataset=mtd,mvtec/all,mvtec/screw", "seed=3"], multirun=True, types=False)
+    assert jobs == [["method=rd", f"dataset={name}", "seed=3"] for name in ["mtd", *categories]]
+    for word, said in (
+        ("dataset=mvtec/all", "several values"),
+        ("dataset=mvtc/all", "is none of"),
+        ("dataset=all", "is"),
+    ):
+        with pytest.raises(UserError, match=said):
+            config.check(["method=rd", word])
+    with pytest.raises(Mistakes, match="none of"):
+        config.check(["method=rd", "dataset=mvtc/all"], multirun=True)
+
+
+def test_the_matrix_of_an_experiment(tmp_path: Path) -> None:
+    (tmp_path / "experiment").mkdir()
+    for name, params in (("a", "{dataset: demo/all, seed: '0,1'}"), ("b", "{method.patch_sizes: '[17],[33]'}")):
+        text = "# @package _global_\ndefaults: [override /method: us, override /dataset: mtd]\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(f"{text}hydra: {{sweeper: {{params: {params}}}}}\n")
+
+    def count(*words: str, multirun: bool = True) -> int:
+        jobs = config.check(words, multirun=multirun, types=False, extra=str(tmp_path))
+        return len({tuple(job) for job in jobs})
+
+    assert count("experiment=a") == 6
+    assert count("experiment=a", "seed=7") == count("experiment=a", "dataset=mtd,mvtec/screw,mvtec/wood", "seed=7") == 3
+    assert count("experiment=a,b", "seed=0") == 3 + 2
+    assert count("experiment=a", "seed=1", "dataset=mtd", multirun=False) == 1
+    composed = config.composed(["experiment=b"], multirun=True, types=False, extra=str(tmp_path))
+    assert [list(cfg.method.patch_sizes) for _, cfg in composed] == [[17], [33]]
+    assert {cfg.dataset.name for _, cfg in composed} == {"mtd"}
+    said = r"experiment: a matrix of 6 runs over dataset, seed \(add --multirun to run them, or give each of these one"
+    with pytest.raises(UserError, match=said):
+        count("experiment=a", multirun=False)
+
+
 def test_a_glob_stands_for_the_choices_that_match() -> None:
     assert len(config.check(["method=rd", "dataset=glob(m*)"], multirun=True, types=False)) == 1  # mtd
     with pytest.raises(UserError, match="no run at all"):

@@ -46,6 +46,15 @@ def image_intervals(
     resamples: how many replicates, > 0.  seed: >= 0, the same one gives the same draws on every machine.  level: of
     confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError outside these ranges.
     """
+    drawn = image_replicates(scores, labels, resamples=resamples, seed=seed)
+    return {name: _interval(values, level) for name, values in drawn.items()}
+
+
+def image_replicates(scores: Array, labels: Array, *, resamples: int, seed: int) -> Values:
+    """[resamples] of each of `image_metrics`; arguments as for `image_intervals`.
+
+    Runs with the same labels in the same order get the same draws, so that their replicates are pairs.
+    """
     scores, anomalous = native(host(scores)), host(labels) != 0
     strata = int(anomalous.sum()), int((~anomalous).sum())
     scores = np.concatenate([scores[anomalous], scores[~anomalous]])
@@ -57,7 +66,7 @@ def image_intervals(
         every, true = (np.cumsum(w, axis=1)[:, last] for w in (weights, weights * (order < strata[0])))
         return dict(zip(("image_auroc", "image_ap", "image_f1_max"), ranked(true, every - true), strict=True))
 
-    return {name: _interval(drawn, level) for name, drawn in _all(replicates, strata, resamples, seed).items()}
+    return _all(replicates, strata, resamples, seed)
 
 
 def pixel_intervals(

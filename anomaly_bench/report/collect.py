@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.report.index import KeptFolder, indexed, state
 from anomaly_bench.store import MANIFEST, RunFolder, find
 
+CONFIG = "config.yaml"
 RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
 
 
@@ -47,13 +49,14 @@ class Row:
     path: Path
     config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
     measured: Measured = field(repr=False)
+    data: str = field(default="", repr=False)  # checksum of the data set's files
 
 
 @dataclass(frozen=True)
 class LeftOut:
     """A run folder that is not in the table."""
 
-    status: str  # running, failed, damaged, copy, or another status that is not `done`
+    status: str  # running, interrupted, failed, damaged, copy, or another status that is not `done`
     path: Path
     reason: str = ""
 
@@ -79,13 +82,19 @@ def collect(outputs: Path | str) -> Collected:
 
     Raises UserError where there is no such folder.
     """
+    outputs = Path(outputs)
+    with indexed(outputs, _paths(outputs)) as folders:
+        return _collected(folders)
+
+
+def _collected(folders: list[KeptFolder]) -> Collected:
     rows: dict[tuple[str, ...], Row] = {}
     left_out = []
-    for folder in _folders(Path(outputs)):
+    for folder in folders:
         try:
             manifest = _manifest(folder)
-            if folder.status != "done":
-                left_out.append(LeftOut(folder.status, folder.path, _line(manifest.get("error") or "")))
+            if (status := state(folder)) != "done":
+                left_out.append(LeftOut(status, folder.path, _line(manifest.get("error") or "")))
                 continue
             row = _row(folder, manifest)
         except Exception as error:  # whatever is wrong inside one folder, it must not hide the others
@@ -101,7 +110,7 @@ def method_config(folder: RunFolder) -> dict[str, Any]:
     """The method's part of a run's config.yaml.  Raises ValueError where it has none."""
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_container(OmegaConf.load(folder.path / "config.yaml"))
+    config = OmegaConf.to_container(OmegaConf.load(folder.path / CONFIG))
     method = config.get("method") if isinstance(config, dict) else None
     if not isinstance(method, dict):
         raise ValueError("config.yaml has no method")
@@ -121,11 +130,11 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def _folders(outputs: Path) -> list[RunFolder]:
+def _paths(outputs: Path) -> list[Path]:
     """All run folders, also those whose manifest is missing."""
     paths = {folder.path for folder in find(outputs)}
     paths |= {p for p in outputs.glob("*/*/*/s*") if RUN_NAME.fullmatch(p.name) and p.is_dir()}
-    return [RunFolder(path) for path in sorted(paths)]
+    return sorted(paths)
 
 
 def _manifest(folder: RunFolder) -> dict[str, Any]:
@@ -137,14 +146,20 @@ def _manifest(folder: RunFolder) -> dict[str, Any]:
     return manifest
 
 
-def _row(folder: RunFolder, manifest: dict[str, Any]) -> Row:
+def _row(folder: KeptFolder, manifest: dict[str, Any]) -> Row:
     metrics = {str(key): float(value) for key, value in folder.metrics.items()}
     if not metrics:
         raise ValueError("no metrics.json, or an empty one")
     names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
     numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
-    measured = measurement(manifest)
-    return Row(**names, **numbers, path=folder.path, config=method_config(folder), measured=measured)  # type: ignore[arg-type]
+    return Row(
+        **names,  # type: ignore[arg-type]
+        **numbers,  # type: ignore[arg-type]
+        path=folder.path,
+        config=folder.index.read(folder.path / CONFIG, lambda: method_config(folder)),
+        measured=measurement(manifest),
+        data=str(manifest.get("checksums", {}).get("data", "")),
+    )
 
 
 def _cost(manifest: dict[str, Any]) -> dict[str, float]:

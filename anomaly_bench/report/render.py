@@ -6,9 +6,11 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from itertools import groupby
 
 from anomaly_bench.report.collect import Collected, Measured, Row
+from anomaly_bench.report.compare import Comparison
 from anomaly_bench.report.summary import Cell, Table, in_order
 
 ABSENT = "–"
@@ -17,6 +19,11 @@ CELLS_NOTE = (
     "±: standard deviation over seeds."
 )
 PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unverified`: not checked against the source."
+COMPARED, COMPARED_SIDES = ("first", "second", "difference", "pairs", "verdict"), "llrrl"
+COMPARED_NOTE = (
+    "Difference: first minus second, mean over the categories and seeds that both have, with its 95% bootstrap "
+    "interval; p: Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm). See docs/statistics.md."
+)
 LATEX = {
     **{c: f"\\{c}" for c in "&%$#_{}"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"},
@@ -26,33 +33,68 @@ LATEX = {
 def long_csv(rows: Sequence[Row]) -> str:
     """One line for each finished run."""
     metrics = in_order({m for row in rows for m in row.metrics})
-    fields = ["setting", "label", "method", "dataset", "category", "seed"]
+    names = ["setting", "label", "method", "dataset", "category", "seed"]
     sure = in_order({m for row in rows for m in row.measured.intervals})
     heads = [*metrics, *(f"{m}_{end}" for m in sure for end in ("low", "high")), "measured"]
-    lines: list[list[object]] = [[*fields, *heads, "seconds", "peak_memory_mb", "path"]]
+    lines: list[list[object]] = [[*names, *heads, "seconds", "peak_memory_mb", "path"]]
     for row in rows:
         values: list[object] = [row.metrics.get(metric, "") for metric in metrics]
         values += [end for metric in sure for end in row.measured.intervals.get(metric, ("", ""))]
         values += [row.measured.how, row.seconds, row.peak_memory_mb, row.path]
-        lines.append([*(getattr(row, f) for f in fields), *values])
+        lines.append([*(getattr(row, name) for name in names), *values])
     return _csv(lines)
 
 
 def wide_csv(tables: Sequence[Table]) -> str:
     """All tables of one data set below each other; of each setting the value, its deviation, the seeds and a note."""
     records = [_record(table, i) for table in tables for i in range(len(table.lines))]
-    fields = list(dict.fromkeys(key for record in records for key in record))
-    return _csv([fields, *([record.get(key, "") for key in fields] for record in records)])
+    heads = list(dict.fromkeys(key for record in records for key in record))
+    return _csv([heads, *([record.get(key, "") for key in heads] for record in records)])
 
 
-def markdown(tables: Sequence[Table], collected: Collected) -> str:
-    """The whole report: tables, the sources of published figures, and what was left out."""
+def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
+    """One line for each comparison."""
+    heads = [*(f.name for f in fields(Comparison)), "verdict"]
+    lines = ([getattr(c, head) for head in heads] for c in comparisons)
+    return _csv([heads, *(["" if v != v else v for v in line] for line in lines)])  # nan is empty
+
+
+def comparison_grid(comparisons: Sequence[Comparison]) -> list[list[str]]:
+    """Comparisons as text: a heading line, then a line for each."""
+    return [list(COMPARED), *(_compared(c) for c in comparisons)]
+
+
+def alarms(comparisons: Sequence[Comparison]) -> list[str]:
+    """A line for each setting whose seeds differ from its own other seeds."""
+    return [
+        f"{c.dataset} {c.metric}: {c.first} and {c.second} are the same method and came out as different ({c.why}); "
+        "by chance one check in 20 does, more often something else than the seed differs between these runs"
+        for c in comparisons
+        if c.check and c.distinguishable
+    ]
+
+
+def _compared(c: Comparison) -> list[str]:
+    difference = f"{c.difference:+.4f}" + ("" if math.isnan(c.low) else f" [{c.low:+.4f}, {c.high:+.4f}]")
+    pairs = f"{c.pairs} in {c.categories}" if c.categories > 1 else str(c.pairs)
+    return [c.first, c.second, difference, pairs, c.verdict]
+
+
+def markdown(
+    tables: Sequence[Table], collected: Collected, comparisons: Sequence[Comparison] = (), notes: Sequence[str] = ()
+) -> str:
+    """The whole report: tables, comparisons with notes on them, sources of published figures, what was left out."""
     text = ["# Report", "", f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}.", ""]
     text += [CELLS_NOTE, ""]
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
         text += [f"## {dataset}", ""]
         for table in group:
-            text += [f"### {table.metric}", "", *_markdown_table(table), ""]
+            text += [f"### {table.metric}", "", *_markdown(grid(table), "l" + "r" * len(table.columns)), ""]
+    if comparisons:
+        text += ["## Comparisons", "", COMPARED_NOTE, ""]
+        text += [line for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))) for line in (note, "")]
+        for (dataset, metric), found in groupby(comparisons, key=lambda c: (c.dataset, c.metric)):
+            text += [f"### {dataset} {metric}", "", *_markdown(comparison_grid(list(found)), COMPARED_SIDES), ""]
     if sources := dict.fromkeys(str(figure) for table in tables for c in table.columns for figure in c.quoted):
         text += ["## Published figures", "", PUBLISHED_NOTE, "", *(f"- {source}" for source in sources), ""]
     if collected.left_out:
@@ -60,9 +102,12 @@ def markdown(tables: Sequence[Table], collected: Collected) -> str:
     return "\n".join(text)
 
 
-def latex(tables: Sequence[Table]) -> str:
-    """One `table` environment for each data set and metric, to be \\input."""
-    return "% needs \\usepackage{booktabs}\n" + "\n".join(_latex_table(table) for table in tables)
+def latex(tables: Sequence[Table], comparisons: Sequence[Comparison] = ()) -> str:
+    """One `table` environment for each data set and metric, then one for its comparisons, to be \\input."""
+    text = [_latex_table(f"{t.metric} on {t.dataset}", grid(t), "l" + "r" * len(t.columns)) for t in tables]
+    for (dataset, metric), found in groupby(comparisons, key=lambda c: (c.dataset, c.metric)):
+        text.append(_latex_table(f"{metric} on {dataset}, compared", comparison_grid(list(found)), COMPARED_SIDES))
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(text)
 
 
 def escape(text: str) -> str:
@@ -100,19 +145,19 @@ def grid(table: Table) -> list[list[str]]:
     return [heads, *([ABSENT if cell is None else str(cell) for cell in line] for line in cells)]
 
 
-def _markdown_table(table: Table) -> list[str]:
-    heads, *lines = [[text.replace("|", "\\|") for text in line] for line in grid(table)]
-    rule = ["---", *("---:" for _ in heads[1:])]
+def _markdown(cells: list[list[str]], sides: str) -> list[str]:
+    """sides: `l` or `r` for each column."""
+    heads, *lines = [[text.replace("|", "\\|") for text in line] for line in cells]
+    rule = ["---:" if side == "r" else "---" for side in sides]
     return [f"| {' | '.join(line)} |" for line in (heads, rule, *lines)]
 
 
-def _latex_table(table: Table) -> str:
-    heads, *lines = [" & ".join(escape(text) for text in line) + r" \\" for line in grid(table)]
-    if table.lines[-1].startswith("mean of "):
+def _latex_table(caption: str, cells: list[list[str]], sides: str) -> str:
+    heads, *lines = [" & ".join(escape(text) for text in line) + r" \\" for line in cells]
+    if cells[-1][0].startswith("mean of "):
         lines.insert(-1, r"\midrule")
     body = "\n".join(["\\toprule", heads, "\\midrule", *lines, "\\bottomrule"])
-    columns = "l" + "r" * len(table.columns)
     return (
-        f"\\begin{{table}}\n\\centering\n\\caption{{{escape(f'{table.metric} on {table.dataset}')}}}\n"
-        f"\\begin{{tabular}}{{{columns}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}\n"
+        f"\\begin{{table}}\n\\centering\n\\caption{{{escape(caption)}}}\n"
+        f"\\begin{{tabular}}{{{sides}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}\n"
     )

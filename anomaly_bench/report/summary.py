@@ -112,12 +112,17 @@ def _table(dataset: str, metric: str, rows: Sequence[Row]) -> Table:
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Heading -> runs of a setting.  Equal labels of different settings (a default has changed) get digits."""
+    """Heading -> runs of a setting.  Runs of one setting belong together however they were asked for, under the
+    shortest of their labels.  Equal labels of different settings (a default has changed) get digits."""
     runs = defaultdict(list)
-    for row in sorted(rows, key=lambda row: (row.label, row.setting, row.seed)):
-        runs[row.label, row.setting].append(row)
-    labels = [label for label, _ in runs]
-    return {short(k[0]) + (f" #{k[1]}" if labels.count(k[0]) > 1 else ""): v for k, v in runs.items()}
+    for row in sorted(rows, key=lambda row: (row.seed, row.category)):
+        runs[row.setting].append(row)
+    labels = {
+        setting: min((r.label for r in own), key=lambda label: (len(label), label)) for setting, own in runs.items()
+    }
+    shown = list(labels.values())
+    heads = {k: short(v) + (f" #{k}" if shown.count(v) > 1 else "") for k, v in labels.items()}
+    return {heads[k]: runs[k] for k in sorted(runs, key=lambda k: (labels[k], k))}
 
 
 def _ours(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:

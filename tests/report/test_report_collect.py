@@ -33,9 +33,9 @@ def test_unfinished_runs_are_counted_by_status_and_named(run: Run, tmp_path: Pat
     failed.fail(RuntimeError("out of\nmemory"))
     found = collect(tmp_path)
     assert [row.seed for row in found.rows] == [0]
-    assert found.left_out_line() == "1 failed, 1 running"
+    assert found.left_out_line() == "1 failed, 1 interrupted"
     texts = sorted(map(str, found.left_out))
-    assert texts == [f"failed: {failed.path} (RuntimeError: out of memory)", f"running: {running.path}"]
+    assert texts == [f"failed: {failed.path} (RuntimeError: out of memory)", f"interrupted: {running.path}"]
 
 
 def damage_manifest(folder: Path) -> None:

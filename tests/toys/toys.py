@@ -17,6 +17,13 @@ from torch import Tensor, nn
 
 from anomaly_bench.contracts import Dataset, Method, NormalBatch, NormalData, Record, Scores, Stage
 
+EPOCH_STEP = 1_000_003  # between the random seeds of two epochs
+
+
+def seed() -> int:
+    """The run's; each epoch is drawn from one of its own, that much further."""
+    return torch.initial_seed() % EPOCH_STEP
+
 
 class Notes:
     """<folder>/notes.jsonl: a line for each thing that happened, in any process.  Without a folder nothing is kept."""
@@ -27,11 +34,12 @@ class Notes:
     def add(self, what: str, **more: Any) -> None:
         if self.folder:
             with (self.folder / "notes.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"what": what, "pid": os.getpid(), **more}) + "\n")
+                file.write(json.dumps({"what": what, "pid": os.getpid(), "seed": seed(), **more}) + "\n")
 
     def asked(self, fault: str) -> bool:
-        """Whether the file <folder>/<fault> is there."""
-        return self.folder is not None and (self.folder / fault).exists()
+        """Whether the file <folder>/<fault>, or for a run with this seed <folder>/<fault>.<seed>, is there."""
+        names = (fault, f"{fault}.{seed()}")
+        return self.folder is not None and any((self.folder / name).exists() for name in names)
 
 
 class Template(LightningModule):
@@ -88,7 +96,7 @@ class Toy(Method):
         self.register_buffer("shift", torch.zeros(()))
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        self.notes.add("begin", device=str(self.shift.device))
+        self.notes.add("begin", device=str(self.shift.device), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
         loader = data.loader("train", self.batch_size, shuffle=True)
         yield Stage("template", self.template, loader, {"max_epochs": self.epochs})
         self.shift = torch.rand(()) + self.template.mean.detach().mean().cpu()

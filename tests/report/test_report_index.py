@@ -1,0 +1,256 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anomaly_bench import describe
+from anomaly_bench.errors import UserError
+from anomaly_bench.report import collect as collecting
+from anomaly_bench.report import index as indexing
+from anomaly_bench.report.collect import collect
+from anomaly_bench.report.index import INDEX
+from anomaly_bench.store import RunFolder
+
+Run = Callable[..., RunFolder]
+
+
+@pytest.fixture(autouse=True)
+def settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files count as settled at once."""
+    monkeypatch.setattr(indexing, "SETTLED", -1)
+
+
+@pytest.fixture
+def three(run: Run, tmp_path: Path) -> list[RunFolder]:
+    """One that is done, one that failed, one that was interrupted."""
+    folders = [run("screw", seed, image_auroc=0.9, pixel_auroc=0.5, finish=not seed) for seed in range(3)]
+    folders[1].fail(RuntimeError("out of\nmemory"))
+    return folders
+
+
+def listed(outputs: Path, *words: str) -> list[str]:
+    return list(describe.runs([str(outputs), *words]))
+
+
+def kept(outputs: Path) -> dict[str, Any]:
+    files: dict[str, Any] = json.loads((outputs / INDEX).read_text())["files"]
+    return files
+
+
+@pytest.fixture
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From the call on, reading any file of a run is an error."""
+
+    def forbid() -> None:
+        def fail(*_: object) -> Any:
+            raise AssertionError("a file of a run was read")
+
+        monkeypatch.setattr(RunFolder, "_json", fail)
+        monkeypatch.setattr(collecting, "method_config", fail)
+
+    return forbid
+
+
+@pytest.mark.usefixtures("three")
+def test_what_was_read_once_is_not_read_again(tmp_path: Path, no_reading: Callable[[], None]) -> None:
+    first, lines = collect(tmp_path), listed(tmp_path)
+    no_reading()
+    again = collect(tmp_path)
+    assert again == first
+    assert again.rows[0].config == first.rows[0].config != {}
+    assert [line.split()[:2] for line in listed(tmp_path)] == [line.split()[:2] for line in lines]
+    assert first.left_out_line() == "1 failed, 1 interrupted"
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "metrics.json", "config.yaml"])
+def test_a_changed_file_is_read_again(three: list[RunFolder], tmp_path: Path, name: str) -> None:
+    old, new = {"manifest.json": ("812", "813"), "metrics.json": ("0.9", "0.8"), "config.yaml": ("0.999", "0.998")}[
+        name
+    ]
+    (before,) = collect(tmp_path).rows
+    file = three[0].path / name
+    text, found = file.read_text(), file.stat()
+    file.write_text(text.replace(old, new))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns + 1))  # as long as before, a nanosecond later
+    (after,) = collect(tmp_path).rows
+    changed = {
+        "manifest.json": (before.peak_memory_mb, after.peak_memory_mb) == (812, 813),
+        "metrics.json": (before.metrics["image_auroc"], after.metrics["image_auroc"]) == (0.9, 0.8),
+        "config.yaml": (before.config["betas"], after.config["betas"]) == ([0.5, 0.999], [0.5, 0.998]),
+    }
+    assert changed[name]
+    file.write_text(text + "\n")
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns + 1))  # longer, at the same time
+    assert collect(tmp_path).rows == [before]
+
+
+def test_files_that_may_still_change_are_not_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(indexing, "SETTLED", 2e9)
+    folder = run("screw", image_auroc=0.9)
+    collect(tmp_path)
+    assert not (tmp_path / INDEX).exists()
+    for file in folder.path.iterdir():
+        os.utime(file, (0, 0))
+    collect(tmp_path)
+    assert len(kept(tmp_path)) == 3
+
+
+INDICES = {
+    "cut off": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "no object": lambda text: "[1, 2]",
+    "no files": lambda text: '{"format": 1}',
+    "files that are none": lambda text: '{"format": 1, "files": [[]]}',
+    "short entries": lambda text: '{"format": 1, "files": {"rd/mvtec/screw/s0/manifest.json": [1]}}',
+    "numbers as entries": lambda text: '{"format": 1, "files": {"rd/mvtec/screw/s0/manifest.json": 3}}',
+    "contents of another kind": lambda text: json.dumps(
+        {"format": 1, "files": {key: [*entry[:2], [1]] for key, entry in json.loads(text)["files"].items()}}
+    ),
+    "another version": lambda text: text.replace('"format":1', '"format":0').replace("0.9", "0.1"),
+}
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("damage", INDICES)
+def test_a_damaged_index_is_made_anew(tmp_path: Path, damage: str) -> None:
+    found = collect(tmp_path)
+    index = tmp_path / INDEX
+    text = index.read_text()
+    index.write_text(INDICES[damage](text))
+    assert index.read_text() != text
+    assert collect(tmp_path) == found
+    assert index.read_text() == text
+    index.unlink()
+    assert collect(tmp_path) == found
+    assert index.read_text() == text
+
+
+@pytest.mark.usefixtures("three")
+def test_a_folder_that_is_read_only_needs_no_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = collect(tmp_path)
+    (tmp_path / INDEX).unlink()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("anomaly_bench.store.tempfile.mkstemp", refuse)  # root may write anywhere
+    assert collect(tmp_path) == found
+    assert len(listed(tmp_path)) == 3
+    assert not (tmp_path / INDEX).exists()
+
+
+def test_runs_that_are_gone_leave_the_index(three: list[RunFolder], tmp_path: Path) -> None:
+    collect(tmp_path)
+    for file in three[0].path.iterdir():
+        file.unlink()
+    three[0].path.rmdir()
+    assert len(listed(tmp_path)) == 2
+    assert {key.split("/")[3] for key in kept(tmp_path)} == {folder.path.name for folder in three[1:]}
+
+
+def test_listing_keeps_what_only_the_report_reads(three: list[RunFolder], tmp_path: Path) -> None:
+    collect(tmp_path)
+    (three[0].path / "metrics.json").write_text('{"image_auroc": 0.25}')
+    assert "image_auroc 0.2500" in listed(tmp_path)[0]
+    assert [key for key in kept(tmp_path) if key.endswith("config.yaml")] != []
+    assert collect(tmp_path).rows[0].metrics == {"image_auroc": 0.25}
+
+
+@pytest.mark.usefixtures("three")
+def test_two_at_once_do_no_harm(tmp_path: Path) -> None:
+    found, wrong = collect(tmp_path), []
+
+    def work() -> None:
+        for _ in range(10):
+            (tmp_path / INDEX).unlink(missing_ok=True)
+            if collect(tmp_path) != found:
+                wrong.append("read")
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert kept(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == [INDEX]
+
+
+def test_a_run_that_somebody_works_on_is_running(three: list[RunFolder], tmp_path: Path) -> None:
+    assert [line.split()[0] for line in listed(tmp_path)] == ["done", "failed", "interrupted"]
+    with three[2].locked():
+        assert [line.split()[0] for line in listed(tmp_path)] == ["done", "failed", "running"]
+    assert listed(tmp_path)[1].endswith("RuntimeError: out of memory")
+
+
+@pytest.mark.parametrize(
+    ("words", "seeds"),
+    [
+        (["status=failed"], [1]),
+        (["status=done,interrupted"], [0, 2]),
+        (["seed=1,2", "status=interrupted"], [2]),
+        (["method=rd", "dataset=mvtec"], [0, 1, 2]),
+        (["dataset=mvtec/screw", "category=screw", "seed=0"], [0]),
+        (["dataset=mvtec/grid"], []),
+        (["method=us"], []),
+    ],
+)
+@pytest.mark.usefixtures("three")
+def test_words_pick_runs(tmp_path: Path, words: list[str], seeds: list[int]) -> None:
+    lines = listed(tmp_path, *words)
+    assert [int(line.split()[1].rpartition("/s")[2][0]) for line in lines] == seeds
+
+
+def test_a_damaged_run_is_listed(three: list[RunFolder], tmp_path: Path) -> None:
+    for text in ('{"status": "done"', "[1]"):
+        (three[0].path / "manifest.json").write_text(text)
+        assert listed(tmp_path)[0].split()[:2] == ["damaged", str(three[0].path)]
+        assert len(listed(tmp_path, "status=damaged")) == 1
+        assert len(listed(tmp_path, "method=rd")) == 2
+    (three[1].path / "metrics.json").write_text('{"image_auroc": "high"}')
+    assert listed(tmp_path)[1].startswith("damaged ")
+
+
+def test_mistakes_in_words_are_said(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"'sead' is none of category, dataset, method, seed, status \(did you mean 'seed'"
+    ):
+        listed(tmp_path, "sead=1")
+    with pytest.raises(UserError, match="too many words"):
+        listed(tmp_path, "elsewhere")
+    with pytest.raises(UserError, match="no such folder of runs"):
+        listed(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("back", "text"),
+    [
+        ({"seconds": 3}, "3 s ago"),
+        ({"seconds": 150}, "2 min ago"),
+        ({"hours": 47}, "47 h ago"),
+        ({"days": 9.5}, "9 days ago"),
+    ],
+)
+def test_age_is_in_the_largest_unit(back: dict[str, float], text: str) -> None:
+    when = datetime.now(timezone.utc) - timedelta(**back)
+    assert describe.ago(when.isoformat()) == text
+
+
+def test_listing_many_runs_is_instant_and_needs_no_torch(run: Run, tmp_path: Path) -> None:
+    for seed in range(40):
+        run("screw", seed, image_auroc=0.9)
+    command = [sys.executable, "-X", "importtime", "-m", "anomaly_bench", "list", "runs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(describe.__file__).parents[1])
+    assert len(done.stdout.splitlines()) == 40
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "anomaly_bench.report.index" in loaded
+    assert {"torch", "scipy", "rich"} & loaded == set()

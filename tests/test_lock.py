@@ -1,0 +1,166 @@
+"""One process at a time works in a run folder, and a dead one's lock is no lock."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from small_runs import environment
+
+from anomaly_bench import lock as module
+from anomaly_bench.errors import InWork
+from anomaly_bench.lock import LOCK, Lock, holder
+from anomaly_bench.store import RunFolder
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from anomaly_bench.lock import Lock
+print(Lock(Path(sys.argv[1])).acquire(), flush=True)
+time.sleep(60)
+"""
+LOOK = """
+import sys
+from pathlib import Path
+from anomaly_bench.lock import holder
+print(holder(Path(sys.argv[1])))
+"""
+RACE = """
+import sys, time
+from pathlib import Path
+from anomaly_bench.lock import Lock
+folder = Path(sys.argv[1])
+for _ in range(60):
+    lock = Lock(folder / "run")
+    if lock.acquire() is None:
+        (folder / "inside").mkdir()  # fails where another one is inside too
+        time.sleep(0.002)
+        (folder / "inside").rmdir()
+        lock.release()
+        print("had it", flush=True)
+"""
+
+
+def other(folder: Path) -> subprocess.Popen[str]:
+    """A process that holds the lock."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)], env=environment(), stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "None\n"
+    return process
+
+
+def test_a_living_process_keeps_others_out_and_a_killed_one_does_not(tmp_path: Path) -> None:
+    child = other(tmp_path)
+    try:
+        said = f"process {child.pid} on {os.uname().nodename}, for 0 min"
+        assert Lock(tmp_path).acquire() == holder(tmp_path) == said
+        assert holder(tmp_path) == said  # looking takes nothing away
+        refused = pytest.raises(InWork, match=rf"{tmp_path}: is in work: process {child.pid} on .* \(wait for it")
+        with refused, RunFolder(tmp_path).locked():
+            pytest.fail("two in one folder")
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == child.pid
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.communicate()
+    assert (tmp_path / LOCK).exists()
+    assert holder(tmp_path) is None
+    with RunFolder(tmp_path).locked():
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+    assert not (tmp_path / LOCK).exists() if tmp_path.exists() else True
+
+
+def test_a_stopped_process_keeps_its_lock(tmp_path: Path) -> None:
+    child = other(tmp_path)
+    try:
+        child.send_signal(signal.SIGSTOP)
+        assert holder(tmp_path)
+        assert Lock(tmp_path).acquire()
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_the_same_process_is_kept_out_too_and_looking_does_not_open_the_door(tmp_path: Path) -> None:
+    first, second = Lock(tmp_path / "run"), Lock(tmp_path / "run")
+    assert first.acquire() is None
+    assert str(os.getpid()) in str(second.acquire())
+    assert str(os.getpid()) in str(holder(tmp_path / "run"))
+    words = [sys.executable, "-c", LOOK, str(tmp_path / "run")]
+    seen = subprocess.run(words, env=environment(), capture_output=True, text=True, check=True)
+    assert f"process {os.getpid()} on " in seen.stdout
+    second.release()  # never had it
+    assert holder(tmp_path / "run")
+    first.release()
+    assert holder(tmp_path / "run") is None
+    assert second.acquire() is None
+    second.release()
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_processes_that_race_for_it_are_never_inside_together(tmp_path: Path) -> None:
+    words = [sys.executable, "-c", RACE, str(tmp_path)]
+    racers = [
+        subprocess.Popen(words, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    ended = [racer.communicate(timeout=60) for racer in racers]
+    assert [racer.returncode for racer in racers] == [0, 0, 0], ended
+    assert sum(out.count("had it") for out, _ in ended) >= 60
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_lock_of_another_machine_lives_as_long_as_its_file_is_touched(
+    alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.2)
+    file, ended = tmp_path / LOCK, threading.Event()
+    file.write_text(json.dumps({"host": "far", "machine": "away", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}))
+
+    def beat() -> None:
+        while not ended.wait(0.1):
+            os.utime(file)
+
+    if alive:
+        threading.Thread(target=beat, daemon=True).start()
+    try:
+        owner = Lock(tmp_path).acquire()
+        assert (owner or "").startswith("process 1 on far, for ") == alive
+        assert (owner is None) != alive
+        assert alive == (holder(tmp_path) == owner)
+    finally:
+        ended.set()
+    if not alive:
+        module._held[file].release()
+
+
+def test_the_owner_touches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    lock = Lock(tmp_path)
+    assert lock.acquire() is None
+    os.utime(tmp_path / LOCK, (0, 0))
+    time.sleep(0.3)
+    assert (tmp_path / LOCK).stat().st_mtime > 0
+    lock.release()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+def test_a_damaged_lock_that_nobody_holds_is_none(text: str, tmp_path: Path) -> None:
+    (tmp_path / LOCK).write_text(text)
+    assert holder(tmp_path) is None
+    with RunFolder(tmp_path).locked():
+        assert str(os.getpid()) in str(holder(tmp_path))
+
+
+def test_no_folder_is_left_behind_by_a_run_that_never_began(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), RunFolder(tmp_path / "run").locked():
+        raise ZeroDivisionError
+    assert not (tmp_path / "run").exists()

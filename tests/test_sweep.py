@@ -1,0 +1,194 @@
+"""A sweep loses nothing: one job raises, one is killed, the machine stops, two sweeps run at once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+from small_runs import FILES, TOY, Bench, contents, environment, equal
+
+from anomaly_bench import config
+from anomaly_bench.lock import holder
+from anomaly_bench.run import run
+from anomaly_bench.run.plan import plan, summary
+from anomaly_bench.store import find
+
+SEEDS = 12
+FIXED = [*TOY[2:], "method.kind=one", "method.epochs=2", "save_heatmaps=false", "resamples=0"]
+
+
+def words(images: Path, tmp_path: Path, seeds: int = SEEDS) -> list[str]:
+    return [
+        *FIXED,
+        f"dataset.root={images}",
+        "method.notes=notes",
+        f"seed=range({seeds})",
+        f"output_dir={tmp_path / 'o'}",
+    ]
+
+
+def start(cwd: Path, *given: str) -> subprocess.Popen[str]:
+    """A sweep in a process group of its own."""
+    command = [sys.executable, "-m", "anomaly_bench", "train", "-m", *TOY[:2], *given]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command, cwd=cwd, env=environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def statuses(outputs: Path) -> dict[int, str]:
+    return {folder.manifest["seed"]: folder.status for folder in find(outputs)} if outputs.is_dir() else {}
+
+
+def trained(notes: Path) -> dict[int, dict[int, int]]:
+    """seed -> process -> steps it took."""
+    steps: dict[int, dict[int, int]] = defaultdict(lambda: defaultdict(int))
+    for line in map(json.loads, (notes / "notes.jsonl").read_text().splitlines()):
+        if line["what"] == "step":
+            steps[line["seed"]][line["pid"]] += 1
+    return {seed: dict(by) for seed, by in steps.items()}
+
+
+def wait_for(outputs: Path, seed: int) -> None:
+    """Until that run has begun."""
+    until = time.monotonic() + 100
+    while statuses(outputs).get(seed) is None:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def test_one_raises_one_is_killed_the_machine_stops_and_nothing_is_lost(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    notes, outputs = tmp_path / "notes", tmp_path / "o"
+    notes.mkdir()
+    (notes / "raise.2").touch()
+    (notes / "die.4").touch()  # SIGKILL, while it scores
+    given = words(images, tmp_path)
+    first = start(tmp_path, *given)
+    wait_for(outputs, 7)
+    os.killpg(first.pid, signal.SIGKILL)
+    said = first.communicate()[1]
+    before = statuses(outputs)
+    assert f"{SEEDS} runs: {SEEDS} to run\n" in said
+    assert [seed for seed, status in before.items() if status == "failed"] == [2, 4]
+    assert {before[seed] for seed in (0, 1, 3, 5, 6)} == {"done"}
+    assert before.keys() <= set(range(9))
+    failed = {f.manifest["seed"]: f.manifest["error"] for f in find(outputs) if f.status == "failed"}
+    assert failed == {2: "RuntimeError: the toy was told to fail", 4: "killed by SIGKILL (out of memory?)"}
+    once = trained(notes)
+
+    (notes / "die.4").unlink()
+    second = start(tmp_path, *given)
+    said = second.communicate(timeout=120)[1]
+    assert second.returncode == 1  # the one that raises still does
+    finished = sum(status == "done" for status in before.values())
+    assert f"{SEEDS} runs: {finished} done, " in said
+    assert f"{SEEDS} runs: {SEEDS - 1} done, 1 failed\nfailed      " in said
+    assert statuses(outputs) == {seed: "failed" if seed == 2 else "done" for seed in range(SEEDS)}
+
+    (notes / "raise.2").unlink()
+    third = start(tmp_path, *given)
+    said = third.communicate(timeout=120)[1]
+    assert third.returncode == 0, said
+    assert f"{SEEDS} runs: {SEEDS - 1} done, 1 to resume\nto resume " in said
+
+    steps = trained(notes)
+    whole = sum(steps[0].values())
+    for seed in range(SEEDS):
+        if before.get(seed) == "done" or seed not in before:
+            assert sorted(steps[seed].values()) == [whole]  # in one process, once
+    assert steps[4] == once[4]  # killed after its training, which was not repeated
+    for seed in range(SEEDS):
+        again = run(config.compose([*given[:-2], f"seed={seed}", f"output_dir={tmp_path / 'clean'}"], TOY[1]))
+        (same,) = (folder for folder in find(outputs) if folder.manifest["seed"] == seed)
+        assert equal(same, again)
+        assert contents(same) == FILES - {"heatmaps"}
+
+
+def test_two_sweeps_at_once_share_the_runs(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    given = words(images, tmp_path, seeds=6)
+    sweeps = [start(tmp_path, *given), start(tmp_path, *given)]
+    ended = [sweep.communicate(timeout=120) for sweep in sweeps]
+    assert [sweep.returncode for sweep in sweeps] == [0, 0], ended
+    assert set(statuses(tmp_path / "o").values()) == {"done"}
+    steps = trained(tmp_path / "notes")
+    assert len(steps) == 6
+    assert {len(by) for by in steps.values()} == {1}  # each was trained by one process only
+
+
+def test_the_plan_is_told_before_anything_is_trained(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    given = [*words(images, tmp_path, 4), f"dataset.root={images},nowhere"]
+    for seed in (0, 1):
+        run(config.compose([*given[:-3], f"seed={seed}", given[-2], f"dataset.root={images}"], TOY[1]))
+    done, unfinished = sorted(find(tmp_path / "o"), key=lambda folder: folder.manifest["seed"])
+    unfinished.update(status="running")
+    jobs = plan(given, TOY[1])
+    asked = [dict(word.split("=", 1) for word in job.words) for job in jobs]
+    states = {(a["dataset.root"], int(a["seed"])): job.state for a, job in zip(asked, jobs, strict=True)}
+    there = {0: "done", 1: "to resume", 2: "to run", 3: "to run"}
+    assert states == {
+        **{(str(images), seed): state for seed, state in there.items()},
+        **{("nowhere", seed): "cannot run" for seed in range(4)},
+    }
+    assert summary(jobs) == "8 runs: 1 done, 1 to resume, 2 to run, 4 cannot run"
+    assert {job.why for job in jobs if job.state == "cannot run"} == {"dataset.root: no such folder: nowhere"}
+    assert [job.folder.path for job in jobs if job.folder and job.state == "done"] == [done.path]
+    with unfinished.locked():
+        (held,) = (job for job in plan(given, TOY[1]) if job.state == "in work")
+        assert held.why == holder(unfinished.path)
+    assert len(list(find(tmp_path / "o"))) == 2
+    forced = plan([*given, "force=true"], TOY[1])
+    assert {job.state for job in forced} == {"to run", "cannot run"}
+
+
+def test_what_cannot_run_is_told_and_the_rest_runs(bench: Bench, images: Path, tmp_path: Path) -> None:
+    done = bench("train", "-m", *TOY[:2], *FIXED, f"dataset.root=nowhere,{images}")
+    assert done.returncode == 2
+    assert "2 runs: 1 to run, 1 cannot run\n" in done.stderr
+    assert "dataset.root: no such folder: nowhere" in done.stderr
+    assert "2 runs: 1 done, 1 cannot run\n" in done.stderr
+    assert [folder.status for folder in find(tmp_path / "outputs")] == ["done"]
+
+
+def test_ctrl_c_ends_the_sweep_and_its_run(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    given = words(images, tmp_path, seeds=3)
+    sweep = start(tmp_path, *given, "method.epochs=3000")
+    wait_for(tmp_path / "o", 0)
+    time.sleep(0.5)
+    os.kill(sweep.pid, signal.SIGINT)  # the run is not told by a terminal
+    said = sweep.communicate(timeout=60)[1]
+    assert sweep.returncode == 130
+    assert said.rstrip().endswith("bench: interrupted; the same command goes on where it stopped")
+    assert "Traceback" not in said
+    (folder,) = find(tmp_path / "o")
+    assert folder.status == "running"
+    assert holder(folder.path) is None
+
+
+def test_a_sweep_that_is_killed_takes_its_run_with_it(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    sweep = start(tmp_path, *words(images, tmp_path, seeds=2), "method.epochs=3000")
+    wait_for(tmp_path / "o", 0)
+    sweep.kill()
+    sweep.communicate()
+    (folder,) = find(tmp_path / "o")
+    until = time.monotonic() + 30
+    while holder(folder.path):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    assert folder.status == "running"  # to be resumed
