@@ -50,7 +50,8 @@ def test_the_wheel_holds_every_module_yaml_and_table_and_nothing_else(wheel: Pat
     assert {"anomaly_bench/cli.py", "anomaly_bench/report/published.csv"} <= names
     assert {"anomaly_bench/conf/config.yaml", "anomaly_bench/conf/method/rd.yaml"} <= yamls
     teachers = {f"anomaly_bench/nets/teachers/p{size}.{end}" for size in (17, 33) for end in ("safetensors", "md")}
-    assert names == modules | yamls | teachers | {"anomaly_bench/report/published.csv"}
+    report = {f"anomaly_bench/report/{name}" for name in ("published.csv", "static/report.css", "static/report.js")}
+    assert names == modules | yamls | teachers | report
 
 
 def installed_bench(installed: Path, cwd: Path, *words: str) -> str:

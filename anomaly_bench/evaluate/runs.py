@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,7 @@ def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
     for stored in [open_run(path, asked.overrides) for path in asked.runs]:
         folder, m = stored.folder, measure_run(stored, asked)
         changes = _changes(_stored_metrics(folder), m.metrics)
+        folder.write_text("curves.json", json.dumps(m.curves))
         folder.write_metrics(m.metrics)
         folder.update(measurement={**m.record(), "measured": now(), "anomaly_bench": __version__})
         found[str(folder.path)] = m

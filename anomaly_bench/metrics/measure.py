@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .bootstrap import image_intervals, pixel_intervals
+from .curves import Points, curves
 from .image import image_metrics
 from .pixel import Curve, checked_limits, exact
 from .ranks import Array
@@ -31,10 +32,11 @@ class Measurement:
     resamples: int = 0  # behind the intervals
     level: float = LEVEL  # of confidence
     seed: int = SEED
+    curves: dict[str, Points] = field(default_factory=dict, repr=False)  # see `curves`
 
     def record(self) -> dict[str, Any]:
-        """All but the metrics, for a manifest."""
-        return {key: value for key, value in asdict(self).items() if key != "metrics"}
+        """All but the metrics and the curves, for a manifest."""
+        return {key: value for key, value in asdict(self).items() if key not in ("metrics", "curves")}
 
 
 def measure(
@@ -60,7 +62,7 @@ def measure(
     if resamples:
         intervals = image_intervals(scores, labels, resamples=resamples, seed=SEED, level=LEVEL)
     if maps is None or masks is None:
-        return Measurement(metrics, intervals=intervals, resamples=resamples)
+        return Measurement(metrics, intervals=intervals, resamples=resamples, curves=curves(scores, labels, None))
     limits = checked_limits(FPR_LIMITS)
     bounds: dict[str, float] = {}
     fits = len(maps) * maps[0].nbytes <= memory_mb * 2**20
@@ -74,7 +76,8 @@ def measure(
         intervals |= pixel_intervals(
             maps, masks, values, curve, limits, resamples=resamples, seed=SEED, level=LEVEL, track=track
         )
-    return Measurement(metrics | values, "exact" if fits else "streaming", bounds, intervals, resamples)
+    how, seen = "exact" if fits else "streaming", curves(scores, labels, curve)
+    return Measurement(metrics | values, how, bounds, intervals, resamples, curves=seen)
 
 
 def _streamed(

@@ -31,6 +31,7 @@ class Curve(NamedTuple):
     thresholds: Array  # [D] the distinct anomalous scores, the highest first
     true: Array  # [D] anomalous pixels >= the threshold
     false: Array  # [D] normal ones
+    overlap: Array  # [D] the share of a region's pixels >= the threshold, the mean over regions
     anomalous: int  # pixels in all
     normal: int
 
@@ -108,7 +109,8 @@ def exact(
         metrics |= undefined(["aupimo"], "no image is without a defect", 2)
     else:
         metrics["aupimo"] = aupimo(rank(found.equal, good), found.image[found.region])
-    return metrics, Curve(found.values[::-1], ranks.true, ranks.false, ranks.anomalous, ranks.normal)
+    overlap = np.cumsum(1 / found.sizes[found.region])[ranks.true - 1] / len(found.sizes)
+    return metrics, Curve(found.values[::-1], ranks.true, ranks.false, overlap, ranks.anomalous, ranks.normal)
 
 
 def checked_limits(fpr_limits: Sequence[float]) -> dict[str, float]:

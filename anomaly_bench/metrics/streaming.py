@@ -119,9 +119,9 @@ class StreamingPixelMetrics:
     def curve(self) -> Curve | None:
         """Exact counts at the lower ends of the bins that hold anomalous pixels; None without both kinds of pixels."""
         (key, _, counts), above, total = self._steps()
-        (normal, anomalous), (false, true) = total[:2].tolist(), (above + counts)[:2]
+        (normal, anomalous, weight), (false, true, overlap) = total[:3].tolist(), (above + counts)[:3]
         thresholds = (key ^ ((key >> 63) - 1 | 2**63)).view(np.float64)  # the inverse of _keys
-        return Curve(thresholds, true, false, anomalous, normal) if normal and anomalous else None
+        return Curve(thresholds, true, false, overlap / weight, anomalous, normal) if normal and anomalous else None
 
     def _add(self, scores: Array, mask: Pixels) -> None:
         scores, mask = checked(self._images, scores, mask)

@@ -74,18 +74,22 @@ def write_heatmaps(
         return
     low, high = colour_range(maps, np.array([row.label for row in rows]))
     sheet = Sheet(maps.shape[1], maps.shape[2], low, high)
-    mistakes = find_mistakes(rows)
-    order = worst_first(mistakes)
-    worst = {i for label in (0, 1) for i in [j for j in order if rows[j].label == label][:MOST]}
-    drawn = [i for i in order if i in worst]
+    mistakes, drawn = find_mistakes(rows), picture_names(rows)
     if len(drawn) < len(rows):
         text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
         logging.getLogger("anomaly_bench").info(text, len(drawn), len(rows), MOST)
     with _replacing(folder / "heatmaps") as new:
-        for position, i in enumerate(drawn, 1):
-            stem = re.sub(r"[^A-Za-z0-9.-]+", "_", f"{rows[i].kind}_{Path(rows[i].path).stem}")[:120]
-            picture = sheet.draw(mistakes[i], *load(i), maps[i])
-            picture.save(new / f"{position:04}_{stem}.png", compress_level=1)
+        for i, name in drawn.items():
+            sheet.draw(mistakes[i], *load(i), maps[i]).save(new / name, compress_level=1)
+
+
+def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
+    """Index of a test image -> the file in `heatmaps/`, the worst mistake first."""
+    order = worst_first(find_mistakes(rows))
+    worst = {i for label in (0, 1) for i in [j for j in order if rows[j].label == label][:MOST]}
+    stems = {i: re.sub(r"[^A-Za-z0-9.-]+", "_", f"{rows[i].kind}_{Path(rows[i].path).stem}")[:120] for i in worst}
+    drawn = [i for i in order if i in worst]
+    return {i: f"{position:04}_{stems[i]}.png" for position, i in enumerate(drawn, 1)}
 
 
 def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:
@@ -132,7 +136,7 @@ def colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
     """Values [...] -> uint8 [..., 3]; `low` and less is black, `high` and more pale yellow."""
     span = high - low if high > low else 1.0
     steps = np.clip((np.asarray(values, np.float64) - low) / span, 0, 1) * 255 + 0.5
-    return _palette()[steps.astype(np.uint8)]
+    return palette()[steps.astype(np.uint8)]
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -180,6 +184,13 @@ class Sheet:
     def _left(self, panel: int) -> int:
         return GAP + panel * (self.width + GAP)
 
+    @staticmethod
+    def panels(picture: Image.Image) -> list[Image.Image]:
+        """The image, and the image with its defect outlined, cut out of a picture."""
+        width, height = (picture.width - GAP - BAR) // 3 - GAP, picture.height - HEADER - FOOTER
+        lefts = [GAP + panel * (width + GAP) for panel in (0, 1)]
+        return [picture.crop((left, HEADER, left + width, HEADER + height)) for left in lefts]
+
     def _headings(self) -> None:
         pen, x, bottom = ImageDraw.Draw(self.empty), self._left(3), HEADER + self.height
         for k, text in enumerate(("image", "defect outlined", "anomaly map, one scale for all images")):
@@ -197,7 +208,7 @@ class Sheet:
 
 
 @cache
-def _palette() -> np.ndarray:
+def palette() -> np.ndarray:
     """uint8 [256, 3]"""
     anchors = np.frombuffer(bytes.fromhex(ANCHORS), np.uint8).reshape(-1, 3)
     at = np.linspace(0, len(anchors) - 1, 256)

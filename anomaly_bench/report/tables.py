@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from anomaly_bench.errors import UserError
 from anomaly_bench.report import render
 from anomaly_bench.report.collect import Collected, Measured, collect, measurement, method_config
+from anomaly_bench.report.compare import Comparison, comparisons, skipped
+from anomaly_bench.report.html import write_html
 from anomaly_bench.report.paper import Published, published
 from anomaly_bench.report.summary import MAIN, Table, as_published, at_most, four, in_order, short, summarise
 from anomaly_bench.store import RunFolder, write_atomic
@@ -69,20 +71,26 @@ def print_measured(found: Mapping[str, Measurement], lines: Sequence[str], conso
 def write_report(outputs: Path | str, target: Path | str | None = None, console: Console | None = None) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
-    Files: runs.csv (a line for each run), table_<dataset>.csv, report.md, report.tex.  Returns their folder.  Raises
-    UserError where there is no finished run.
+    Files: runs.csv (a line for each run), table_<dataset>.csv, comparisons.csv, report.md, report.tex, index.html for a
+    browser and what it needs.  Returns their folder.  Raises UserError where there is no finished run.
     """
     collected = collect(outputs)
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
-    files = {"runs.csv": render.long_csv(collected.rows), "report.tex": render.latex(tables)}
-    files["report.md"] = render.markdown(tables, collected)
+    compared, notes = comparisons(collected.rows), skipped(collected.rows)
+    files = {"runs.csv": render.long_csv(collected.rows), "report.tex": render.latex(tables, compared)}
+    files["report.md"] = render.markdown(tables, collected, compared, notes)
+    if compared:
+        files["comparisons.csv"] = render.comparisons_csv(compared)
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
         files[f"table_{dataset}.csv"] = render.wide_csv(list(group))
     for name, text in files.items():
         write_atomic(target / name, methodcaller("write", text.encode()))
-    _print_report(console or _console(), tables, collected, target)
+    console = console or _console()
+    _print_report(console, tables, compared, notes, collected, target)
+    page = write_html(collected, tables, compared, notes, target)
+    console.print(f"to read in a browser: {page}", markup=False, highlight=False, soft_wrap=True)
     return target
 
 
@@ -151,23 +159,48 @@ def _stages(manifest: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _print_report(console: Console, tables: Sequence[Table], collected: Collected, target: Path) -> None:
+def _print_report(
+    console: Console,
+    tables: Sequence[Table],
+    compared: Sequence[Comparison],
+    notes: Sequence[str],
+    collected: Collected,
+    target: Path,
+) -> None:
+    shown = [table for table in tables if table.metric in MAIN]
+    for table in shown:
+        _print_grid(
+            console, f"{table.dataset}  {table.metric}", render.grid(table), "l" + "r" * len(table.columns), rule=True
+        )
+    lines = [render.CELLS_NOTE]
+    if any(not column.ours for table in shown for column in table.columns):
+        lines.append(render.PUBLISHED_NOTE)
+    _print_lines(console, lines)
+    for (dataset, metric), found in groupby(compared, key=lambda c: (c.dataset, c.metric)):
+        _print_grid(
+            console, f"{dataset}  {metric}, compared", render.comparison_grid(list(found)), render.COMPARED_SIDES
+        )
+    lines = [render.COMPARED_NOTE, *notes, *render.alarms(compared)] if compared else []
+    lines += [f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}"]
+    _print_lines(console, [*lines, *map(str, collected.left_out), f"written to {target}"])
+
+
+def _print_grid(console: Console, title: str, cells: list[list[str]], sides: str, rule: bool = False) -> None:
+    """A heading line, then lines of text; sides: l or r for each column; rule: above the last line, the mean."""
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = [table for table in tables if table.metric in MAIN]
-    for table in shown:
-        heads, *lines = render.grid(table)
-        console.print(f"{table.dataset}  {table.metric}", style="bold", markup=False, highlight=False, soft_wrap=True)
-        rich_table = RichTable()
-        for i, head in enumerate(heads):
-            rich_table.add_column(Text(head), justify="right" if i else "left", overflow="fold")
-        for i, line in enumerate(lines, 2):
-            rich_table.add_row(*(Text(text) for text in line), end_section=i == len(lines))  # a rule above the mean
-        console.print(rich_table)
-    console.print(render.CELLS_NOTE, markup=False, highlight=False, soft_wrap=True)
-    if any(not column.ours for table in shown for column in table.columns):
-        console.print(render.PUBLISHED_NOTE, markup=False, highlight=False, soft_wrap=True)
-    found = f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}"
-    for text in [found, *map(str, collected.left_out), f"written to {target}"]:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(title, style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = RichTable()
+    heads, *lines = cells
+    for head, side in zip(heads, sides, strict=True):
+        least = 15 if head == "verdict" else None  # `distinguishable` on one line
+        table.add_column(Text(head), justify="right" if side == "r" else "left", overflow="fold", min_width=least)
+    for i, line in enumerate(lines, 2):
+        table.add_row(*(Text(text) for text in line), end_section=rule and i == len(lines))
+    console.print(table)
+
+
+def _print_lines(console: Console, lines: Sequence[str]) -> None:
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import time
@@ -114,6 +115,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
         measurement=measured.record(),
         parts={name: {key: None if math.isnan(v) else v for key, v in m.metrics.items()} for name, m in named},
     )
+    folder.write_text("curves.json", json.dumps(measured.curves))
     folder.write_metrics(measured.metrics)
 
 

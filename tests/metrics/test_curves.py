@@ -50,6 +50,8 @@ def test_points_are_on_the_curve_and_rise():
     assert (np.diff(points["x"]) >= 0).all()
     assert (np.diff(points["y"]) >= 0).all()
     assert (points["x"][0], points["y"][0], points["x"][-1], points["y"][-1]) == (0, 0, 1, 1)
+    steps = np.diff(points["x"]) + np.diff(points["y"])
+    assert steps.max() < 3 * 2 / POINTS  # even along the curve, no part of it is jumped over
     corners = {
         (float(f"{np.mean(scores[labels == 0] >= t):.6g}"), float(f"{np.mean(scores[labels == 1] >= t):.6g}"))
         for t in np.concatenate([scores, [np.inf, -np.inf]])

@@ -199,7 +199,7 @@ def test_the_curve_is_exact_where_it_is_known():
     assert (np.diff(curve.thresholds) < 0).all()
     for threshold, true, false in zip(*curve[:3], strict=True):
         assert (true, false) == (np.sum(maps[masks] >= threshold), np.sum(maps[~masks] >= threshold))
-    assert curve[3:] == (masks.sum(), (~masks).sum())
+    assert (curve.anomalous, curve.normal) == (masks.sum(), (~masks).sum())
 
 
 @pytest.mark.realdata

@@ -94,7 +94,7 @@ def test_markdown_and_latex_show_the_same_figures(tmp_path: Path) -> None:
     assert "| mean of 2 | 0.8650 ± 0.0212 (n=2) | – | – | 0.7000 (1 of 2 categories) |" in markdown
     assert r"screw & 0.9200 $\pm$ 0.0283 (n=2) & 0.970 (unverified) & 0.989 (seen) & 0.7000 \\" in latex
     assert r"\caption{image\_auroc on mvtec}" in latex
-    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 2  # image and pixel AUROC
+    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3  # image, pixel AUROC; image AUROC compared
     assert not re.search(r"(?<!\\)[_#%$]", re.sub(r"\$\\pm\$|^%.*", "", latex, flags=re.MULTILINE))
     assert "0.9200 ± 0.0283 (n=2)" in printed
     assert "0.970 (unverified)" in printed
@@ -206,14 +206,14 @@ def test_unfinished_runs_are_left_out_and_named(run: Run, tmp_path: Path) -> Non
     running = run("screw", 1, image_auroc=0.1, finish=False)
     folder, printed = written(tmp_path)
     for text in (printed, (folder / "report.md").read_text()):
-        assert "left out: 1 running" in text
-        assert f"running: {running.path}" in text
+        assert "left out: 1 interrupted" in text
+        assert f"interrupted: {running.path}" in text
     assert [r["image_auroc"] for r in lines(folder / "runs.csv")] == ["0.9"]
 
 
 def test_a_report_without_a_finished_run_is_a_user_error(run: Run, tmp_path: Path) -> None:
     run("screw", 0, image_auroc=0.9, finish=False)
-    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}: no finished run.*1 running"):
+    with pytest.raises(UserError, match=f"{re.escape(str(tmp_path))}: no finished run.*1 interrupted"):
         write_report(tmp_path)
     assert not (tmp_path / "report").exists()
 
@@ -221,10 +221,11 @@ def test_a_report_without_a_finished_run_is_a_user_error(run: Run, tmp_path: Pat
 def test_a_report_can_be_written_twice_and_elsewhere(run: Run, tmp_path: Path) -> None:
     run("screw", image_auroc=0.9)
     folder, _ = written(tmp_path)
-    first = {path.name: path.read_bytes() for path in folder.iterdir()}
+    first = {path.name: path.read_bytes() for path in folder.glob("*.[mtc]*")}  # the pages say when they were made
     target = write_report(tmp_path, tmp_path / "elsewhere", Console(file=io.StringIO()))
     assert sorted(first) == ["report.md", "report.tex", "runs.csv", "table_mvtec.csv"]
-    assert first == {path.name: path.read_bytes() for path in target.iterdir()}
+    assert first == {path.name: path.read_bytes() for path in target.glob("*.[mtc]*")}
+    assert (target / "index.html").is_file()
 
 
 def test_escape_covers_what_latex_would_choke_on() -> None:

@@ -1,0 +1,283 @@
+"""The report in a real browser, opened from disk: every link, sort, filter and key; no error, no request elsewhere.
+
+`make test-browser` installs what this needs; without it, these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic import synthetic
+
+from anomaly_bench.report.tables import write_report
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
+CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
+CARDS = 24  # drawn at first
+IMAGES = 40
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories, two methods, two seeds, 40 images each."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    synthetic(outputs, categories=2, methods=2, seeds=2, images=IMAGES)
+    return write_report(outputs)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["light", "dark"])
+def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A page that must not complain and must not ask for anything but files."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=request.param)
+    page, wrong = context.new_page(), []
+    page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+    page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+    page.on("requestfailed", lambda asked: wrong.append(f"{asked.failure}: {asked.url}"))
+    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+    yield page
+    context.close()
+    assert [text for text in wrong if "ERR_ABORTED" not in text] == []  # a page that was left while it loaded
+
+
+def go(page: Any, report: Path, name: str = "index.html") -> Any:
+    page.goto((report / name).as_uri())
+    return page
+
+
+CATEGORY = "pages/synthetic.category00.html"
+
+
+def focused(page: Any) -> str:
+    """The path that the card with the focus shows."""
+    return str(page.evaluate("document.activeElement.querySelector('.name')?.title"))
+
+
+def test_every_link(page: Any, report: Path) -> None:
+    todo, seen = [(report / "index.html").as_uri()], set()
+    while todo:
+        address = todo.pop()
+        page.goto(address)
+        seen.add(address)
+        assert page.locator("h1").count() == 1
+        anchor = address.partition("#")[2]
+        assert not anchor or page.evaluate("a => document.getElementById(a) !== null", anchor), address
+        links = page.evaluate("[...document.querySelectorAll('a[href]')].map(a => a.href)")
+        todo += [link for link in dict.fromkeys(links) if link not in seen and link not in todo]
+    assert {Path(a.partition("#")[0]).name for a in seen} == {f.name for f in report.rglob("*.html")}
+
+
+@pytest.mark.parametrize("width", [360, 768, 1280])
+def test_nothing_is_wider_than_the_page(page: Any, report: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 740})
+    for file in sorted(report.rglob("*.html")):
+        go(page, report, str(file.relative_to(report)))
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, file
+        page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, file
+
+
+def column(page: Any, table: Any, index: int) -> list[Any]:
+    code = "(t, k) => [...t.tBodies[0].rows].map(r => r.cells[k].dataset.v ?? r.cells[k].textContent.trim())"
+    return list(page.evaluate(f"([t, k]) => ({code})(t, k)", [table, index]))
+
+
+def test_every_column_of_every_table_sorts(page: Any, report: Path) -> None:
+    sorted_ = 0
+    for name in ("index.html", "pages/synthetic.html", CATEGORY):
+        go(page, report, name)
+        page.evaluate("for (const d of document.querySelectorAll('details')) d.open = true")
+        for table in page.query_selector_all("table.sortable"):
+            if not table.is_visible():
+                continue
+            feet = table.evaluate("t => t.tFoot?.textContent")
+            for k, button in enumerate(table.query_selector_all("thead button")):
+                button.click()
+                first = column(page, table, k)
+                button.focus()
+                page.keyboard.press("Enter")  # the other way round
+                head = table.query_selector_all("thead th")[k]
+                assert table.evaluate("t => t.querySelectorAll('[aria-sort]').length") == 1
+                assert head.get_attribute("aria-sort") in ("ascending", "descending")
+                second = column(page, table, k)
+                try:
+                    keys = [[float(v) for v in values if v] for values in (first, second)]
+                except ValueError:
+                    continue  # words, in the browser's order
+                descending = head.get_attribute("aria-sort") == "descending"
+                assert keys[1] == sorted(keys[1], reverse=descending)
+                assert keys[0] == sorted(keys[0], reverse=not descending)
+                sorted_ += 1
+            assert table.evaluate("t => t.tFoot?.textContent") == feet
+    assert sorted_ > 30
+
+
+def test_one_matrix_at_a_time_and_all_on_paper(page: Any, report: Path) -> None:
+    go(page, report, "pages/synthetic.html")
+    parts, radios = page.locator("[data-metric]"), page.locator("input[type=radio]")
+    assert parts.count() == radios.count() == 10
+    for k in range(radios.count()):
+        radios.nth(k).check()
+        assert [parts.nth(j).is_visible() for j in range(10)] == [j == k for j in range(10)]
+    page.emulate_media(media="print")
+    assert all(parts.nth(j).is_visible() for j in range(10))
+
+
+def test_light_and_dark(page: Any, report: Path) -> None:
+    def ground() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    go(page, report)
+    system = ground()
+    page.click("#theme")
+    other = ground()
+    assert {system, other} == {"rgb(255, 255, 255)", "rgb(20, 23, 27)"}
+    go(page, report, CATEGORY)
+    assert ground() == other  # kept on the next page
+    page.click("#theme")
+    assert ground() == system
+
+
+def test_the_gallery_draws_and_loads_what_is_seen(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    assert page.locator(".card").count() == CARDS
+    assert page.locator("#count").inner_text() == f"{IMAGES} of {IMAGES} images"
+    loaded = "[...document.querySelectorAll('img')].filter(i => i.complete && i.naturalWidth).length"
+    assert page.evaluate(loaded) < 3 * CARDS  # lazily
+    page.locator(".card").first.scroll_into_view_if_needed()
+    page.wait_for_function("[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
+    page.click("#more")
+    assert page.locator(".card").count() == IMAGES
+    assert not page.locator("#more").is_visible()
+
+
+SORTED = """([sort, of]) => {
+  const { images, runs } = window.GALLERY, at = new Map(images.map((image, i) => [image.path, i]));
+  const lowest = runs.filter(r => r.seed === 0 && (!of || r.head === of));
+  return [...document.querySelectorAll('.card .name')].map(n => at.get(n.title)).map(i => {
+    const shares = lowest.map(r => r.wrong[i] / r.others[images[i].label]), label = images[i].label;
+    if (sort === 'spread') return Math.max(...shares) - Math.min(...shares);
+    return sort === 'miss' && !label || sort === 'alarm' && label ? -1 : Math.max(...shares);
+  });
+}"""
+
+
+def test_every_sort_and_filter(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    for of in ("", "rd", "csflow"):
+        page.select_option("#of", of)
+        for sort in ("mistake", "miss", "alarm"):
+            page.select_option("#sort", sort)
+            keys = page.evaluate(SORTED, [sort, of])
+            assert len(keys) == CARDS
+            assert keys == sorted(keys, reverse=True)
+    page.select_option("#of", "")
+    page.select_option("#sort", "spread")
+    keys = page.evaluate(SORTED, ["spread", ""])
+    assert keys == sorted(keys, reverse=True)
+    page.select_option("#sort", "path")
+    names = page.evaluate("[...document.querySelectorAll('.card .name')].map(n => n.title)")
+    assert names == sorted(names)
+    total = 0
+    for kind in ("good", "crack", "hole", "scratch", "stain"):
+        page.select_option("#kind", kind)
+        kinds = page.evaluate("[...document.querySelectorAll('.card .kind')].map(n => n.textContent)")
+        assert set(kinds) == {kind}
+        total += len(kinds)
+    assert total == IMAGES
+    page.select_option("#kind", "")
+    sources = []
+    for seed in ("0", "1"):
+        page.select_option("#seed", seed)
+        sources.append(page.evaluate("document.querySelector('.card .cell:nth-of-type(3) img').src"))
+    assert sources[0] != sources[1]
+    page.select_option("#category", "synthetic.category01.html")
+    page.wait_for_url("**/synthetic.category01.html#gallery")
+    assert page.locator("#category").input_value() == "synthetic.category01.html"
+
+
+def test_the_gallery_by_keyboard(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    page.select_option("#sort", "path")
+    order = page.evaluate("[...document.querySelectorAll('.card .name')].map(n => n.title)")
+    page.locator("#outline").focus()
+    page.keyboard.press("Tab")
+    assert focused(page) == order[0]
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "more"  # all cards are one stop of the tab key
+    page.keyboard.press("Shift+Tab")
+    columns = page.evaluate("getComputedStyle(document.querySelector('#cards')).gridTemplateColumns.split(' ').length")
+    at = 0
+    for key, step in (("ArrowRight", 1), ("ArrowDown", columns), ("ArrowLeft", -1), ("ArrowUp", -columns), ("End", 39)):
+        page.keyboard.press(key)
+        at += step
+        if at < CARDS:
+            assert focused(page) == order[at], key
+    assert page.locator(".card").count() == IMAGES  # End draws all
+    page.keyboard.press("Home")
+    assert focused(page) == order[0]
+    page.keyboard.press("Enter")
+    dialog = page.locator("dialog")
+    assert dialog.is_visible()
+    assert order[0] in dialog.inner_text()
+    page.keyboard.press("ArrowRight")
+    assert order[1] in dialog.inner_text()
+    assert dialog.inner_text().count("normal images") == 2  # a verdict for each method
+    page.keyboard.press("Escape")
+    assert not dialog.is_visible()
+    page.wait_for_function("path => document.activeElement.querySelector('.name')?.title === path", arg=order[1])
+
+
+def test_the_outline_is_switched(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    page.select_option("#kind", "hole")
+    source = "document.querySelector('.card img').src"
+    with_outline = page.evaluate(source)
+    page.locator(".card").first.focus()
+    page.keyboard.press("o")
+    assert with_outline.endswith("_o.jpg")
+    assert page.evaluate(source) == with_outline.replace("_o.jpg", ".jpg")
+
+
+def test_a_picture_is_opened_and_closed_by_the_pointer(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    page.select_option("#kind", "stain")
+    page.locator(".card").nth(2).click()
+    dialog = page.locator("dialog")
+    assert "defect outlined" in dialog.inner_text()
+    page.wait_for_function("[...document.querySelectorAll('dialog img')].every(i => i.naturalWidth > 0)")
+    assert dialog.locator("img").count() == 4  # image, outline, two methods
+    dialog.locator(".close").click()
+    assert not dialog.is_visible()
+
+
+def test_without_javascript_all_but_the_gallery_is_there(chromium: Any, report: Path) -> None:
+    context = chromium.new_context(java_script_enabled=False)
+    page = go(context.new_page(), report, "pages/synthetic.html")
+    assert page.locator("[data-metric]").count() == 10
+    assert all(part.is_visible() for part in page.locator("[data-metric]").all())
+    go(page, report, CATEGORY)
+    assert page.locator("polyline").count() > 4
+    assert "needs JavaScript" in page.locator("#gallery").inner_text()
+    context.close()
+
+
+def test_a_link_to_a_run_opens_it(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    name = page.evaluate("document.querySelector('details[id]').id")
+    assert not page.locator("details[id] dl").first.is_visible()
+    page.goto(f"{(report / CATEGORY).as_uri()}#{name}")
+    assert page.locator("details[id] dl").first.is_visible()

@@ -1,0 +1,330 @@
+"""The pages: links lead somewhere, numbers are the tables', text is text, pictures mean what they say."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from synthetic import ROOT, synthetic
+
+from anomaly_bench.report import pictures
+from anomaly_bench.report.charts import Axis, Line, line_chart, spanning
+from anomaly_bench.report.compare import Comparison
+from anomaly_bench.report.markup import el, file_name
+from anomaly_bench.report.overview import marks
+from anomaly_bench.report.summary import Cell, Column, Table
+from anomaly_bench.report.tables import write_report
+from anomaly_bench.store import RunFolder, ScoreRow, find
+
+Run = Callable[..., RunFolder]
+STATIC = ROOT / "anomaly_bench" / "report" / "static"
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file, self.open, self.ids, self.ways, self.tags = file, [], set(), [], []
+        self.cells: list[list[str]] = []
+        self.text = file.read_text(encoding="utf-8")
+        self.feed(self.text)
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = dict(attrs)
+        self.tags.append((tag, given))
+        self.ids |= {given["id"]} if given.get("id") else set()
+        self.ways += [given[key] for key in ("href", "src") if given.get(key)]
+        if tag not in ("meta", "link", "img", "input", "wbr"):
+            self.open.append(tag)
+        if tag == "tr":
+            self.cells.append([])
+        if tag in ("td", "th"):
+            self.cells[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag, self.file
+
+    def handle_data(self, data: str) -> None:
+        if {"td", "th"} & set(self.open):
+            self.cells[-1][-1] += data
+
+
+def written(outputs: Path) -> dict[str, Page]:
+    """`bench report`, and all its pages by their names."""
+    target = write_report(outputs, console=Console(file=StringIO()))
+    return {file.relative_to(target).as_posix(): Page(file) for file in target.rglob("*.html")}
+
+
+def data(outputs: Path, name: str) -> dict[str, Any]:
+    text = (outputs / "report" / "data" / f"{name}.js").read_text(encoding="utf-8")
+    return json.loads(text.removeprefix("window.GALLERY = ").rstrip().removesuffix(";"))
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two categories, two methods, two seeds; a run that failed and one without anything but its numbers."""
+    outputs = tmp_path_factory.mktemp("outputs")
+    synthetic(outputs, categories=2, methods=2, seeds=2)
+    failed = next(iter(find(outputs))).path.parent / "s9-00000000"
+    RunFolder(failed).start({"method": "rd"}, "", [], afresh=True)
+    RunFolder(failed).fail(RuntimeError("out of <memory>"))
+    return outputs
+
+
+@pytest.fixture(scope="module")
+def pages(outputs: Path) -> dict[str, Page]:
+    return written(outputs)
+
+
+def test_there_is_a_page_for_each_data_set_and_category(pages: dict[str, Page]) -> None:
+    names = {f"pages/synthetic{end}.html" for end in ("", ".category00", ".category01")}
+    assert set(pages) == {"index.html", *names}
+
+
+def test_every_link_leads_somewhere_on_this_disk(pages: dict[str, Page]) -> None:
+    seen = 0
+    for page in pages.values():
+        for way in page.ways:
+            if way == "data:,":  # so that no browser asks for an icon
+                continue
+            path, _, anchor = way.partition("#")
+            target = (page.file.parent / path).resolve() if path else page.file.resolve()
+            assert target.is_file(), (page.file, way)
+            assert not anchor or anchor in Page(target).ids, (page.file, way)
+            seen += 1
+    assert seen > 40
+
+
+def test_nothing_is_asked_of_a_network(outputs: Path, pages: dict[str, Page]) -> None:
+    texts = [page.text for page in pages.values()] + [file.read_text() for file in outputs.rglob("report/*/*.[jc]s*")]
+    assert len(texts) == len(pages) + 2 + 2  # two categories' data, a style sheet, a script
+    for text in texts:
+        assert not re.search(r"https?://|//[a-z]+\.|@import|fetch\(|XMLHttp|WebSocket|url\(", text)
+
+
+def test_ids_are_unique(pages: dict[str, Page]) -> None:
+    for page in pages.values():
+        found = [given["id"] for _, given in page.tags if given.get("id")]
+        assert len(found) == len(set(found))
+
+
+def test_the_overview_has_the_means_over_seeds(outputs: Path, pages: dict[str, Page]) -> None:
+    of = {(m, c): [] for m in ("rd", "csflow") for c in ("category00", "category01")}
+    for folder in find(outputs):
+        if folder.status == "done":
+            of[folder.manifest["method"], folder.manifest["category"]].append(folder.metrics["image_auroc"])
+    line = next(cells for cells in pages["index.html"].cells if cells[0] == "category00")
+    expected = [(np.mean(of[m, "category00"]), np.std(of[m, "category00"], ddof=1)) for m in ("csflow", "rd")]
+    assert line[1:] == [f"{mean:.4f}±{std:.4f}" for mean, std in expected]
+    rd = next(cells for cells in pages["index.html"].cells if cells[0] == "rd" and "±" in cells[1])
+    means = np.mean([of["rd", c] for c in ("category00", "category01")], 0)
+    assert rd[1] == f"{means.mean():.4f}±{means.std(ddof=1):.4f}"
+    assert rd[-4:] == ["100", "11.1", "100", "10.00 M"]
+
+
+def test_published_figures_stand_beside_their_setting(run: Run, tmp_path: Path) -> None:
+    run("screw", 0, image_auroc=0.95, pixel_auroc=0.9)
+    run("screw", 0, label="rd method.epochs=3", method={"epochs": 3}, image_auroc=0.7)
+    page = written(tmp_path)["index.html"]
+    heads = [cells[0] for cells in page.cells]
+    quoted = [given for tag, given in page.tags if tag == "td" and given.get("class") == "quoted"]
+    assert len(quoted) >= 1
+    assert heads.index("rd") < heads.index("paper WRN50-2 256px") < heads.index("rdepochs=3")
+    assert "unverified" in next(cells for cells in page.cells if cells[0] == "paper WRN50-2 256px")[1]
+
+
+def test_a_failed_run_is_listed_with_its_error(pages: dict[str, Page]) -> None:
+    line = next(cells for cells in pages["index.html"].cells if cells[0] == "failed")
+    assert line == ["failed", "csflow/synthetic/category00/s9-00000000", "RuntimeError: out of <memory>"]
+
+
+def test_every_page_has_provenance_and_protocol(pages: dict[str, Page]) -> None:
+    for page in pages.values():
+        assert "invented: nothing was trained or measured" in page.text
+        assert {"protocol"} <= page.ids
+    page = pages["pages/synthetic.category00.html"]
+    for word in ("bench train method=rd seed=1", "synthetic", "these numbers are invented", "data checksum"):
+        assert word in page.text
+
+
+def test_charts_have_all_their_lines(pages: dict[str, Page]) -> None:
+    page = pages["pages/synthetic.category00.html"]
+    lines = [given for tag, given in page.tags if tag == "polyline"]
+    assert len(lines) == 3 * 4 + 4  # three curves and a loss of four runs
+    assert len({(g["class"], g.get("stroke-dasharray")) for g in lines}) == 2  # of two settings
+    x = [float(pair.split(",")[0]) for pair in lines[0]["points"].split()]
+    assert x == sorted(x)
+
+
+def test_text_is_text(run: Run, tmp_path: Path) -> None:
+    evil = "<script>alert(1)</script>&\"'"
+    folder = run("<b>c</b>".replace("/", "∕"), label=f"rd {evil}", image_auroc=0.5)
+    folder.write_scores([ScoreRow(f"{evil}/a.png", evil, 1, 1.0), ScoreRow("b.png", "good", 0, 0.0)])
+    folder.update(command=evil, device=evil, protocol=[evil], provenance={evil: evil})
+    for page in written(tmp_path).values():
+        assert "b" not in {tag for tag, _ in page.tags}
+        scripts = [given for tag, given in page.tags if tag == "script"]
+        assert all(given.get("src") for given in scripts)
+        assert len(scripts) <= 2
+        assert "&lt;script&gt;" in page.text
+
+
+@pytest.mark.parametrize("names", [("a_b", "c"), ("a", "b_c"), ("A", "b_c"), ("a.b", "c"), ("a", "b", "c"), ("ä", "/")])
+def test_file_names_differ_where_names_do(names: tuple[str, ...]) -> None:
+    others = [("a_b", "c"), ("a", "b_c"), ("A", "b_c"), ("a.b", "c"), ("a", "b", "c"), ("a", "b.c"), ("ö", "/"), ("a",)]
+    assert file_name(*names).lower() not in {file_name(*other).lower() for other in others if other != names}
+    assert re.fullmatch(r"[a-z0-9_.-]+", file_name(*names))
+
+
+def test_elements_escape_what_is_not_markup() -> None:
+    assert el("a", "<", el("i", '"'), None, ["&", 1], href='"><x', class_="c", hidden=True, title=None) == (
+        '<a href="&quot;&gt;&lt;x" class="c" hidden>&lt;<i>&quot;</i>&amp;1</a>'
+    )
+
+
+def comparison(first: str, second: str, difference: float, distinguishable: bool, check: bool = False) -> Comparison:
+    figures = (6, 3, difference, difference - 0.1, difference + 0.1, 0.01)
+    return Comparison("d", "m", first, second, *figures, distinguishable, "", check=check)
+
+
+@pytest.mark.parametrize(
+    ("compared", "best"),
+    [
+        ([comparison("a", "b", 0.2, True), comparison("c", "a", -0.2, True)], {"a"}),
+        ([comparison("a", "b", 0.2, True), comparison("c", "a", -0.2, False)], set()),
+        ([comparison("a", "b", 0.2, True)], set()),
+        ([comparison("a", "b", 0.2, True, check=True), comparison("a", "c", 0.2, True)], set()),
+        ([comparison("a", "b", -0.2, True), comparison("b", "c", 0.1, True)], {"b"}),
+        ([], set()),
+    ],
+)
+def test_best_is_marked_where_it_is_distinguishable_from_all(compared: list[Comparison], best: set[str]) -> None:
+    columns = [Column(head, [Cell(value)]) for head, value in (("a", 0.9), ("b", 0.7), ("c", 0.6))]
+    assert marks([Table("d", "m", ["x"], columns)], compared) == {"m": frozenset(best)}
+
+
+def test_a_colour_is_a_false_positive_rate() -> None:
+    rng = np.random.default_rng(0)
+    normal = rng.normal(size=40_000).round(2)
+    limits = pictures.thresholds(normal)
+    values = np.concatenate([limits, np.nextafter(limits, 9), rng.normal(1, 2, 500), [-9, 9]])
+    shares = np.array([np.mean(normal >= v) for v in values])  # the rate of a threshold at this very value
+    expected = (shares[:, None] <= pictures.rates()).sum(1)
+    np.testing.assert_array_equal(pictures.levels(values, limits), expected)
+    assert set(expected) == set(range(pictures.STEPS + 1))
+
+
+def test_what_cannot_be_drawn_is_no_point() -> None:
+    line = Line(0, "loss", [1, 2, 3, 4], [0.5, float("nan"), 0.0, 2.0])
+    text = line_chart("loss", [line], Axis("epoch", 1, 4), spanning("loss", line.y, log=True))
+    (points,) = re.findall(r'points="([^"]*)"', text)
+    assert [float(pair.split(",")[0]) for pair in points.split()] == [46.0, 348.0]  # the ends of the frame
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "log"), [(0, 1, False), (0.6931, 0.6942, False), (3, 12000, True), (50, 90, True)]
+)
+def test_axes_have_a_few_round_ticks_inside(low: float, high: float, log: bool) -> None:
+    axis = spanning("", [low, high, float("nan")], log)
+    assert 3 <= len(axis.ticks()) <= 9
+    assert all(0 <= axis.share(tick) <= 1 and float(f"{tick:.5g}") == pytest.approx(tick) for tick in axis.ticks())
+    assert 0 < axis.share(low) < axis.share(high) < 1
+
+
+def test_pictures_do_not_depend_on_a_methods_scale(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    maps = rng.normal(size=(5, 300, 200)).astype(np.float32)
+    files = []
+    for name, values in (("a", maps), ("b", np.exp(3 * maps) - 5)):
+        folder = RunFolder(tmp_path / name)
+        folder.write_maps(values)
+        key = pictures.draw_maps(folder, [0, 0, 0, 1, 1], [1, 4], tmp_path / "out")
+        files.append(sorted((tmp_path / "out" / key).iterdir()))
+    assert [f.name for f in files[0]] == ["1.png", "4.png"]
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    with Image.open(files[0][1]) as picture:
+        assert picture.size == (67, 100)  # three pixels become one
+        blocks = np.maximum.reduceat(np.maximum.reduceat(maps[4], range(0, 300, 3), 0), range(0, 200, 3), 1)
+        expected = pictures.levels(blocks, pictures.thresholds(maps[:3].ravel()))
+        np.testing.assert_array_equal(np.asarray(picture), expected)
+        assert len(np.unique(expected)) > 10
+
+
+def test_the_gallery_counts_mistakes_as_they_are(outputs: Path, pages: dict[str, Page]) -> None:
+    found = data(outputs, "synthetic.category00")
+    assert [image["path"] for image in found["images"]] == sorted(image["path"] for image in found["images"])
+    assert all(image["drawn"] for image in found["images"])
+    assert len(found["runs"]) == 4
+    runs = {(f.manifest["method"], f.manifest["seed"]): f for f in find(outputs) if f.status == "done"}
+    run = next(r for r in found["runs"] if (r["name"], r["seed"]) == ("rd", 1))
+    folder = next(f for f in find(outputs) if "rd/synthetic/category00/s1" in f.path.as_posix())
+    assert runs
+    scores = {row.path: row for row in folder.scores}
+    for k, image in enumerate(found["images"]):
+        row = scores[image["path"]]
+        others = [r.score for r in folder.scores if r.label != row.label]
+        wrong = sum(other >= row.score for other in others) if row.label else sum(o <= row.score for o in others)
+        assert (run["wrong"][k], run["others"][row.label]) == (wrong, len(others))
+        assert folder.scores[run["at"][k]].path == image["path"]
+        assert (outputs / "report" / "pictures" / run["maps"] / f"{run['at'][k]}.png").is_file()
+        assert run["score"][k] == pytest.approx(row.score, rel=1e-4)
+
+
+def test_a_second_report_draws_only_what_changed(tmp_path: Path) -> None:
+    synthetic(tmp_path, categories=1, methods=1, seeds=2)
+    written(tmp_path)
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "report" / "pictures").rglob("*.*")}
+    assert len(before) > 2 * 10
+    written(tmp_path)
+    assert {f: f.stat().st_mtime_ns for f in (tmp_path / "report" / "pictures").rglob("*.*")} == before
+    folder = next(iter(find(tmp_path)))
+    folder.write_maps(np.asarray(folder.maps) * 2 + 1)
+    written(tmp_path)
+    after = {f: f.stat().st_mtime_ns for f in (tmp_path / "report" / "pictures").rglob("*.*")}
+    gone, new = before.keys() - after.keys(), after.keys() - before.keys()
+    assert len({f.parent for f in gone}) == len({f.parent for f in new}) == 1
+    assert all(after[f] == before[f] for f in before.keys() & after.keys())
+
+
+def test_a_page_of_a_run_that_is_gone_goes(tmp_path: Path) -> None:
+    synthetic(tmp_path, categories=2, methods=1, seeds=1)
+    assert "pages/synthetic.category01.html" in written(tmp_path)
+    for folder in [f for f in find(tmp_path) if "category01" in f.path.as_posix()]:
+        folder.path.rename(tmp_path / "elsewhere")
+    assert "pages/synthetic.category01.html" not in written(tmp_path)
+    assert not (tmp_path / "report" / "data" / "synthetic.category01.js").exists()
+
+
+@pytest.mark.parametrize("name", ["curves.json", "maps.npy", "scores.csv", "training.csv", "heatmaps"])
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_what_a_run_lacks_is_left_out(tmp_path: Path, name: str, damage: str) -> None:
+    synthetic(tmp_path, categories=1, methods=1, seeds=1)
+    (folder,) = find(tmp_path)
+    files = [*(folder.path / name).iterdir()] if name == "heatmaps" else [folder.path / name]
+    for file in files:
+        file.unlink() if damage == "missing" else file.write_bytes(b"\x93NUMPY,{")
+    page = written(tmp_path)["pages/synthetic.category00.html"]
+    found = data(tmp_path, "synthetic.category00")
+    assert ("bench eval RUN" in page.text) == (name == "curves.json")
+    assert bool(found["images"]) == (name != "scores.csv")
+    assert bool(found["runs"][0]["maps"]) == (name not in ("maps.npy", "scores.csv"))
+    assert any(image["drawn"] for image in found["images"]) == (name not in ("heatmaps", "scores.csv"))
+    assert ("training" in page.ids) == (name != "training.csv")
+
+
+def test_the_style_sheet_knows_all_colours_in_both_themes() -> None:
+    css = (STATIC / "report.css").read_text()
+    for name in [f"c{i}" for i in range(8)] + ["ground", "ink", "good", "bad"]:
+        assert len(re.findall(rf"--{name}:", css)) >= 3  # light, dark by the system, dark by the switch
