@@ -176,11 +176,14 @@ def _print_report(
     if any(not column.ours for table in shown for column in table.columns):
         lines.append(render.PUBLISHED_NOTE)
     _print_lines(console, lines)
-    for (dataset, metric), found in groupby(compared, key=lambda c: (c.dataset, c.metric)):
+    able, few = ([c for c in compared if math.isnan(c.p) == lacks] for lacks in (False, True))
+    for (dataset, metric), found in groupby(able, key=lambda c: (c.dataset, c.metric)):
         _print_grid(
             console, f"{dataset}  {metric}, compared", render.comparison_grid(list(found)), render.COMPARED_SIDES
         )
-    lines = [render.COMPARED_NOTE, *notes, *render.alarms(compared)] if compared else []
+    lines = [render.COMPARED_NOTE] if able else []
+    lines += [f"not distinguishable: {len(few)} comparisons with too few runs, listed in report.md"] if few else []
+    lines += [*notes, *render.alarms(compared)]
     lines += [f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}"]
     _print_lines(console, [*lines, *map(str, collected.left_out), f"written to {target}"])
 
