@@ -2,10 +2,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test demo lint bench clean
+.PHONY: help test test-browser test-slurm test-ray demo reproduce lint bench clean
 
 help:  ## what there is to make
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -15,8 +15,26 @@ help:  ## what there is to make
 test: lint  ## lint, then all tests (CPU, no network); installs into .venv first
 	$(BIN)/python -m pytest
 
+test-browser: .venv/installed  ## the report in a real browser (root on Debian, where Chromium is missing)
+	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
+	$(BIN)/python -m pytest tests/report/test_browser.py
+
+.venv/engines: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]'
+	@touch $@
+
+test-slurm: .venv/engines  ## a sweep with faults on a real SLURM of one node (root on Debian; installs it)
+	scripts/engines/slurm.sh run $(BIN)/python scripts/engines/check_sweep.py slurm
+
+test-ray: .venv/engines  ## the same sweep on a local Ray
+	$(BIN)/python scripts/engines/check_sweep.py ray
+
 demo: .venv/installed  ## a first run: Uninformed Students on generated images, offline, in minutes
 	$(BIN)/bench train method=us_fast dataset=demo/brick
+
+reproduce: .venv/installed  ## the papers' tables beside ours: EXPERIMENTS='rd_mvtec ...' WORDS='KEY=VALUE ...' PRESET=smoke
+	$(BIN)/bench reproduce $(EXPERIMENTS) $(if $(PRESET),preset=$(PRESET)) $(WORDS)
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .

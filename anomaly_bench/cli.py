@@ -31,6 +31,11 @@ train, measure and compare unsupervised visual anomaly detection
               --resamples N      of the test images, for the intervals; 0: no intervals
               --threads N
   bench report [OUTPUTS]         tables of all finished runs: terminal, CSV, Markdown, LaTeX
+  bench reproduce [EXPERIMENT ...] [preset=smoke] [outputs=DIR] [KEY=VALUE ...]
+              run what is missing of the papers' tables, then write paper versus ours to DIR/reproduce
+              --plan             only say what is done, what would run and what cannot, and how to supply what it lacks
+              preset=smoke       every table on generated images with tiny settings: offline, in minutes, no results
+              exit code: 0 all that can run is done, 1 a run failed, 2 a mistake in these words
   bench data list|prepare|verify [NAME] [root=DIR]
               what is here; download and unpack; check what is there
   bench data cache [clear [pixels|features|teachers|parts ...] [older=DAYS]] [root=DIR]
@@ -80,6 +85,7 @@ def dispatch(words: list[str]) -> int:
         "train": train,
         "eval": eval_,
         "report": report,
+        "reproduce": reproduce,
         "data": data,
         "list": list_,
         "show": show,
@@ -137,7 +143,7 @@ def train(words: list[str]) -> int:
         from anomaly_bench.run.sweep import console_log, sweep
 
         console_log()
-        return sweep(args.overrides, main, train_one, args.config_dir)
+        return sweep(args.overrides, main, args.config_dir)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
         config.check(args.overrides, types=not args.cfg, extra=args.config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
@@ -196,6 +202,15 @@ def report(words: list[str]) -> int:
 
     write_report((_at_most(words, 1, "OUTPUTS") or ["outputs"])[0])
     return 0
+
+
+def reproduce(words: list[str]) -> int:
+    if {"-h", "--help"} & set(words):
+        sys.stdout.write(HELP)
+        return 0
+    from anomaly_bench.reproduce import reproduce_command
+
+    return reproduce_command(words)
 
 
 def data(words: list[str]) -> int:

@@ -11,7 +11,7 @@ from anomaly_bench.errors import none_of
 from anomaly_bench.evaluate.words import OPTIONS
 
 VERBS = {
-    **{"train": (), "show": (), "report": (), "eval": OPTIONS},
+    **{"train": (), "show": (), "report": (), "reproduce": (), "eval": OPTIONS},
     **{"data": ("list", "prepare", "verify", "cache"), "completion": ("bash", "zsh")},
 }
 LISTS = ("datasets", "experiments", "hardware", "loggers", "methods", "runs")
@@ -53,6 +53,8 @@ def candidates(words: list[str]) -> list[str]:
         return [v for v in LISTS if v.startswith(word)]
     if words[:2] == ["data", "cache"] and len(words) > 2:
         return [c for c in _of_cache(words[2:-1]) if c.startswith(word)]
+    if words[0] == "reproduce":
+        return [c for c in _of_reproduce(words[1:-1]) if c.startswith(word)]
     if words[0] not in ("train", "show"):
         return [v for v in VERBS.get(words[0], ()) if v.startswith(word)]
     return [c for c in _overrides(words[1:-1], word) if c.startswith(word)]
@@ -63,6 +65,14 @@ def _of_cache(before: list[str]) -> list[str]:
 
     kinds = [kind for kind in FILES if kind not in before]
     return [*kinds, "older=", "root="] if "clear" in before else ["list", "clear", "root="]
+
+
+def _of_reproduce(before: list[str]) -> list[str]:
+    from anomaly_bench.reproduce.request import PLAN, experiments
+
+    tables = [name for name in experiments() if name not in before]
+    presets = [f"preset={file.stem}" for file in sorted((config.conf_dir() / "preset").glob("*.yaml"))]
+    return [*tables, *presets, "outputs=", *PLAN]
 
 
 def _overrides(before: list[str], word: str) -> list[str]:

@@ -31,7 +31,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["tarin"], "'tarin' is none of completion, data, eval, list, report, show, train (did you mean 'train'?)"),
+        (["tarin"], "'tarin' is none of completion, data, eval, list, report, reproduce, show, train (did you mean 'train'?)"),
         (["train", "method=rdd", "dataset=mtd"], "(did you mean 'rd'?)"),
         (["train", "method=rd", "dataset=mdt"], "(did you mean 'mtd'?)"),
         (["train", "method=rd", "dataset=mvtec/botle"], "(did you mean 'mvtec/bottle'?)"),
@@ -228,7 +228,7 @@ def test_a_mistake_in_any_job_of_a_sweep_stops_it_before_the_first(bench: Bench,
 def test_help_and_version(bench: Bench) -> None:
     done = bench("--help")
     assert done.returncode == 0
-    for verb in ("train", "eval", "report", "data", "list", "show", "completion"):
+    for verb in ("train", "eval", "report", "reproduce", "data", "list", "show", "completion"):
         assert f"  bench {verb} " in done.stdout
     assert bench().stdout == bench("eval", "--help").stdout == done.stdout
     assert bench("--version").stdout == f"{__version__}\n"

@@ -20,15 +20,16 @@ PACKAGE = Path(anomaly_bench.__file__).parent
 FILES = sorted(PACKAGE.rglob("*.py"))
 # From the top down.  A string is a room; rooms on one line must not know each other.
 LEVELS = [
-    ["cli complete describe __main__"],
+    ["cli complete describe reproduce __main__"],
     ["run", "report", "evaluate", "serve"],
     ["methods", "data"],
-    ["nets", "metrics", "store", "config"],
+    ["nets", "metrics", "store", "config", "launch"],
     ["contracts records", "errors", "lock"],
     ["__init__"],  # the version
 ]
 ACROSS = {("run", "report.figures")}  # the one exception: the runner draws heat maps while it has the images
-WITHOUT_TORCH = "__init__ __main__ cli complete describe report evaluate store config metrics records errors lock"
+WITHOUT_TORCH = """__init__ __main__ cli complete describe report evaluate store config metrics records errors
+lock launch"""
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}
 
 
@@ -165,6 +166,7 @@ def test_torch_would_be_found() -> None:
         ("show method=rdd", 2),
         ("show method=rd method.epoch=3", 2),
         ("report nowhere", 2),
+        ("reproduce nowhere", 2),
         ("eval --maps nowhere --masks nowhere", 2),
     ],
 )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +25,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 
+# Hydra's word on a file that bears the name of a plugin's own configuration, on purpose.
+warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
 NOT_GIVEN = "not given"
+PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}  # of Hydra's launchers, each an extra
 
 
 def conf_dir() -> Path:
@@ -91,9 +96,7 @@ def try_compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictCon
     chosen, mistakes, values = [], [], []
     for o in parse(overrides):
         group = o.key_or_group
-        if group.startswith(("hydra.", "hydra/")):
-            chosen.append(str(o.input_line))
-        elif loader.repository.group_exists(group) and not o.is_delete():
+        if loader.repository.group_exists(group) and not o.is_delete():
             wrong = _unknown_option(loader, group, o.value())
             mistakes += [wrong] if wrong else []
             chosen += [] if wrong else [str(o.input_line)]
@@ -109,17 +112,17 @@ def try_compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictCon
     chosen += [f"~{group}" for group in ("method", "dataset") if group not in given and "experiment" not in given]
     wrong_groups |= {m.where for m in mistakes}
     try:
-        cfg = hydra_compose("config", overrides=chosen)
+        hydra = any(o.key_or_group.startswith("hydra.") for o in values)
+        cfg = hydra_compose("config", overrides=chosen, return_hydra_config=hydra)
         unknown = [m for o in values if (m := _unknown_key(o, cfg, wrong_groups))]
         bad = {m.where for m in unknown}
         known = [
-            str(o.input_line)
-            for o in values
-            if o.key_or_group not in bad and o.key_or_group.split(".")[0] not in wrong_groups
+            str(o.input_line) for o in values if o.key_or_group not in bad and not _inside(o.key_or_group, wrong_groups)
         ]
         return hydra_compose("config", overrides=chosen + known), mistakes + unknown
     except (HydraException, OmegaConfBaseException) as error:
-        return OmegaConf.create(), [*mistakes, UserError("configuration", str(error) or str(error.__cause__))]
+        said = str(error), str(error.__cause__ or "").partition("\n")[0]
+        return OmegaConf.create(), [*mistakes, UserError("configuration", ": ".join(filter(None, said)))]
 
 
 def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
@@ -134,7 +137,7 @@ def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserErr
     name = str(value)
     known = options(loader, group)
     if name in known or (value is None and group == "experiment"):
-        return None
+        return _missing_plugin(name) if group == "hydra/launcher" else None
     family = name.rpartition("/")[0]
     same_family = [n for n in known if family and n.startswith(f"{family}/")]
     return none_of(group, name, same_family or known)
@@ -142,11 +145,24 @@ def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserErr
 
 def _unknown_key(o: Override, cfg: DictConfig, wrong_groups: set[str]) -> UserError | None:
     key = o.key_or_group
-    if o.is_add() or key.split(".")[0] in wrong_groups or key in (known := ["method", "dataset", *flatten(cfg)]):
+    if o.is_add() or _inside(key, wrong_groups) or key in (known := ["method", "dataset", *flatten(cfg)]):
         return None
     return UserError(
         key, "no such key", nearest(key, known) or f"see `bench show`; keys there: {', '.join(sorted(cfg))}"
     )
+
+
+def _missing_plugin(launcher: str) -> UserError | None:
+    """The mistake of choosing a launcher that is an extra of this package and not installed."""
+    if launcher not in PLUGINS or (find_spec("hydra_plugins") and find_spec(f"hydra_plugins.{PLUGINS[launcher]}")):
+        return None
+    what = f"'{launcher}' needs {PLUGINS[launcher].replace('_', '-')}, which is not installed"
+    return UserError("hydra/launcher", what, f"pip install 'anomaly_bench[{launcher}]'")
+
+
+def _inside(key: str, groups: set[str]) -> bool:
+    """Whether a key belongs to one of those groups: `hydra.launcher.nodes` to `hydra/launcher`."""
+    return any(f"{key}.".startswith(f"{group.replace('/', '.')}.") for group in groups)
 
 
 def flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:

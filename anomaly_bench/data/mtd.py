@@ -69,7 +69,8 @@ def _names(file: Path) -> list[str]:
     try:
         return list(dict.fromkeys(line.strip() for line in file.read_text().splitlines() if line.strip()))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError("dataset.split_file", f"{file} cannot be read: {error}") from error
+        way = "dataset.split_file=FILE, or null: a split that is drawn"
+        raise UserError("dataset.split_file", f"{file} cannot be read: {error}", way) from error
 
 
 def _tiles(root: Path, kind: str) -> list[Path]:

@@ -109,7 +109,6 @@ class Backbone(nn.Module):
             raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
 
-
     def _draw(self) -> str:
         """Random weights, the same whatever was drawn before; `random` and a checksum."""
         with torch.random.fork_rng(devices=[]):

@@ -1,20 +1,27 @@
 """Published figures with their sources, shown beside a run only where its very setting was published.
 
-`published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;epochs=200`, empty where the
-setting is unknown or cannot be expressed: such a row applies to no run.  `category` is a name, or `mean` over all of
-the data set, or `mean_textures`, `mean_objects`.  `kind` is `paper` or `other implementation`.  `confidence` is
-`seen` (read in the named source), `secondary` (the source repeats it) or `unverified` (written down from memory).
+`published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;teacher_images!=null`, empty
+where the setting is unknown or cannot be expressed: such a row applies to no run.  What a source leaves open is not in
+the condition; `variant` then says so.  `category` is a name, or `mean` over all of the data set, or `mean_textures`,
+`mean_objects`.  `kind` is `paper` or `other implementation`.  `confidence` is `seen` (read in the named source),
+`secondary` (another source repeats it), `unverified` (written down from memory) or `doubtful` (likewise, and the values
+do not have the mean that the source states).
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+TEXTURES = frozenset({"carpet", "grid", "leather", "tile", "wood"})  # of MVTec AD; the other ten are objects
+RANDOM = "random"  # weights that were drawn, not trained: nobody's setting
+CONDITION = re.compile(r"(?P<key>[\w.]+)(?P<sign>!?=)(?P<value>.*)")
 
 
 @dataclass(frozen=True)
@@ -23,7 +30,7 @@ class Published:
 
     method: str
     variant: str  # who measured what, in a few words
-    setting: str  # key=value;key=value, values as in JSON; empty: applies to no run
+    setting: str  # key=value;key!=value, values as in JSON; empty: applies to no run
     dataset: str
     category: str
     metric: str
@@ -59,8 +66,19 @@ def categories(dataset: str) -> frozenset[str]:
 
 def applies(setting: str, config: Mapping[str, Any]) -> bool:
     """Does a method's configuration meet every condition of `setting`?  An empty setting applies to nothing."""
-    conditions = [condition.partition("=") for condition in setting.split(";") if condition]
-    return bool(conditions) and all(_agree(key, config.get(key), _value(text)) for key, _, text in conditions)
+    return bool(setting) and not differences(setting, config)
+
+
+def differences(setting: str, config: Mapping[str, Any]) -> list[str]:
+    """The conditions of `setting` that a configuration does not meet: `epochs=20 in place of 200`."""
+    found = [f"{key}={RANDOM}" for key in ("weights", "teacher") if config.get(key) == RANDOM]
+    for condition in filter(None, setting.split(";")):
+        if not (match := CONDITION.fullmatch(condition)):
+            raise ValueError(f"published.csv: '{condition}' is no condition")
+        key, negated, wanted = match["key"], match["sign"] == "!=", _value(match["value"])
+        if _agree(key, given := config.get(key), wanted) == negated:
+            found.append(f"{key}={_shown(given)}" + ("" if negated else f" in place of {_shown(wanted)}"))
+    return found
 
 
 def _agree(key: str, given: Any, wanted: Any) -> bool:
@@ -75,3 +93,7 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _shown(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str).replace(" ", "")

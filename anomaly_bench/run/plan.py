@@ -64,7 +64,8 @@ def summary(jobs: Sequence[Job]) -> str:
 def _job(words: list[str], cfg: DictConfig) -> tuple[Job, config.Settings]:
     settings = config.validate(cfg)
     try:
-        pick_device(settings.hardware)
+        if not any(word.startswith("hydra/launcher=") for word in words):  # else the runs' machines may have others
+            pick_device(settings.hardware)
         found: Found = look(settings)
     except UserError as error:
         return Job(words, "cannot run", None, str(error)), settings
