@@ -31,7 +31,10 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["tarin"], "'tarin' is none of completion, data, eval, list, report, reproduce, show, train (did you mean 'train'?)"),
+        (
+            ["tarin"],
+            "'tarin' is none of completion, data, eval, list, report, reproduce, show, train (did you mean 'train'?)",
+        ),
         (["train", "method=rdd", "dataset=mtd"], "(did you mean 'rd'?)"),
         (["train", "method=rd", "dataset=mdt"], "(did you mean 'mtd'?)"),
         (["train", "method=rd", "dataset=mvtec/botle"], "(did you mean 'mvtec/bottle'?)"),

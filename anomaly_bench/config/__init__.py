@@ -2,7 +2,7 @@
 
 from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
 from anomaly_bench.config.jobs import check, composed
-from anomaly_bench.config.validate import NOT_ARGUMENTS, Hardware, Settings, build, identify, locate, validate
+from anomaly_bench.config.validate import NOT_ARGUMENTS, Hardware, Settings, build, identify, locate, read_once, validate
 
 __all__ = [
     "NOT_ARGUMENTS",
@@ -19,5 +19,6 @@ __all__ = [
     "identify",
     "locate",
     "options",
+    "read_once",
     "validate",
 ]

@@ -7,6 +7,8 @@ import importlib
 import inspect
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -157,7 +159,30 @@ def identify(settings: Settings) -> tuple[str, str]:
     return _hash({"seed": settings.seed, "method": method, "dataset": dataset}), _hash(setting)
 
 
+_known: dict[tuple[str, str], Any] | None = None  # by `read_once`
+
+
+@contextmanager
+def read_once() -> Iterator[None]:
+    """Inside, a file or folder that several runs name is read for the first of them only."""
+    global _known
+    _known = {}
+    try:
+        yield
+    finally:
+        _known = None
+
+
 def _content(key: str, value: Any) -> Any:
+    """What stands for a value in a hash."""
+    if _known is None:
+        return _read_content(key, value)
+    if (key, str(value)) not in _known:
+        _known[key, str(value)] = _read_content(key, value)
+    return _known[key, str(value)]
+
+
+def _read_content(key: str, value: Any) -> Any:
     names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
     if not names_files or value is None:  # any other value may be a file's name by chance
         return value

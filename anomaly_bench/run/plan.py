@@ -38,18 +38,18 @@ def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
     Raises Mistakes with every mistake in any of them, those included that only a method's constructor can find.  extra:
     the folder of `--config-dir`.
     """
-    composed = config.composed(words, multirun=True, extra=extra)
     jobs, mistakes, tried = [], {}, set()
-    for asked, cfg in composed:
-        job, settings = _job(asked, cfg)
-        jobs.append(job)
-        key = json.dumps(settings.method, default=str)
-        if job.state in ("to run", "to resume") and key not in tried:
-            tried.add(key)
-            try:
-                config.build("method", settings.method)
-            except UserError as error:
-                mistakes[str(error)] = error
+    with config.read_once():
+        for asked, cfg in config.composed(words, multirun=True, extra=extra):
+            job, settings = _job(asked, cfg)
+            jobs.append(job)
+            key = json.dumps(settings.method, default=str)
+            if job.state in ("to run", "to resume") and key not in tried:
+                tried.add(key)
+                try:
+                    config.build("method", settings.method)
+                except UserError as error:
+                    mistakes[str(error)] = error
     if mistakes:
         raise Mistakes(list(mistakes.values()))
     return jobs
