@@ -2,7 +2,16 @@
 
 from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
 from anomaly_bench.config.jobs import check, composed
-from anomaly_bench.config.validate import NOT_ARGUMENTS, Hardware, Settings, build, identify, locate, read_once, validate
+from anomaly_bench.config.validate import (
+    NOT_ARGUMENTS,
+    Hardware,
+    Settings,
+    build,
+    identify,
+    locate,
+    read_once,
+    validate,
+)
 
 __all__ = [
     "NOT_ARGUMENTS",
