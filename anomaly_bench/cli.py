@@ -92,7 +92,8 @@ def dispatch(words: list[str]) -> int:
         "completion": completion,
         "--complete": complete,
     }
-    if not words or words[0] in ("-h", "--help", "help"):
+    asked = {"-h", "--help"} & set(words) and words[0] != "train"  # that one is Hydra's
+    if not words or words[0] == "help" or asked:
         sys.stdout.write(HELP)
         return 0
     if words[0] == "--version":
@@ -174,9 +175,6 @@ def train_one(cfg: Any) -> None:
 
 def eval_(words: list[str]) -> int:
     """Measure without a model."""
-    if {"-h", "--help"} & set(words):
-        sys.stdout.write(HELP)
-        return 0
     from anomaly_bench.evaluate.words import parse
 
     asked = parse(words)
@@ -205,9 +203,6 @@ def report(words: list[str]) -> int:
 
 
 def reproduce(words: list[str]) -> int:
-    if {"-h", "--help"} & set(words):
-        sys.stdout.write(HELP)
-        return 0
     from anomaly_bench.reproduce import reproduce_command
 
     return reproduce_command(words)

@@ -91,8 +91,13 @@ def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[
     return parsed
 
 
-def try_compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictConfig, list[UserError]]:
-    """The configuration from those overrides that name something, and a mistake for each that does not."""
+def try_compose(
+    loader: ConfigLoaderImpl, overrides: list[str], seen: dict[tuple[str, ...], DictConfig] | None = None
+) -> tuple[DictConfig, list[UserError]]:
+    """The configuration from those overrides that name something, and a mistake for each that does not.
+
+    seen: what the choices alone gave; the runs of a sweep have many of them in common.
+    """
     chosen, mistakes, values = [], [], []
     for o in parse(overrides):
         group = o.key_or_group
@@ -113,7 +118,10 @@ def try_compose(loader: ConfigLoaderImpl, overrides: list[str]) -> tuple[DictCon
     wrong_groups |= {m.where for m in mistakes}
     try:
         hydra = any(o.key_or_group.startswith("hydra.") for o in values)
-        cfg = hydra_compose("config", overrides=chosen, return_hydra_config=hydra)
+        seen, key = {} if seen is None else seen, (*chosen, str(hydra))
+        if key not in seen:
+            seen[key] = hydra_compose("config", overrides=chosen, return_hydra_config=hydra)
+        cfg = seen[key]
         unknown = [m for o in values if (m := _unknown_key(o, cfg, wrong_groups))]
         bad = {m.where for m in unknown}
         known = [

@@ -36,10 +36,11 @@ def composed(
 ) -> list[tuple[list[str], DictConfig]]:
     """As `check`, each job with its configuration."""
     mistakes: dict[str, UserError] = {}
+    seen: dict[tuple[str, ...], DictConfig] = {}
     composed = []
     with hydra_context(extra) as loader:
         for job in _jobs(list(overrides), loader, multirun):
-            cfg, found = try_compose(loader, job)
+            cfg, found = try_compose(loader, job, seen)
             known = {m.where for m in found}
             inside = [
                 o for o in job if o.lstrip("+").startswith(("method.", "dataset.")) and o.split("=")[0] not in known

@@ -36,6 +36,8 @@ def sweep(words: Sequence[str], main: Main, extra: str | None = None) -> int:
     for line in [summary(jobs), *(str(job) for job in jobs if job.state != "done")]:
         log.info("%s", line)
     missing = [job for job in jobs if job.state not in ("done", "cannot run")]
+    if not missing:
+        return max(2 if job.state == "cannot run" else 0 for job in jobs)
     codes: dict[str, int | None] = {}
     with config.hydra_context(extra) as loader:
         master = _master(loader, [w for w in words if w.lstrip("+").startswith((*HYDRA, "output_dir="))])
