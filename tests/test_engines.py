@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hydra.core.plugins import Plugins
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from small_runs import TOY, TOYS, Bench
@@ -94,8 +95,9 @@ def test_ray_counts_what_the_machine_has() -> None:
 
 
 def test_exit_codes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hydra_plugins.toy_launcher import end
+    from hydra_plugins.toy_launcher import ToyLauncher, end
 
+    Plugins.instance().register(ToyLauncher)  # which looked for plugins before the toys could be found
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)

@@ -151,7 +151,7 @@ def test_a_damaged_manifest_is_named(text: str, tmp_path: Path, capsys: pytest.C
     assert len(list(find(tmp_path))) == 2  # the others can still be found
     assert main(["list", "runs", str(tmp_path)]) == 0
     damaged, sound = capsys.readouterr().out.splitlines()
-    assert damaged.startswith(f"damaged  {folder.path}/manifest.json: is damaged")
+    assert damaged.split()[:3] == ["damaged", str(folder.path), f"{folder.path}/manifest.json:"]
     assert sound.startswith("done ")  # one damaged folder does not hide the others
 
 
