@@ -26,7 +26,7 @@ from omegaconf import DictConfig
 from anomaly_bench.errors import UserError
 
 log = logging.getLogger("anomaly_bench")
-PATIENCE = 5.0  # seconds for a run to hear of Ctrl-C by itself
+PATIENCE = 2.0  # seconds for a run to hear of Ctrl-C by itself
 Main = Callable[[list[str]], int]
 
 
@@ -61,7 +61,8 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
-        os.kill(os.getpid(), signal.SIGINT)
+        heard = callable(signal.getsignal(signal.SIGINT))  # a shell's `&` leaves it ignored
+        os.kill(os.getpid(), signal.SIGINT if heard else signal.SIGTERM)
 
 
 def launch(jobs: Sequence[list[str]], master: DictConfig, loader: ConfigLoaderImpl, main: Main) -> list[int | None]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -34,13 +35,14 @@ def words(images: Path, tmp_path: Path, seeds: int = SEEDS) -> list[str]:
     ]
 
 
-def start(cwd: Path, *given: str) -> subprocess.Popen[str]:
-    """A sweep in a process group of its own."""
+def start(cwd: Path, *given: str, interrupt: signal.Handlers = signal.SIG_DFL) -> subprocess.Popen[str]:
+    """A sweep in a process group of its own.  interrupt: what SIGINT is to it; a shell's `&` leaves it ignored."""
     command = [sys.executable, "-m", "anomaly_bench", "train", "-m", *TOY[:2], *given]
     pipe = subprocess.PIPE
     return subprocess.Popen(
-        command, cwd=cwd, env=environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+        command, cwd=cwd, env=environment(), stdout=pipe, stderr=pipe, text=True, start_new_session=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, interrupt),
+    )  # fmt: skip
 
 
 def statuses(outputs: Path) -> dict[int, str]:
@@ -180,9 +182,10 @@ def test_ctrl_c_ends_the_sweep_and_its_run(images: Path, tmp_path: Path) -> None
     assert holder(folder.path) is None
 
 
-def test_a_sweep_that_is_killed_takes_its_run_with_it(images: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("interrupt", [signal.SIG_DFL, signal.SIG_IGN])
+def test_a_sweep_that_is_killed_takes_its_run_with_it(interrupt: signal.Handlers, images: Path, tmp_path: Path) -> None:
     (tmp_path / "notes").mkdir()
-    sweep = start(tmp_path, *words(images, tmp_path, seeds=2), "method.epochs=3000")
+    sweep = start(tmp_path, *words(images, tmp_path, seeds=2), "method.epochs=3000", interrupt=interrupt)
     wait_for(tmp_path / "o", 0)
     sweep.kill()
     sweep.communicate()
