@@ -9,17 +9,18 @@ import subprocess
 import sys
 import time
 from collections import defaultdict
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
 import pytest
-from small_runs import FILES, TOY, Bench, contents, environment, equal
+from small_runs import FILES, TOY, Bench, Noted, Train, contents, environment, equal
 
 from anomaly_bench import config
 from anomaly_bench.lock import holder
 from anomaly_bench.run import run
 from anomaly_bench.run.plan import plan, summary
-from anomaly_bench.store import find
+from anomaly_bench.store import RunFolder, find
 
 SEEDS = 12
 FIXED = [*TOY[2:], "method.kind=one", "method.epochs=2", "save_heatmaps=false", "resamples=0"]
@@ -126,6 +127,23 @@ def test_two_sweeps_at_once_share_the_runs(images: Path, tmp_path: Path) -> None
     steps = trained(tmp_path / "notes")
     assert len(steps) == 6
     assert {len(by) for by in steps.values()} == {1}  # each was trained by one process only
+
+
+def test_what_another_process_finished_just_before_the_lock_is_not_trained_again(
+    train: Train, notes: Noted, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    locked, steps = RunFolder.locked, []
+
+    def after_the_other(folder: RunFolder) -> AbstractContextManager[None]:
+        monkeypatch.setattr(RunFolder, "locked", locked)
+        train()  # the other one, from its start to its end
+        steps.extend(notes("step"))
+        return locked(folder)
+
+    monkeypatch.setattr(RunFolder, "locked", after_the_other)
+    assert train().status == "done"
+    assert steps
+    assert notes("step") == steps
 
 
 def test_the_plan_is_told_before_anything_is_trained(
