@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -82,6 +82,20 @@ def skipped(rows: Sequence[Row]) -> list[str]:
         for dataset, own in by.items()
         if (n := len(settings(own))) > MOST
     ]
+
+
+def shortened(found: Iterable[Comparison]) -> list[Comparison]:
+    """Settings called by their method alone where it has only one of them, for a narrow page."""
+    found = list(found)
+    heads = {side.partition(", ")[0] for c in found for side in (c.first, c.second)}  # a check names seeds after it
+    methods = [head.split()[0] for head in heads]
+    brief = {head: head.split()[0] if methods.count(head.split()[0]) == 1 else head for head in heads}
+
+    def short(side: str) -> str:
+        head, comma, seeds = side.partition(", ")
+        return f"{brief[head]}{comma}{seeds}"
+
+    return [replace(c, first=short(c.first), second=short(c.second)) for c in found]
 
 
 def halves(runs: Mapping[str, Runs]) -> Iterator[tuple[str, str, Runs, Runs]]:

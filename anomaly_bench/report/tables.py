@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_bench.errors import UserError
 from anomaly_bench.report import render
 from anomaly_bench.report.collect import Collected, Measured, collect, measurement, method_config
-from anomaly_bench.report.compare import Comparison, comparisons, skipped
+from anomaly_bench.report.compare import Comparison, comparisons, shortened, skipped
 from anomaly_bench.report.html import write_html
 from anomaly_bench.report.paper import Published, published
 from anomaly_bench.report.summary import MAIN, Table, as_published, at_most, four, in_order, short, summarise
@@ -178,9 +178,8 @@ def _print_report(
     _print_lines(console, lines)
     able, few = ([c for c in compared if math.isnan(c.p) == lacks] for lacks in (False, True))
     for (dataset, metric), found in groupby(able, key=lambda c: (c.dataset, c.metric)):
-        _print_grid(
-            console, f"{dataset}  {metric}, compared", render.comparison_grid(list(found)), render.COMPARED_SIDES
-        )
+        cells = render.comparison_grid(shortened(found))
+        _print_grid(console, f"{dataset}  {metric}, compared", cells, render.COMPARED_SIDES)
     lines = [render.COMPARED_NOTE] if able else []
     lines += [f"not distinguishable: {len(few)} comparisons with too few runs, listed in report.md"] if few else []
     lines += [*notes, *render.alarms(compared)]

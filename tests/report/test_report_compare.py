@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from anomaly_bench.report.collect import Measured, Row, collect
-from anomaly_bench.report.compare import MOST, Comparison, comparisons, skipped
+from anomaly_bench.report.compare import MOST, Comparison, comparisons, shortened, skipped
 from anomaly_bench.report.render import alarms
 from anomaly_bench.report.summary import settings
 from anomaly_bench.report.tables import write_report
@@ -187,6 +187,21 @@ def test_one_category_counts_its_test_images(run: Run, tmp_path: Path) -> None:
     assert {pair for pair, low in lows.items() if math.isnan(low)} == {("other images", "poor"), ("other images", "rd")}
 
 
+def test_settings_are_called_by_their_method_where_that_is_unambiguous(run: Run, tmp_path: Path) -> None:
+    for seed in (0, 1):
+        for label in ("rd epochs=2", "rd epochs=3", "us_fast lr=0.1"):
+            run("tile", label=label, seed=seed, image_auroc=0.9)
+    found = [c for c in shortened(comparisons(collect(tmp_path).rows)) if c.metric == "image_auroc"]
+    assert {(c.first, c.second) for c in found} == {
+        ("rd epochs=2", "rd epochs=3"),
+        ("rd epochs=2", "us_fast"),
+        ("rd epochs=3", "us_fast"),
+        ("rd epochs=2, seed 0", "rd epochs=2, seed 1"),
+        ("rd epochs=3, seed 0", "rd epochs=3, seed 1"),
+        ("us_fast, seed 0", "us_fast, seed 1"),
+    }
+
+
 def report(outputs: Path) -> tuple[str, Path]:
     console = Console(file=io.StringIO(), width=160)
     folder = write_report(outputs, console=console)
@@ -199,7 +214,7 @@ def test_the_report_shows_comparisons_everywhere(run: Run, tmp_path: Path) -> No
             run(name, label=label, image_auroc=0.5 + 0.01 * i + gain)
     printed, folder = report(tmp_path)
     assert "mvtec  image_auroc, compared" in printed
-    assert "better | best better (p = 0.008)" in printed
+    assert "better better (p = 0.008)" in printed  # by its first word, which is its alone
     markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
     line = r"| better \| best | rd | +0.1000 [+0.1000, +0.1000] | 8 in 8 | better \| best better (p = 0.008) |"
     assert line in markdown
