@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from small_runs import FILES, TOY, Bench, Noted, Train, contents, environment, equal
+from small_runs import FILES, TOY, Bench, contents, environment, equal
 
 from anomaly_bench import config
 from anomaly_bench.lock import holder
@@ -130,20 +130,23 @@ def test_two_sweeps_at_once_share_the_runs(images: Path, tmp_path: Path) -> None
 
 
 def test_what_another_process_finished_just_before_the_lock_is_not_trained_again(
-    train: Train, notes: Noted, monkeypatch: pytest.MonkeyPatch
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    locked, steps = RunFolder.locked, []
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").mkdir()
+    cfg = config.compose([*words(images, tmp_path)[:-2], "seed=0"], TOY[1])
+    locked, once = RunFolder.locked, []
 
     def after_the_other(folder: RunFolder) -> AbstractContextManager[None]:
         monkeypatch.setattr(RunFolder, "locked", locked)
-        train()  # the other one, from its start to its end
-        steps.extend(notes("step"))
+        run(cfg)  # the other one, from its start to its end
+        once.append(trained(tmp_path / "notes"))
         return locked(folder)
 
     monkeypatch.setattr(RunFolder, "locked", after_the_other)
-    assert train().status == "done"
-    assert steps
-    assert notes("step") == steps
+    assert run(cfg).status == "done"
+    assert once == [trained(tmp_path / "notes")]
+    assert sum(once[0][0].values()) == 2 * 3  # epochs, steps
 
 
 def test_the_plan_is_told_before_anything_is_trained(
@@ -182,6 +185,25 @@ def test_what_cannot_run_is_told_and_the_rest_runs(bench: Bench, images: Path, t
     assert "dataset.root: no such folder: nowhere" in done.stderr
     assert "2 runs: 1 done, 1 cannot run\n" in done.stderr
     assert [folder.status for folder in find(tmp_path / "outputs")] == ["done"]
+
+
+def test_what_lacks_weights_or_a_teacher_is_told_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ANOMALY_BENCH_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    jobs = plan(
+        ["method=rd", "dataset=demo/brick,demo/grass", f"output_dir={tmp_path}", f"method.weights=null,{tmp_path}/x"]
+    )
+    assert {(job.state, job.why.partition(":")[0]) for job in jobs} == {("cannot run", "method.weights")}
+    assert [f"{tmp_path}/x" in job.why for job in jobs] == [False, True, False, True]
+    every = plan(["method=us,us_fast", "dataset=demo/brick", f"output_dir={tmp_path}"])
+    assert [(job.state, job.why.partition(":")[0]) for job in every] == [
+        ("cannot run", "method.teacher"),
+        ("to run", ""),
+    ]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_ends_the_sweep_and_its_run(images: Path, tmp_path: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from dataclasses import dataclass, field
 
-from anomaly_bench import config
-from anomaly_bench.errors import UserError
 from anomaly_bench.reproduce.request import Place, Request, key_of, places
 from anomaly_bench.run.plan import Job, plan, summary
 
@@ -45,14 +42,11 @@ class Point:
 
 
 def planned(experiment: str, request: Request) -> list[Point]:
-    """The experiment's points; what lacks weights or a teacher is known before anything runs."""
+    """The experiment's points."""
     points: dict[tuple[str, ...], Point] = {}
     for job in plan(request.words_of(experiment)):
         words = [word for word in job.words if key_of(word) not in ("dataset", "seed")]
         points.setdefault(tuple(words), Point(experiment, words)).jobs.append(job)
-    for point in points.values():
-        if (missing := point.missing) and (why := _lacks(missing[0])):
-            point.jobs = [replace(job, state=CANNOT, why=why) if job in missing else job for job in point.jobs]
     return list(points.values())
 
 
@@ -78,28 +72,3 @@ def status(job: Job) -> str:
 def _chosen(job: Job) -> dict[str, str]:
     words = dict(word.split("=", 1) for word in job.words if "=" in word)
     return {key: words[key] for key in ("dataset", "seed") if key in words}
-
-
-def _lacks(job: Job) -> str:
-    """What a method does not find of what it loads before it asks for the first image: weights, a teacher."""
-    settings = config.validate(config.compose(job.words))
-    try:
-        next(iter(config.build("method", settings.method).stages(NoImages())))
-    except UserError as error:
-        return str(error)
-    except EnoughError:
-        pass
-    return ""
-
-
-class EnoughError(Exception):
-    """A method asked for images, so it has all that it needs besides."""
-
-
-class NoImages:
-    """Stands in for a method's images while it is asked what else it needs."""
-
-    def loader(self, *_: Any, **__: Any) -> NoReturn:
-        raise EnoughError
-
-    features = loader

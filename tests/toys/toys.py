@@ -96,8 +96,8 @@ class Toy(Method):
         self.register_buffer("shift", torch.zeros(()))
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        self.notes.add("begin", device=str(self.shift.device), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
         loader = data.loader("train", self.batch_size, shuffle=True)
+        self.notes.add("begin", device=str(self.shift.device), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"))
         yield Stage("template", self.template, loader, {"max_epochs": self.epochs})
         self.shift = torch.rand(()) + self.template.mean.detach().mean().cpu()
         self.notes.add("between", shift=float(self.shift))
