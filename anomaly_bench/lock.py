@@ -1,8 +1,8 @@
 """A lock that a process holds on a run folder while it works there: the file `.lock`, with its owner and its age.
 
 The kernel's record lock decides on one machine, and between machines where the file system passes it on; a process that
-dies loses it at once.  Where it is not passed on, the file tells: its owner touches it every BEAT seconds, and the lock
-of another machine is dead when three beats have been missed.
+dies loses it at once.  Where it is not passed on, or the file system has none, the file tells: its owner touches it
+every BEAT seconds, and is dead when it has missed three beats.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import IO, Any
 
 try:
     import fcntl
-except ImportError:  # Windows: the heartbeat alone
+except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 LOCK = ".lock"
@@ -47,7 +47,7 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         for _ in range(TRIES):
             file, free = _try(self.path, "a+")
-            if free:
+            if free is not False:
                 break
             owner = _read(file)
             file.close()
@@ -55,7 +55,7 @@ class Lock:
         else:
             return _words(owner)
         owner = _read(file)
-        if owner and not _kernel_decides(owner) and _beats(self.path):
+        if owner and not _is_dead(owner, free) and _beats(self.path):
             file.close()
             return _words(owner)
         self.owner = _me()
@@ -93,26 +93,28 @@ def holder(folder: Path) -> str | None:
         return None
     with file:
         owner = _read(file)
-        stale = not owner or _kernel_decides(owner) or time.time() - os.fstat(file.fileno()).st_mtime > 3 * BEAT
-    return None if free and stale else _words(owner)
+        silent = time.time() - os.fstat(file.fileno()).st_mtime > 3 * BEAT
+    dead = free is not False and (not owner or _is_dead(owner, free) or silent)
+    return None if dead else _words(owner)
 
 
-def _try(path: Path, mode: str) -> tuple[IO[str], bool]:
-    """The open file, and whether the kernel's lock on it was to be had and is ours now."""
+def _try(path: Path, mode: str) -> tuple[IO[str], bool | None]:
+    """The open file, and whether the kernel's lock on it was to be had and is ours now; None where it has none."""
     file = path.open(mode, encoding="utf-8")
-    return file, _locks(file) and _same(file, path)  # not one that its owner removed in between
+    free = _locks(file)
+    return file, free if _same(file, path) else False  # not one that its owner removed in between
 
 
-def _locks(file: IO[str]) -> bool:
-    """Try the kernel's lock on an open file; it falls when the file is closed."""
+def _locks(file: IO[str]) -> bool | None:
+    """Try the kernel's lock on an open file; it falls when the file is closed.  None: no record locks there."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except (BlockingIOError, PermissionError):  # which of the two is the system's choice
         return False
-    except OSError:  # a file system without record locks: the heartbeat decides
-        return True
+    except OSError:
+        return None
     return True
 
 
@@ -124,17 +126,21 @@ def _same(file: IO[str], path: Path) -> bool:
 
 
 def _beats(path: Path) -> bool:
-    """Whether the file is touched within three beats."""
-    before, until = path.stat().st_mtime_ns, time.monotonic() + 3 * BEAT
-    while time.monotonic() < until:
-        time.sleep(BEAT / 20)
-        if path.stat().st_mtime_ns != before:
-            return True
+    """Whether the file is touched within three beats, or removed, as its owner does in the end."""
+    try:
+        before, until = path.stat().st_mtime_ns, time.monotonic() + 3 * BEAT
+        while time.monotonic() < until:
+            time.sleep(BEAT / 20)
+            if path.stat().st_mtime_ns != before:
+                return True
+    except FileNotFoundError:
+        return True
     return False
 
 
-def _kernel_decides(owner: dict[str, Any]) -> bool:
-    return fcntl is not None and owner.get("machine") == _machine()
+def _is_dead(owner: dict[str, Any], free: bool | None) -> bool:
+    """An owner on this machine lost the kernel's lock with its life; of others only the heartbeat tells."""
+    return bool(free) and owner.get("machine") == _machine()
 
 
 def _machine() -> str:

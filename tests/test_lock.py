@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -140,6 +141,38 @@ def test_a_lock_of_another_machine_lives_as_long_as_its_file_is_touched(
         ended.set()
     if not alive:
         module._held[file].release()
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_file_system_without_record_locks(alive: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    child = other(tmp_path)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    try:
+        monkeypatch.setattr("fcntl.lockf", refused)
+        monkeypatch.setattr(module, "_beats", lambda _: alive)
+        assert (Lock(tmp_path).acquire() is None) != alive
+        if alive:
+            assert f"process {child.pid} on " in str(holder(tmp_path))
+            os.utime(tmp_path / LOCK, (0, 0))  # silent for long
+            assert holder(tmp_path) is None
+        else:
+            module._held[tmp_path / LOCK].release()
+    finally:
+        child.kill()
+        child.communicate()
+
+
+def test_a_lock_that_goes_while_it_is_watched_was_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 1.0)
+    file = tmp_path / LOCK
+    file.write_text(json.dumps({"host": "far", "machine": "away", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}))
+    threading.Timer(0.2, file.unlink).start()
+    assert str(Lock(tmp_path).acquire()).startswith("process 1 on far")
+    assert Lock(tmp_path).acquire() is None
+    module._held[file].release()
 
 
 def test_the_owner_touches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

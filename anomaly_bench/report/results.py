@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from anomaly_bench.report.category import names
-from anomaly_bench.report.charts import Dot, scatter, spanning
+from anomaly_bench.report.charts import COLOURS, Dot, scatter, spanning
 from anomaly_bench.report.evidence import Run, by_setting, mean_cost
 from anomaly_bench.report.markup import Markup, el, setting, table
 from anomaly_bench.report.render import ABSENT
@@ -110,7 +110,7 @@ def _head(head: str, ours: bool) -> Markup:
 
 
 def _swatch(run: Run) -> Markup:
-    return el("i", class_=f"swatch c{run.style % 8}", aria_hidden="true")
+    return el("i", class_=f"swatch c{run.style % COLOURS}", aria_hidden="true")
 
 
 def _cost(runs: Sequence[Run], name: str) -> Markup:
