@@ -6,52 +6,22 @@ import csv
 import io
 import json
 import math
-import os
 import shutil
-import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
 from anomaly_bench.errors import InWork, UserError
+from anomaly_bench.files import unwritable, write_atomic
 from anomaly_bench.lock import LOCK, Lock
 
 MANIFEST, FORMAT = "manifest.json", 1
-
-
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it: `path` is whole or absent.
-
-    Raises UserError naming the file where the folder has no room or gives no permission.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise unwritable(path, error) from error
-
-
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The one line for a file that cannot be written: no room, no permission, not a folder."""
-    return UserError(
-        str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
-    )
 
 
 def write_json(path: Path, value: Any) -> None:

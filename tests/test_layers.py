@@ -24,12 +24,14 @@ LEVELS = [
     ["run", "report", "evaluate", "serve"],
     ["methods", "data"],
     ["nets", "metrics", "store", "config", "launch"],
-    ["contracts records", "errors", "lock"],
+    ["checksums"],
+    ["contracts records", "lock", "paths", "files"],
+    ["errors"],
     ["__init__"],  # the version
 ]
 ACROSS = {("run", "report.figures")}  # the one exception: the runner draws heat maps while it has the images
 WITHOUT_TORCH = """__init__ __main__ cli complete describe report evaluate store config metrics records errors
-lock launch"""
+lock launch files paths checksums"""
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}
 
 
@@ -104,7 +106,7 @@ def test_imports_point_down(module: str) -> None:
 
 def test_the_table_forbids_and_allows() -> None:
     up = "methods.x data.y, data.x methods.y, nets.x metrics.y, report.x run, store run, run.x cli, config.x store"
-    for pair in f"{up}, contracts errors, run report.tables, report.figures run, __init__ errors".split(", "):
+    for pair in f"{up}, lock files, run report.tables, report.figures run, __init__ errors".split(", "):
         assert breaks_the_table(*pair.split()), pair
     down = "cli run, cli complete, run.x run.y, methods.x nets.y, data.x contracts, serve.x methods.y, cli __init__"
     for pair in f"{down}, metrics.x metrics.y, run.x report.figures".split(", "):

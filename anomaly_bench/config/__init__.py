@@ -1,15 +1,14 @@
 """Compose, validate, identify, build: from the command line's words to checked values and objects."""
 
 from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
+from anomaly_bench.config.identity import identify, read_once
 from anomaly_bench.config.jobs import check, composed
 from anomaly_bench.config.validate import (
     NOT_ARGUMENTS,
     Hardware,
     Settings,
     build,
-    identify,
     locate,
-    read_once,
     validate,
 )
 

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import inspect
-import json
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 from pydantic_core import ErrorDetails
 
 from anomaly_bench.errors import Mistakes, UserError, nearest
+from anomaly_bench.paths import cache_root
 
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
 
@@ -45,7 +42,7 @@ class Settings(BaseModel, extra="forbid"):
     logger: dict[str, Any]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     output_dir: Path
-    cache_dir: Path
+    cache_dir: Annotated[Path, BeforeValidator(lambda given: given or cache_root()), AfterValidator(Path.expanduser)]
     force: bool
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     weights_dtype: Literal["float32", "float16"]
@@ -75,7 +72,6 @@ def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
         mistakes += _mistakes(error, "", Settings)
     if mistakes:
         raise Mistakes(mistakes)
-    settings.cache_dir = settings.cache_dir.expanduser()
     return settings
 
 
@@ -145,54 +141,3 @@ def build(part: str, values: dict[str, Any], **more: Any) -> Any:
     """The object that a checked part of the configuration describes."""
     arguments = {key: v for key, v in values.items() if key not in NOT_ARGUMENTS}
     return locate(f"{part}._target_", values["_target_"])(**arguments, **more)
-
-
-def identify(settings: Settings) -> tuple[str, str]:
-    """(id, setting), 8 hex digits each.  id: seed, method and data set; setting: the same for all seeds and categories.
-
-    Where things lie does not count, what is in them does: the file that a key `weights`, `teacher` or `*_file` names is
-    represented by its content, the folder `teacher_images` by its files' names and sizes, `dataset.root` by nothing.
-    """
-    method = {key: _content(key, v) for key, v in settings.method.items()}
-    dataset = {key: _content(key, v) for key, v in settings.dataset.items() if key != "root"}
-    setting = {"method": method, "dataset": {key: v for key, v in dataset.items() if key != "category"}}
-    return _hash({"seed": settings.seed, "method": method, "dataset": dataset}), _hash(setting)
-
-
-_known: dict[tuple[str, str], Any] | None = None  # by `read_once`
-
-
-@contextmanager
-def read_once() -> Iterator[None]:
-    """Inside, a file or folder that several runs name is read for the first of them only."""
-    global _known
-    _known = {}
-    try:
-        yield
-    finally:
-        _known = None
-
-
-def _content(key: str, value: Any) -> Any:
-    """What stands for a value in a hash."""
-    if _known is None:
-        return _read_content(key, value)
-    if (key, str(value)) not in _known:
-        _known[key, str(value)] = _read_content(key, value)
-    return _known[key, str(value)]
-
-
-def _read_content(key: str, value: Any) -> Any:
-    names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
-    if not names_files or value is None:  # any other value may be a file's name by chance
-        return value
-    place = Path(value).expanduser()
-    files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
-    if key == "teacher_images":
-        return _hash([(str(f.relative_to(place)), f.stat().st_size) for f in files]) if files else value
-    contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
-    return (contents[0] if len(contents) == 1 else _hash(contents)) if contents else value
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]

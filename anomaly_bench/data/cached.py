@@ -21,9 +21,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
-from anomaly_bench.data.files import cache_root
 from anomaly_bench.data.kept import MAGIC, read_header
 from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.paths import cache_root
 
 FILES = {
     "pixels": ("*.pixels",),

@@ -22,11 +22,6 @@ Found = tuple[Path, str, Path | None]  # image, kind, mask
 Item = TypeVar("Item")
 
 
-def cache_root() -> Path:
-    """Where generated and decoded images live: $ANOMALY_BENCH_CACHE, else ~/.cache/anomaly_bench."""
-    return Path(os.environ.get("ANOMALY_BENCH_CACHE") or "~/.cache/anomaly_bench").expanduser()
-
-
 def places(root: str | None, name: str) -> list[Path]:
     """The folders in which the data set `name` is looked for, the first one first."""
     if root is not None:

@@ -14,10 +14,11 @@ from rich.console import Console
 from anomaly_bench.config import conf_dir
 from anomaly_bench.data.archive import download, extract
 from anomaly_bench.data.cached import cache_command
-from anomaly_bench.data.files import cache_root, places, subfolders
+from anomaly_bench.data.files import places, subfolders
 from anomaly_bench.data.one_class import CATEGORIES, find_folder
 from anomaly_bench.data.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.paths import cache_root
 
 NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
 OPTIONS = {"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode"), "cache": ("root", "older")}

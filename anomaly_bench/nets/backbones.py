@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.paths import WEIGHTS_VARIABLE
 
-WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
 RANDOM = "random"  # in place of a weights file
 PROBE = 64  # pixels of the image that tells channels and reductions
 

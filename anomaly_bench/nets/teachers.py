@@ -28,6 +28,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import RANDOM, Backbone
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from anomaly_bench.paths import cache_root
 
 DECODER = "decoder."  # begins the names of D's tensors
 EPOCH = 500  # steps between two checkpoints of a distillation
@@ -128,8 +129,9 @@ def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     listed = [(str(f.relative_to(images)), f.stat().st_size) for f in natural_images(images)]
     numbers = {key: value for key, value in asdict(recipe).items() if key != "weights"}
     content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
-    root = Path(os.environ.get("ANOMALY_BENCH_CACHE") or "~/.cache/anomaly_bench").expanduser()
-    return root / "teachers" / f"p{net.patch_size}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+    return (
+        cache_root() / "teachers" / f"p{net.patch_size}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
+    )
 
 
 def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None) -> str:

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anomaly_bench.store import ScoreRow, unwritable
+from anomaly_bench.files import unwritable
+from anomaly_bench.store import ScoreRow
 
 # Inferno (van der Walt, Smith, Firing; CC0) at ten equal steps: lightness rises evenly from black to a pale yellow.
 ANCHORS = "000004 1b0c42 4b0c6b 781c6d a52c60 cf4446 ed6925 fb9a06 f7d03c fcffa4"

@@ -11,6 +11,7 @@ from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
 
+from anomaly_bench.files import write_atomic
 from anomaly_bench.report import overview
 from anomaly_bench.report.category import curves_section, histograms_section, training_section
 from anomaly_bench.report.collect import Collected
@@ -21,7 +22,6 @@ from anomaly_bench.report.markup import Markup, el, file_name, page
 from anomaly_bench.report.provenance import protocol_section, provenance_section
 from anomaly_bench.report.results import settings_table
 from anomaly_bench.report.summary import Table, summarise
-from anomaly_bench.store import write_atomic
 
 STATIC = ("report.css", "report.js")
 WORKERS = 2

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_atomic
 from anomaly_bench.lock import holder
-from anomaly_bench.store import RunFolder, write_atomic
+from anomaly_bench.store import RunFolder
 
 INDEX, FORMAT = ".index.json", 1
 SETTLED = 2e9  # ns; a file younger than this could change once more without a change of its time

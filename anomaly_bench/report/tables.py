@@ -12,13 +12,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_atomic
 from anomaly_bench.report import render
 from anomaly_bench.report.collect import Collected, Measured, collect, measurement, method_config
 from anomaly_bench.report.compare import Comparison, comparisons, shortened, skipped
 from anomaly_bench.report.html import write_html
 from anomaly_bench.report.paper import Published, published
 from anomaly_bench.report.summary import MAIN, Table, as_published, at_most, four, in_order, short, summarise
-from anomaly_bench.store import RunFolder, write_atomic
+from anomaly_bench.store import RunFolder
 
 if TYPE_CHECKING:
     from rich.console import Console

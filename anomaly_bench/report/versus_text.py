@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
+from anomaly_bench.files import write_atomic
 from anomaly_bench.report.paper import Published
 from anomaly_bench.report.render import ABSENT, escape
 from anomaly_bench.report.summary import as_published, four
 from anomaly_bench.report.versus import LEAST, Line, Ours, Versus
-from anomaly_bench.store import write_atomic
 
 HEADS = ("category", "published", "ours", "ours - published", "tolerance", "verdict")
 FIELDS = (

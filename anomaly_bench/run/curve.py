@@ -15,8 +15,8 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_atomic
 from anomaly_bench.run.logs import console_log, file_log
-from anomaly_bench.store import write_atomic
 
 EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: what no training that learns reaches
 log = logging.getLogger("anomaly_bench")

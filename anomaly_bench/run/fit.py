@@ -20,8 +20,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import unwritable, write_atomic
 from anomaly_bench.run.curve import Curve, last_seconds, quiet
-from anomaly_bench.store import unwritable, write_atomic
 
 log = logging.getLogger("anomaly_bench")
 

@@ -20,9 +20,10 @@ from anomaly_bench.config import Settings
 from anomaly_bench.contracts import Method, Sample, Scores
 from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import unwritable
 from anomaly_bench.report.figures import write_heatmaps
 from anomaly_bench.run.fit import peak_memory_mb, reset_peak_memory
-from anomaly_bench.store import RunFolder, ScoreRow, unwritable
+from anomaly_bench.store import RunFolder, ScoreRow
 
 
 class Scored:

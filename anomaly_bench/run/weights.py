@@ -12,7 +12,8 @@ from torch import Tensor
 
 from anomaly_bench.contracts import Method
 from anomaly_bench.data.loading import ImageSet
-from anomaly_bench.store import RunFolder, write_atomic
+from anomaly_bench.files import write_atomic
+from anomaly_bench.store import RunFolder
 
 SAMPLE = 16  # test images whose scores are compared before and after the rounding
 log = logging.getLogger("anomaly_bench")

@@ -1,0 +1,85 @@
+"""SHA-256 of files that are read again and again (images, masks, weights), remembered as long as a file stays the same.
+
+`<cache>/checksums.json` keeps them between processes, by path, size, time of modification and time of change.  Its
+first line is the SHA-256 of the rest: a damaged file is as good as none.  It can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from anomaly_bench import files
+from anomaly_bench.errors import UserError
+from anomaly_bench.paths import cache_root
+
+NAME = "checksums.json"
+SETTLED = 2e9  # nanoseconds; a file younger than this could change once more without a change of its times
+THREADS = 4
+Stamp = list[int]  # size in bytes, modification and change in nanoseconds
+
+_known: dict[str, tuple[Stamp, str]] = {}  # by absolute path
+_new: dict[str, tuple[Stamp, str]] = {}  # what is not on disk yet
+_lock = threading.Lock()
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of a file's content; the file is read once, and again when it changes.
+
+    Raises UserError naming a file that cannot be read.
+    """
+    try:
+        found, key = os.stat(path), os.path.abspath(path)  # noqa: PTH100, PTH116  called for each file of each plan
+        stamp = [found.st_size, found.st_mtime_ns, found.st_ctime_ns]
+        known = _known.get(key)
+        if known and known[0] == stamp:
+            return known[1]
+        digest = files.sha256_of(path)
+    except OSError as error:
+        raise UserError(str(path), f"cannot be read: {error.strerror or error}") from error
+    if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED:
+        with _lock:
+            _known[key] = _new[key] = (stamp, digest)
+    return digest
+
+
+def checksums(paths: Iterable[Path]) -> list[str]:
+    """`checksum` of each path, in their order; several are read at once."""
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(checksum, paths))
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Inside, what earlier processes have read is known; at the end, what was read now is kept for later ones."""
+    file = cache_root() / NAME
+    _known.update(_load(file))
+    try:
+        yield
+    finally:
+        with _lock:
+            new = dict(_new)
+            _new.clear()
+        if new:
+            text = json.dumps({**_load(file), **new}).encode()
+            content = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+            with suppress(UserError):  # a cache that cannot be written: the files are then read again
+                files.write_atomic(file, lambda opened: opened.write(content))
+
+
+def _load(file: Path) -> dict[str, tuple[Stamp, str]]:
+    """What is kept; nothing where the file is missing, damaged or of another version."""
+    try:
+        digest, _, text = file.read_bytes().partition(b"\n")
+        if digest.decode() != hashlib.sha256(text).hexdigest():
+            return {}
+        return {key: (stamp, known) for key, (stamp, known) in json.loads(text).items()}
+    except (OSError, ValueError):
+        return {}

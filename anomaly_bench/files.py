@@ -1,0 +1,52 @@
+"""Files on disk: written whole or not at all, and told apart by their content.  Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO
+
+from anomaly_bench.errors import UserError
+
+BLOCK = 2**20  # bytes read at once
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it: `path` is whole or absent.
+
+    Permissions are those that the umask gives.  Raises UserError naming the file where the folder has no room or gives
+    no permission.
+    """
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("xb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise unwritable(path, error) from error
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The one line for a file that cannot be written: no room, no permission, not a folder."""
+    return UserError(
+        str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
+    )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, 64 hex digits, read block by block.  Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb", buffering=0) as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,35 @@
+"""Where things are on this machine.  The one place that defines the cache folder.  Imports no torch."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE_VARIABLE = "ANOMALY_BENCH_CACHE"
+WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
+DATA_VARIABLE = "ANOMALY_BENCH_DATA"
+
+
+def cache_root() -> Path:
+    """The folder of everything that can be made again: decoded images, features, teachers, generated images, checksums.
+
+    $ANOMALY_BENCH_CACHE, else ~/.cache/anomaly_bench; inside `cache_at`, the folder that was named there.
+    """
+    return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/anomaly_bench").expanduser()
+
+
+@contextmanager
+def cache_at(folder: Path | None) -> Iterator[Path]:
+    """Inside, `folder` is the cache root of this process and of those that it starts; None changes nothing."""
+    before = os.environ.get(CACHE_VARIABLE)
+    if folder is not None:
+        os.environ[CACHE_VARIABLE] = str(folder.expanduser().absolute())
+    try:
+        yield cache_root()
+    finally:
+        if before is None:
+            os.environ.pop(CACHE_VARIABLE, None)
+        else:
+            os.environ[CACHE_VARIABLE] = before
