@@ -6,8 +6,6 @@ first line is the SHA-256 of the rest: a damaged file is as good as none.  It ca
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import threading
 import time
@@ -68,18 +66,10 @@ def remembered() -> Iterator[None]:
             new = dict(_new)
             _new.clear()
         if new:
-            text = json.dumps({**_load(file), **new}).encode()
-            content = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
             with suppress(UserError):  # a cache that cannot be written: the files are then read again
-                files.write_atomic(file, lambda opened: opened.write(content))
+                files.write_sealed(file, {**_load(file), **new})
 
 
 def _load(file: Path) -> dict[str, tuple[Stamp, str]]:
-    """What is kept; nothing where the file is missing, damaged or of another version."""
-    try:
-        digest, _, text = file.read_bytes().partition(b"\n")
-        if digest.decode() != hashlib.sha256(text).hexdigest():
-            return {}
-        return {key: (stamp, known) for key, (stamp, known) in json.loads(text).items()}
-    except (OSError, ValueError):
-        return {}
+    kept = files.read_sealed(file)
+    return {key: (stamp, digest) for key, (stamp, digest) in kept.items()} if isinstance(kept, dict) else {}

@@ -23,6 +23,7 @@ train, measure and compare unsupervised visual anomaly detection
   bench eval RUN [RUN ...] [dataset.root=DIR]
               measure a finished run again, from its stored maps; its metrics are confirmed or corrected
               --write-tiff DIR   write its maps as TIFF files in MVTec's layout instead
+              --accept-changes   take result files that do not fit their checksums as they are; otherwise an error
   bench eval --maps DIR --masks DIR
               measure the maps of any program: [CATEGORY/][test/]KIND/ID.tiff, .npy or grey .png
               --resize-masks     bring the masks to the size of the maps
@@ -42,6 +43,7 @@ train, measure and compare unsupervised visual anomaly detection
               what the cache folder holds; make room in it (teachers, which cost hours, only when named)
   bench list methods|datasets|hardware|loggers|experiments
   bench list runs [OUTPUTS] [method=NAME] [dataset=NAME] [category=NAME] [seed=N] [status=failed,interrupted]
+              --verify           read every result file, maps and weights too, and say which is not as its run wrote it
   bench show method=rd [KEY=VALUE ...]
               the resolved configuration, each number with its source, and the deviations from the paper
   bench completion bash|zsh      tab completion: eval "$(bench completion bash)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypedDict, final
 
 import torch
@@ -122,6 +123,16 @@ class Method(LightningModule):
     def score(self, images: Tensor) -> Scores:
         """Images [B, 3, H, W] -> Scores; in eval mode, without gradients, the same for an image in any batch."""
         raise NotImplementedError
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        """The files of weights that `stages` loads for these values of the yaml, by key, also where none is named.
+
+        They are part of a run's identity.  No file where nothing is loaded for a key.  fetch: what is not on this
+        machine is downloaded; else it raises NotHere.  A method that loads weights says so here: for a key `weights`
+        beside `backbone`, `nets.backbones.weight_files` finds them.
+        """
+        return {}
 
     def provenance(self) -> dict[str, str]:
         """What was loaded from outside (names, SHA-256 of weights files), for the manifest; valid after `stages`."""

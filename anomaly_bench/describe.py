@@ -17,7 +17,7 @@ from anomaly_bench import config
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.report.index import indexed, state
 from anomaly_bench.report.summary import MAIN
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.store import LARGE, SMALL, RunFolder, find
 
 SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
 LISTS = {
@@ -36,9 +36,11 @@ def list_command(words: list[str]) -> int:
     """bench list methods|datasets|hardware|loggers|experiments|runs"""
     if not words or words[0] not in (*LISTS, "runs"):
         raise none_of("bench list", words[0] if words else "", (*LISTS, "runs"))
+    code = 0
     for line in runs(words[1:]) if words[0] == "runs" else names(LISTS[words[0]]):
         sys.stdout.write(f"{line}\n")
-    return 0
+        code |= "--verify" in words and line.startswith("damaged")
+    return code
 
 
 def names(group: str) -> Iterator[str]:
@@ -57,6 +59,8 @@ def names(group: str) -> Iterator[str]:
 
 def runs(words: list[str]) -> Iterator[str]:
     """[OUTPUTS] [KEY=VALUE[,VALUE] ...]: one line for each run folder with these values."""
+    verify = "--verify" in words
+    words = [word for word in words if word != "--verify"]
     wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
     places = [w for w in words if "=" not in w] or ["outputs"]
     if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
@@ -67,7 +71,9 @@ def runs(words: list[str]) -> Iterator[str]:
     with indexed(outputs, [folder.path for folder in find(outputs)]) as folders:
         for folder in folders:
             try:
-                manifest, status, line = folder.manifest, state(folder), _figures(folder)
+                damage = folder.damage((*SMALL, *LARGE) if verify else SMALL)
+                status = "damaged" if damage else state(folder)
+                manifest, line = folder.manifest, "; ".join(damage) or _figures(folder)
             except UserError as error:
                 manifest, status, line = {}, "damaged", str(error)
             except (AttributeError, TypeError, ValueError) as error:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
+
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")  # of a method, a data set, a category
 
 
 class UserError(Exception):
@@ -30,6 +33,10 @@ class InWork(UserError):
     code = 3
 
 
+class NotHere(UserError):
+    """What a run needs can be downloaded, and is not on this machine yet."""
+
+
 class Mistakes(UserError):
     """Several mistakes at once, a line each."""
 
@@ -51,3 +58,10 @@ def none_of(where: str, name: str, names: Iterable[str]) -> UserError:
     """The error for a name that is not one of `names`: lists what is allowed and names the nearest match."""
     names = sorted(names)
     return UserError(where, f"'{name}' is none of {', '.join(names) or '(nothing)'}", nearest(name, names))
+
+
+def check_name(where: str, name: str) -> None:
+    """Raises UserError unless a name can be that of a folder below `output_dir`, and of nothing else."""
+    if not NAME.fullmatch(name):
+        what = f"{name!r} given; allowed: letters, digits, '.', '_' and '-', at most 64, the first no '.' or '-'"
+        raise UserError(where, what)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from anomaly_bench.errors import UserError
 
@@ -50,3 +51,19 @@ def sha256_of(path: Path) -> str:
         while block := file.read(BLOCK):
             digest.update(block)
     return digest.hexdigest()
+
+
+def write_sealed(path: Path, value: Any) -> None:
+    """JSON whose first line is the SHA-256 of the rest, for what is kept to be quick and can be made again."""
+    text = json.dumps(value, separators=(",", ":")).encode()
+    content = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
+    write_atomic(path, lambda file: file.write(content))
+
+
+def read_sealed(path: Path) -> Any:
+    """What `write_sealed` wrote; None where the file is missing or damaged."""
+    try:
+        digest, _, text = path.read_bytes().partition(b"\n")
+        return json.loads(text) if digest == hashlib.sha256(text).hexdigest().encode() else None
+    except (OSError, ValueError, RecursionError):
+        return None

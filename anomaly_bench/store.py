@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 
 from anomaly_bench.errors import InWork, UserError
-from anomaly_bench.files import unwritable, write_atomic
+from anomaly_bench.files import sha256_of, unwritable, write_atomic
 from anomaly_bench.lock import LOCK, Lock
 
-MANIFEST, FORMAT = "manifest.json", 1
+MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with their checksums; 1: images by size
+IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
+SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)  # checked whenever a run is read
+LARGE = ("maps.npy", "weights.safetensors")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -92,10 +95,15 @@ class RunFolder:
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         try:
-            value: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            content = file.read_bytes()
         except FileNotFoundError:
             return {}
-        except ValueError as error:
+        return self._parsed(file, content)
+
+    def _parsed(self, file: Path, content: bytes) -> dict[str, Any]:
+        try:
+            value: dict[str, Any] = json.loads(content)
+        except (ValueError, RecursionError) as error:
             raise UserError(str(file), f"is damaged: {error}", "delete it to train the run anew") from error
         return value
 
@@ -127,6 +135,38 @@ class RunFolder:
         for item in sorted(items, key=lambda item: item.name != MANIFEST):  # without that, no half of a run is `done`
             item.rename(self.replaced / item.name) if keep else remove(item)
 
+    def damage(self, names: Iterable[str] = SMALL) -> list[str]:
+        """A line for each of these result files that is missing or is not the one that the finished run wrote.
+
+        Runs of format 1 hold no checksums: of them only `metrics.json` must be there.  Empty for an unfinished run.
+        """
+        manifest = self.manifest
+        if manifest.get("status") != "done":
+            return []
+        expected = manifest.get("files", {"metrics.json": None})
+        return [line for name in names if name in expected and (line := self._damage_of(name, expected[name]))]
+
+    def _damage_of(self, name: str, expected: str | None) -> str:
+        found = self.digest(name)
+        if found is None:
+            return f"{name} is missing"
+        return "" if expected in (None, found) else f"{name} was changed or damaged after the run was done"
+
+    def digest(self, name: str) -> str | None:
+        """SHA-256 of one of the run's files; None where it is missing or cannot be read."""
+        try:
+            return sha256_of(self.path / name)
+        except OSError:
+            return None
+
+    def require_undamaged(self, names: Iterable[str] = (*SMALL, *LARGE)) -> None:
+        """Raises UserError naming the first of these files that is not as the run wrote it."""
+        if lines := self.damage(names):
+            name, _, what = lines[0].partition(" ")
+            measured = all(line.startswith(("metrics.json ", "curves.json ")) for line in self.damage((*SMALL, *LARGE)))
+            again = f"bench eval {self.path} measures it again"
+            raise UserError(str(self.path / name), what, again if measured else "force=true trains the run anew")
+
     def update(self, **values: Any) -> None:
         """Set keys of the manifest; a key inside `stages` is added to the others."""
         manifest = self.manifest
@@ -139,11 +179,26 @@ class RunFolder:
         self.update(status="failed", finished=now(), error=said)
 
     def finish(self) -> None:
-        """The last write of a run; from here on it is `done`."""
-        manifest = {**self.manifest, "status": "done", "finished": now()}
+        """The last write of a run, with the checksums of its result files; from here on it is `done`."""
+        manifest = {**self.manifest, "files": self._digests(), "status": "done", "finished": now()}
         manifest.pop("error", None)
         write_json(self.path / MANIFEST, manifest)
         shutil.rmtree(self.replaced, ignore_errors=True)
+
+    def remeasured(self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any]) -> None:
+        """Replace a finished run's metrics and curves.  Other result files count from now on as they are.
+
+        Where this is cut short, the run is shown as damaged until it is measured once more.
+        """
+        self.write_text("curves.json", json.dumps(curves))
+        self.write_metrics(metrics)
+        accepted = [line.partition(" ")[0] for line in self.damage((*SMALL, *LARGE)) if "missing" not in line]
+        accepted = [name for name in accepted if name not in ("metrics.json", "curves.json")]
+        more = {"accepted_changes": accepted} if accepted else {}
+        self.update(measurement=measurement, files=self._digests(), **more)
+
+    def _digests(self) -> dict[str, str]:
+        return {name: digest for name in (*SMALL, *LARGE) if (digest := self.digest(name))}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -90,7 +90,7 @@ def test_float16_weights_tell_how_far_the_scores_moved(train: Train) -> None:
 
 def test_the_manifest_says_what_was_done(train: Train) -> None:
     manifest = train("method.epochs=2", seed=3).manifest
-    known = {"status": "done", "method": "toy", "dataset": "folder", "category": "widgets", "seed": 3, "format": 1}
+    known = {"status": "done", "method": "toy", "dataset": "folder", "category": "widgets", "seed": 3, "format": 2}
     assert known.items() <= manifest.items()
     assert manifest["images"] == {"train": 9, "val": 3, "test_good": 4, "test_anomalous": 6}
     assert set(manifest["stages"]) == {"template", "again", "score"}

@@ -1,7 +1,16 @@
 """Compose, validate, identify, build: from the command line's words to checked values and objects."""
 
 from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
-from anomaly_bench.config.identity import identify, read_once
+from anomaly_bench.config.identity import (
+    OWN_FOLDER,
+    Identity,
+    WeightFiles,
+    identify,
+    identify_by_rule_1,
+    place_of,
+    read_once,
+    weight_files,
+)
 from anomaly_bench.config.jobs import check, composed
 from anomaly_bench.config.validate import (
     NOT_ARGUMENTS,
@@ -14,8 +23,11 @@ from anomaly_bench.config.validate import (
 
 __all__ = [
     "NOT_ARGUMENTS",
+    "OWN_FOLDER",
     "Hardware",
+    "Identity",
     "Settings",
+    "WeightFiles",
     "build",
     "check",
     "compose",
@@ -25,8 +37,11 @@ __all__ = [
     "flatten",
     "hydra_context",
     "identify",
+    "identify_by_rule_1",
     "locate",
     "options",
+    "place_of",
     "read_once",
     "validate",
+    "weight_files",
 ]

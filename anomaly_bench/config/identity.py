@@ -1,61 +1,127 @@
-"""What identifies a run: seed, method and data set by value, the files that they name by content."""
+"""What identifies a run: seed, method and data set by value, and the files that they name by content."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from anomaly_bench.config.validate import Settings
+from anomaly_bench.checksums import checksum, checksums
+from anomaly_bench.config.validate import Settings, locate
+from anomaly_bench.errors import UserError
+
+RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
+RANDOM = "random"  # in place of a file: numbers that are drawn
+OWN_FOLDER = "folder"  # the name of the data set whose images may be anybody's
 
 
-def identify(settings: Settings) -> tuple[str, str]:
-    """(id, setting), 8 hex digits each.  id: seed, method and data set; setting: the same for all seeds and categories.
+WeightFiles = dict[str, list[Path]]
 
-    Where things lie does not count, what is in them does: the file that a key `weights`, `teacher` or `*_file` names is
-    represented by its content, the folder `teacher_images` by its files' names and sizes, `dataset.root` by nothing.
+
+class Identity(NamedTuple):
+    """8 hex digits each."""
+
+    run: str  # of seed, method and data set
+    setting: str  # the same for all seeds and categories
+
+
+def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
+    """What tells a run from all others.
+
+    Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
+    not given), a key `*_file` and the folder `teacher_images` are represented by their content, `dataset.root` by
+    nothing, because a run keeps its images' checksums.  But the data set `folder` is represented by its place.  Weights
+    that are not on this machine count as none.
     """
-    method = {key: _content(key, v) for key, v in settings.method.items()}
-    dataset = {key: _content(key, v) for key, v in settings.dataset.items() if key != "root"}
-    setting = {"method": method, "dataset": {key: v for key, v in dataset.items() if key != "category"}}
-    return _hash({"seed": settings.seed, "method": method, "dataset": dataset}), _hash(setting)
+    if files is None:
+        try:
+            files = weight_files(settings)
+        except UserError:
+            files = {}
+    method = {key: _content(key, value) for key, value in settings.method.items() if key not in files}
+    method |= {key: _checksums(paths, settings.method[key]) for key, paths in files.items()}
+    dataset = {key: _content(key, value) for key, value in settings.dataset.items() if key != "root"}
+    setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
+    if settings.dataset["name"] == OWN_FOLDER:
+        dataset["place"] = str(place_of(settings.dataset))
+    run = {"rule": RULE, "seed": settings.seed, "method": method, "dataset": dataset}
+    return Identity(_hash(run), _hash(setting))
 
 
-_known: dict[tuple[str, str], Any] | None = None  # by `read_once`
+def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
+    """The files of weights that a run loads, by key of its method: named ones, and those that it finds by itself.
+
+    fetch: what is not on this machine is downloaded, else it raises NotHere.  Raises UserError where a file is missing.
+    """
+    method = locate("method._target_", settings.method["_target_"])
+    found: WeightFiles = _once([settings.method, fetch], lambda: method.weight_files(settings.method, fetch))  # type: ignore[attr-defined]
+    return found
+
+
+def identify_by_rule_1(settings: Settings) -> str:
+    """The run's identity as earlier versions had it, so that their folders are found."""
+    parts = {"method": settings.method, "dataset": {k: v for k, v in settings.dataset.items() if k != "root"}}
+    contents = {part: {key: _content_by_rule_1(key, v) for key, v in values.items()} for part, values in parts.items()}
+    return _hash({"seed": settings.seed, **contents})
+
+
+def place_of(dataset: Mapping[str, Any]) -> Path:
+    """Where the images of an own folder lie."""
+    return Path(dataset.get("root") or ".").expanduser().resolve()
+
+
+_known: dict[str, Any] | None = None  # by `read_once`
 
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside, a file or folder that several runs name is read for the first of them only."""
+    """Inside, the files that several runs name are looked for by the first of them only."""
     global _known
-    _known = {}
+    before, _known = _known, {} if _known is None else _known
     try:
         yield
     finally:
-        _known = None
+        _known = before
+
+
+def _once(key: Any, find: Callable[[], Any]) -> Any:
+    """What `find` returns; inside `read_once`, for the same key what it returned before."""
+    if _known is None:
+        return find()
+    name = json.dumps(key, default=str, sort_keys=True)
+    if name not in _known:
+        _known[name] = find()
+    return _known[name]
+
+
+def _checksums(paths: list[Path], given: Any) -> Any:
+    return checksums(paths) if paths else RANDOM if given == RANDOM else None
 
 
 def _content(key: str, value: Any) -> Any:
     """What stands for a value in a hash."""
-    if _known is None:
-        return _read_content(key, value)
-    if (key, str(value)) not in _known:
-        _known[key, str(value)] = _read_content(key, value)
-    return _known[key, str(value)]
+    if value in (None, RANDOM) or not (key in ("weights", "teacher", "teacher_images") or key.endswith("_file")):
+        return value  # any other value may be a file's name by chance
+    place = Path(value).expanduser()
+    if place.is_file():
+        return checksum(place)
+    names = sorted(file for file in place.rglob("*") if file.is_file())
+    paths = [file.relative_to(place).as_posix() for file in names]
+    return _hash(list(zip(paths, checksums(names), strict=True))) if names else value
 
 
-def _read_content(key: str, value: Any) -> Any:
+def _content_by_rule_1(key: str, value: Any) -> Any:
     names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
-    if not names_files or value is None:  # any other value may be a file's name by chance
+    if not names_files or value is None:
         return value
     place = Path(value).expanduser()
     files = [place] if place.is_file() else sorted(f for f in place.rglob("*") if f.is_file())
     if key == "teacher_images":
         return _hash([(str(f.relative_to(place)), f.stat().st_size) for f in files]) if files else value
-    contents = [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+    contents = [checksum(file) for file in files]
     return (contents[0] if len(contents) == 1 else _hash(contents)) if contents else value
 
 

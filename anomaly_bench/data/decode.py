@@ -27,17 +27,19 @@ def read_image(source: Path | np.ndarray) -> np.ndarray:
         return _rgb_array(((grey + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounded to nearest
     if image.mode in ("I", "F"):
         raise UserError(str(source), f"has 32-bit values (mode {image.mode}); 8 or 16 bits for a channel are read")
-    return np.array(image.convert("RGB"))
+    return np.array(_rgb(image, source))
 
 
 def read_mask(source: Path | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """A mask file or array -> bool [H, W]: any value but 0 is anomalous.
 
     In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
-    shape: H, W of the image.  Raises UserError naming the file when it is unreadable or of another size.
+    shape: H, W of the image.  Raises UserError naming the file when it is unreadable, of another size or not finite.
     """
     name = "mask" if isinstance(source, np.ndarray) else str(source)
-    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source))
+    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source), source)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(name, "the mask holds values that are not finite")
     mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
     if mask.shape != tuple(shape):
         sizes = [f"{s[1]} x {s[0]}" for s in (mask.shape, shape)]
@@ -98,11 +100,19 @@ def _open(path: Path) -> Image.Image:
     return image
 
 
-def _mask_values(image: Image.Image) -> np.ndarray:
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Colours as they are, whatever an alpha channel or a transparent palette entry says."""
+    try:
+        return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+    except ValueError as error:
+        raise UserError(str(path), f"has colours of mode {image.mode}, which cannot be read: {error}") from error
+
+
+def _mask_values(image: Image.Image, path: Path) -> np.ndarray:
     if image.mode in ("LA", "La"):
         return np.asarray(image.getchannel(0))
     single = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
-    return np.asarray(image if single else image.convert("RGB"))
+    return np.asarray(image if single else _rgb(image, path))
 
 
 def _rgb_array(array: np.ndarray) -> np.ndarray:

@@ -7,8 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.data.files import layout
 from anomaly_bench.data.folder import records_of
+from anomaly_bench.data.layout import layout
 from anomaly_bench.paths import cache_root
 from anomaly_bench.records import Dataset, Record
 

@@ -1,4 +1,4 @@
-"""Folders of images: where a data set is looked for, what counts as an image, the train / test / ground_truth layout.
+"""Where a data set is looked for, what was found there in one line, how a share of it is drawn.
 
 Imports no torch, so that `bench data` starts at once.
 """
@@ -8,27 +8,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
+from PIL import Image
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.records import Record
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # compared in lower case
-Found = tuple[Path, str, Path | None]  # image, kind, mask
 Item = TypeVar("Item")
 
 
 def places(root: str | None, name: str) -> list[Path]:
     """The folders in which the data set `name` is looked for, the first one first."""
     if root is not None:
-        given = Path(root).expanduser()
+        given = typed(root)
         return [given, given / name]
     shared = os.environ.get("ANOMALY_BENCH_DATA")
-    return ([Path(shared).expanduser() / name] if shared else []) + [Path("data") / name]
+    return ([typed(shared) / name] if shared else []) + [Path("data") / name]
 
 
 def data_root(root: str | None, name: str, inside: str = ".") -> Path:
@@ -38,9 +39,9 @@ def data_root(root: str | None, name: str, inside: str = ".") -> Path:
     """
     looked = places(root, name)
     for place in looked:
-        if (place / inside).is_dir():
+        if is_folder(place / inside):
             return place
-    there = [place for place in looked if place.is_dir()]
+    there = [place for place in looked if is_folder(place)]
     what = f"no such folder: {' or '.join(map(str, looked))}"
     if there:
         holds = ", ".join(subfolders(there[-1])) or "no folder"
@@ -48,53 +49,37 @@ def data_root(root: str | None, name: str, inside: str = ".") -> Path:
     raise UserError("dataset.root", what, f"bench data prepare {name}, or dataset.root=DIR or $ANOMALY_BENCH_DATA")
 
 
+def typed(path: str) -> Path:
+    """A path as a user gave it, with ~ filled in where that user is known."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  the other one raises
+
+
+def is_folder(path: Path) -> bool:
+    """Path.is_dir raises for names that are too long."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_file(path: Path) -> bool:
+    """Likewise."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def visible(folder: Path) -> list[Path]:
+    """What a folder holds but for hidden files and folders, sorted.  Raises UserError where it cannot be read."""
+    try:
+        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise UserError(str(folder), f"cannot be read: {error.strerror or error}") from error
+
+
 def subfolders(folder: Path) -> list[str]:
     """The names of the visible folders in `folder`, sorted."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [path.name for path in visible(folder) if path.is_dir()]
 
 
-def list_images(folder: Path) -> list[Path]:
-    """The visible image files in `folder`, sorted by name; anything else is passed over.  [] without such a folder."""
-    files = folder.iterdir() if folder.is_dir() else ()
-    images = (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith("."))
-    return sorted(path for path in images if path.is_file())
-
-
-def images_in(folder: Path) -> list[Path]:
-    """`list_images`, at least one.  Raises UserError when there is no such folder or no image in it."""
-    images = list_images(folder)
-    if not images:
-        what = f"holds no image ({', '.join(IMAGE_SUFFIXES)})" if folder.is_dir() else "no such folder"
-        raise UserError(str(folder), what)
-    return images
-
-
-def mask_of(base: Path, kind: str, image: Path) -> Path | None:
-    """The mask of a defective image: ground_truth/<kind>/<stem>_mask.png or <stem>.png below `base`.
-
-    None without a ground_truth folder; as soon as there is one, a missing mask raises UserError.
-    """
-    if kind == "good" or not (base / "ground_truth").is_dir():
-        return None
-    tried = [base / "ground_truth" / kind / f"{image.stem}{end}.png" for end in ("_mask", "")]
-    for mask in tried:
-        if mask.is_file():
-            return mask
-    raise UserError(str(image), f"has no mask; looked for {' and '.join(map(str, tried))}")
-
-
-def layout(base: Path, split: Literal["train", "test"]) -> list[Found]:
-    """The images of `base`/train/good or of every `base`/test/<kind>, sorted by kind and name.
-
-    Raises UserError naming the folder that is missing or empty, or the image that lacks its mask.
-    """
-    if split == "train":
-        return [(image, "good", None) for image in images_in(base / "train" / "good")]
-    test = base / "test"
-    kinds = subfolders(test) if test.is_dir() else []
-    if not kinds:
-        raise UserError(str(test), "no test images: folders test/good and test/<defect> are needed")
-    return [(image, kind, mask_of(base, kind, image)) for kind in kinds for image in images_in(test / kind)]
+def shown(name: object) -> str:
+    """A file's name for a message: what cannot be printed is escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
 def cut(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
@@ -117,3 +102,30 @@ def _weight(image: Path | np.ndarray) -> str:
     if isinstance(image, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
     return str(image.stat().st_size)
+
+
+def found_line(train: Sequence[Record], test: Sequence[Record]) -> str:
+    """`120 training, 80 good and 50 defective test images (50 with masks), 500-520 x 1240 px`, width x height.
+
+    Sizes are those in the files' headers; a file without a readable one is left to the decoder, which will name it.
+    """
+    defective = [record for record in test if record.label]
+    masks = sum(record.mask is not None for record in defective)
+    counts = f"{len(train)} training, {len(test) - len(defective)} good and {len(defective)} defective test images"
+    line = f"{counts} ({masks or 'none'} with masks)"
+    with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is read
+        sizes = list(filter(None, pool.map(_size, [record.image for record in (*train, *test)])))
+    spans = [str(min(n)) if min(n) == max(n) else f"{min(n)}-{max(n)}" for n in zip(*sizes, strict=True)]
+    return f"{line}, {' x '.join(spans)} px" if spans else line
+
+
+def _size(image: Path | np.ndarray) -> tuple[int, int] | None:
+    """Width and height; None where a file's header cannot be read."""
+    if isinstance(image, np.ndarray):
+        return image.shape[1], image.shape[0]
+    try:
+        with Image.open(image) as opened:
+            return opened.size
+    except Exception:  # Pillow raises nearly anything on a damaged file
+        return None

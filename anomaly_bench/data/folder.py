@@ -7,19 +7,22 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.data.files import Found, cut, images_in, layout, mask_of
+from anomaly_bench.data.files import cut, is_folder, typed
+from anomaly_bench.data.layout import MASK_FOLDERS, Found, Omitted, layout, note_others, usable, with_masks
 from anomaly_bench.errors import UserError
 from anomaly_bench.records import Dataset, Record
 
+GOOD_DIR, BAD_DIR = "good", "bad"  # as in conf/dataset/folder.yaml
+
 
 def records_of(found: list[Found], root: Path) -> list[Record]:
-    """What `files.layout` found, with paths relative to `root`."""
+    """What `layout` found, with paths relative to `root`."""
     return [Record(image.relative_to(root).as_posix(), kind, image, mask) for image, kind, mask in found]
 
 
 class Folder(Dataset):
-    """`root`/train/good, test/<kind> and, where given, ground_truth/<kind> (`files.layout`); without a folder `train`,
-    two flat folders of good and bad images, where a seeded share of the good ones is kept for the test."""
+    """`root`/train/good, test/<kind> and, where given, ground_truth/<kind> (`layout`); without a folder `train`, two
+    flat folders of good and bad images, where a seeded share of the good ones is kept for the test."""
 
     def __init__(
         self,
@@ -34,28 +37,47 @@ class Folder(Dataset):
 
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         root = self._existing_root()
-        return records_of(layout(root, split) if (root / "train").is_dir() else self._flat(root, split), root)
+        if not (root / "train").is_dir():
+            return records_of(self._flat(root, split), root)
+        for key, value, default in (("good_dir", self.good_dir, GOOD_DIR), ("bad_dir", self.bad_dir, BAD_DIR)):
+            if value != default:
+                what = f"'{value}' given, but {root} has a folder train, whose layout would be read"
+                raise UserError(f"dataset.{key}", what, "rename one of them, or leave out the key")
+        return records_of(layout(root, split), root)
 
     def _existing_root(self) -> Path:
         if self.root is None:
             raise UserError("dataset.root", "is not given", "dataset.root=DIR names your folder of images")
-        root = Path(self.root).expanduser()
-        if not root.is_dir():
+        root = typed(self.root)
+        if not is_folder(root):
             raise UserError("dataset.root", f"no such folder: {root}")
         return root
 
     def _flat(self, root: Path, split: Literal["train", "test"]) -> list[Found]:
-        for folder in (self.good_dir, self.bad_dir):
-            if not (root / folder).is_dir():
-                what = f"{root} has neither train/good and test/<kind> nor {self.good_dir} and {self.bad_dir}"
-                raise UserError("dataset.root", what, "dataset.good_dir= and dataset.bad_dir= name other folders")
-        good = images_in(root / self.good_dir)
+        good_dir, bad_dir = self._flat_folders(root)
+        omitted = Omitted(root, [good_dir, bad_dir, *(root / name for name in MASK_FOLDERS)])
+        note_others(root, omitted)
+        pairs = usable(with_masks(root, {"good": good_dir, bad_dir.name: bad_dir}, omitted))
+        omitted.warn()
+        good, bad = ([pair for pair in pairs if (pair[1] == "good") is normal] for normal in (True, False))
         train, test = cut(good, max(1, round(self.test_share * len(good))), self.split_seed)
         if not train:
             what = f"a share of {self.test_share} leaves none of the {len(good)} good images to train on"
             raise UserError("dataset.test_share", what)
-        if split == "train":
-            return [(image, "good", None) for image in train]
-        kind = Path(self.bad_dir).name
-        bad = [(image, kind, mask_of(root, kind, image)) for image in images_in(root / self.bad_dir)]
-        return [*((image, "good", None) for image in test), *bad]
+        return train if split == "train" else [*test, *bad]
+
+    def _flat_folders(self, root: Path) -> tuple[Path, Path]:
+        """The two folders, which must differ and lie in `root`."""
+        folders = root / self.good_dir, root / self.bad_dir
+        for key, given, folder in zip(("good_dir", "bad_dir"), (self.good_dir, self.bad_dir), folders, strict=True):
+            if ".." in Path(given).parts or not folder.is_relative_to(root):
+                raise UserError(f"dataset.{key}", f"'{given}' does not lie in {root}", "dataset.root=DIR holds both")
+            if not is_folder(folder):
+                what = f"{root} has neither train/good and test/<kind> nor {self.good_dir} and {self.bad_dir}"
+                raise UserError("dataset.root", what, "dataset.good_dir= and dataset.bad_dir= name other folders")
+        if folders[0].samefile(folders[1]):
+            raise UserError("dataset.bad_dir", f"'{self.bad_dir}' is the same folder as good_dir, '{self.good_dir}'")
+        if folders[1] == root or folders[1].name.lower() == "good":
+            what = f"'{self.bad_dir}' given; its last name is the kind of defect, and 'good' means normal"
+            raise UserError("dataset.bad_dir", what)
+        return folders

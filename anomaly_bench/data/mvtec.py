@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anomaly_bench.data.files import data_root, layout
+from anomaly_bench.data.files import data_root
 from anomaly_bench.data.folder import records_of
+from anomaly_bench.data.layout import layout
 from anomaly_bench.records import Dataset, Record
 
 Category = Literal[

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from anomaly_bench.data.files import places
+from anomaly_bench.data.files import is_file, places
 from anomaly_bench.errors import UserError
 from anomaly_bench.records import Dataset, Record
 
@@ -98,7 +98,7 @@ def find_folder(name: str, root: str | None) -> Path | None:
     """The first of the places with any file of the data set, in torchvision's folder or in the place itself."""
     files = [file for split in get_args(Split) for file in (BATCHES if name == "cifar10" else IDX)[split]]
     folders = [folder for place in places(root, name) for folder in (place / FOLDERS[name], place)]
-    held = (f for f in folders if any((f / f"{file}{end}").is_file() for file in files for end in ("", ".gz")))
+    held = (f for f in folders if any(is_file(f / f"{file}{end}") for file in files for end in ("", ".gz")))
     return next(held, None)
 
 

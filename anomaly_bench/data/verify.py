@@ -13,7 +13,9 @@ from rich.table import Table
 
 from anomaly_bench.data import one_class
 from anomaly_bench.data.decode import read_image, read_mask
-from anomaly_bench.data.files import list_images, mask_of, subfolders
+from anomaly_bench.data.files import subfolders
+from anomaly_bench.data.layout import Omitted, images_and_masks, with_masks
+from anomaly_bench.data.mtd import tiles as tiles_in
 from anomaly_bench.errors import UserError
 
 # category -> {"train": n, "good": n, "defective": n}, for MTD {"images": n}, for one-class sets {"train": n, "test": n}
@@ -97,21 +99,24 @@ def _cell(row: Row, column: str) -> str:
 
 def _layout(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:
     """(part, image, mask or what is wrong with it) in the layout train / test / ground_truth."""
-    for image in list_images(base / "train" / "good"):
-        yield "train", image, None
-    for kind in subfolders(base / "test") if (base / "test").is_dir() else []:
-        for image in list_images(base / "test" / kind):
-            if kind == "good":
-                yield "good", image, None
-                continue
-            try:
-                yield (
-                    "defective",
-                    image,
-                    mask_of(base, kind, image) or f"{image}: has no mask, there is no ground_truth",
-                )
-            except UserError as error:
-                yield "defective", image, str(error)
+    omitted, train, test = Omitted(base, []), base / "train" / "good", base / "test"
+    kinds = {kind: test / kind for kind in subfolders(test)} if test.is_dir() else {}
+    try:
+        images = images_and_masks(train, omitted)[0] if train.is_dir() else []
+        pairs = with_masks(base, kinds, omitted)
+    except UserError as error:
+        yield "", base, str(error)
+        return
+    yield from (("train", image, None) for image in images)
+    for image, kind, mask in pairs:
+        if kind == "good":
+            yield "good", image, None
+        else:
+            yield "defective", image, _or_text(mask) or f"{image}: has no mask, there is no ground_truth"
+
+
+def _or_text(mask: Path | UserError | None) -> Path | str | None:
+    return str(mask) if isinstance(mask, UserError) else mask
 
 
 def _labels(name: str, folder: Path, split: one_class.Split, problems: list[str]) -> list[int]:
@@ -125,10 +130,8 @@ def _labels(name: str, folder: Path, split: one_class.Split, problems: list[str]
 
 def _tiles(base: Path) -> Iterator[tuple[str, Path, Path | str | None]]:
     """As `_layout`, in the layout of MTD: Imgs/<name>.jpg and Imgs/<name>.png."""
-    for image in list_images(base / "Imgs"):
-        mask = image.with_suffix(".png")
-        if image.suffix.lower() == ".jpg":
-            yield "tile", image, mask if mask.is_file() else f"{image}: has no mask {mask.name}"
+    for image, _, mask in tiles_in(base / "Imgs", "", Omitted(base, [])):
+        yield "tile", image, _or_text(mask)
 
 
 def _problem(image: Path, mask: Path | str | None, decode: bool) -> str:
@@ -144,6 +147,6 @@ def _problem(image: Path, mask: Path | str | None, decode: bool) -> str:
             with Image.open(image) as a, Image.open(mask) as b:
                 if a.size != b.size:
                     return f"{mask}: the mask has {b.width} x {b.height} pixels, its image {a.width} x {a.height}"
-    except (UserError, OSError) as error:
-        return str(error)
+    except Exception as error:  # Pillow raises nearly anything on a damaged file
+        return str(error) if isinstance(error, UserError) else f"{image} or its mask cannot be read: {error}"
     return ""

@@ -10,7 +10,7 @@ import numpy as np
 from anomaly_bench.data.maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
-from anomaly_bench.evaluate.measured import measured, print_json, progress
+from anomaly_bench.evaluate.measured import measured, print_json, progress, warnings_in_lines
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
 
@@ -22,7 +22,8 @@ def eval_maps(maps: Path, masks: Path, asked: Asked, show: Show) -> None:
 
     Raises UserError for a file that is missing, too many or not usable (`data.pairs.match`, `data.maps.read_map`).
     """
-    categories = match(maps, masks)
+    with warnings_in_lines():
+        categories = match(maps, masks)
     found = {category: measure_files(category, pairs, asked) for category, pairs in categories.items()}
     if asked.json:
         print_json(found)

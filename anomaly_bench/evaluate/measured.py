@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,12 +33,18 @@ def measured(
     **options: Any,
 ) -> Measurement:
     """`measure` with a progress bar, and its warnings on standard error in one line each after `name`."""
+    with warnings_in_lines(f"{name}: "):
+        return measure(scores, labels, maps, masks, track=progress(), **options)
+
+
+@contextmanager
+def warnings_in_lines(name: str = "") -> Iterator[None]:
+    """Each warning of what is inside becomes one line on standard error, after `name`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        measurement = measure(scores, labels, maps, masks, track=progress(), **options)
+        yield
     for message in dict.fromkeys(str(warning.message) for warning in caught):
-        sys.stderr.write(f"bench: {name}: {message}\n")
-    return measurement
+        sys.stderr.write(f"bench: {name}{message}\n")
 
 
 def print_json(found: dict[str, Measurement]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,22 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from anomaly_bench import __version__, config
+from anomaly_bench.checksums import remembered
 from anomaly_bench.config.validate import signature_model
 from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
 from anomaly_bench.data.files import fingerprint
+from anomaly_bench.data.listing import differences, digest_of, from_csv, listing
 from anomaly_bench.data.maps import OneByOne, rows_of, stored_maps
 from anomaly_bench.errors import UserError, none_of
-from anomaly_bench.evaluate.measured import measured, print_json
+from anomaly_bench.evaluate.measured import measured, print_json, warnings_in_lines
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
+from anomaly_bench.paths import cache_root
 from anomaly_bench.records import Dataset, Record
-from anomaly_bench.store import RunFolder, ScoreRow, now
+from anomaly_bench.store import IMAGES, LARGE, SMALL, RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"
+ANEW_HERE = ("metrics.json", "curves.json")  # what is measured anew need not be as it was
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,11 @@ def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
     Raises UserError where a run is not finished, has no maps, or its data set is not what it was.
     """
     found: dict[str, Measurement] = {}
-    for stored in [open_run(path, asked.overrides) for path in asked.runs]:
+    for stored in [open_run(path, asked) for path in asked.runs]:
         folder, m = stored.folder, measure_run(stored, asked)
         changes = _changes(_stored_metrics(folder), m.metrics)
-        folder.write_text("curves.json", json.dumps(m.curves))
-        folder.write_metrics(m.metrics)
-        folder.update(measurement={**m.record(), "measured": now(), "anomaly_bench": __version__})
+        with folder.locked():
+            folder.remeasured(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
         found[str(folder.path)] = m
         if not asked.json:
             show(folder)
@@ -61,26 +63,44 @@ def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
         print_json(found)
 
 
-def open_run(path: Path, overrides: dict[str, str]) -> Stored:
-    """A finished run and the data set that it was measured on, checked against each other."""
+def open_run(path: Path, asked: Asked) -> Stored:
+    """A finished run and the data set that it was measured on, checked against each other.
+
+    Raises UserError for a file that is not as the run wrote it, unless it is to be taken as it is, or is made anew.
+    """
     folder = RunFolder(path)
     manifest = folder.manifest if path.is_dir() else {}
     if manifest.get("status") != "done":
         what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
         raise UserError(str(path), what, "`bench list runs` shows where runs are")
-    cfg = _config(path / "config.yaml", overrides)
-    dataset = _dataset(cfg)
-    train, records = dataset.records("train"), dataset.records("test")
-    changed = fingerprint(train + records) != manifest.get("checksums", {}).get("data")
-    if changed or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
-        what = f"its files are not those that {path} was measured on"
-        raise UserError("dataset", what, "dataset.root=DIR names another place")
+    if not asked.accept_changes:
+        folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in ANEW_HERE])
+    cfg = _config(path / "config.yaml", asked.overrides)
+    records = _test_images(folder, cfg)
     maps = _maps(folder, cfg, len(records))
     if maps is None:
         return Stored(folder, cfg, records, None, None, None)
-    size, cache_dir = maps[0].shape[0], Path(cfg.cache_dir).expanduser()
+    size, cache_dir = maps[0].shape[0], Path(cfg.cache_dir or cache_root()).expanduser()
     rows = cached_rows(records, size, cache_dir, cache_key(records, size))
     return Stored(folder, cfg, records, maps, rows_of(rows), Masks(rows, size) if has_masks(records) else None)
+
+
+def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
+    """The test images, which must be those that the run was measured on."""
+    dataset = _dataset(cfg)
+    with warnings_in_lines():
+        train, records = dataset.records("train"), dataset.records("test")
+    where = f"its files are not those that {folder.path} was measured on"
+    if folder.manifest.get("format") == 1:  # told apart by their sizes
+        same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
+    else:
+        with remembered():
+            entries = listing(train, records)
+        same = digest_of(entries) == folder.manifest["checksums"]["data"]
+        changes = "" if same else f": {differences(from_csv((folder.path / IMAGES).read_text()), entries)}"
+    if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
+        raise UserError("dataset", where + changes, "dataset.root=DIR names another place")
+    return records
 
 
 def measure_run(stored: Stored, asked: Asked) -> Measurement:

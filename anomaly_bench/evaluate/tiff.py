@@ -24,7 +24,7 @@ def write_runs(target: Path, asked: Asked) -> None:
 
     Raises UserError where a folder cannot be written or holds something, and what `runs.open_run` raises.
     """
-    for stored in [open_run(path, asked.overrides) for path in asked.runs]:
+    for stored in [open_run(path, asked) for path in asked.runs]:
         place = target / str(stored.folder.manifest["category"])
         try:
             write_category(stored, place)

@@ -13,7 +13,7 @@ from anomaly_bench.errors import UserError, none_of
 
 MEMORY_MB, RESAMPLES = 2048, 1000  # where neither the words nor a run's configuration says anything
 OPTIONS = (
-    *("--maps", "--masks", "--resize-masks", "--write-tiff"),
+    *("--maps", "--masks", "--resize-masks", "--write-tiff", "--accept-changes"),
     *("--json", "--memory-mb", "--resamples", "--threads"),
 )
 
@@ -28,6 +28,7 @@ class Asked:
     masks: Path | None
     resize_masks: bool
     write_tiff: Path | None
+    accept_changes: bool  # files that are not as the run wrote them are its own from now on
     json: bool
     memory_mb: int | None  # MiB of maps that are measured exactly
     resamples: int | None  # of the bootstrap; 0: no intervals
@@ -44,7 +45,7 @@ def parse(words: list[str]) -> Asked:
     parser = _Parser(add_help=False, allow_abbrev=False)
     for name in ("--maps", "--masks", "--write-tiff"):
         parser.add_argument(name, type=Path)
-    for name in ("--resize-masks", "--json"):
+    for name in ("--resize-masks", "--json", "--accept-changes"):
         parser.add_argument(name, action="store_true")
     parser.add_argument("--memory-mb", type=_integer(0, 10**9))
     parser.add_argument("--resamples", type=_integer(0, 100_000))
@@ -82,6 +83,7 @@ def _check(asked: Asked) -> None:
         (asked.overrides, next(iter(asked.overrides), ""), "RUN"),
         (asked.write_tiff, "--write-tiff", "RUN"),
         (asked.resize_masks, "--resize-masks", "--maps"),
+        (asked.accept_changes, "--accept-changes", "RUN"),
     ):
         if value and bool(asked.runs) != (wants == "RUN"):
             raise UserError("bench eval", f"{name} goes with {wants} only")

@@ -19,7 +19,8 @@ Deviation: maps are measured at `image_size`; the code draws them and measures n
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -31,7 +32,7 @@ from torch.nn import functional as F
 
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.backbones import Backbone, weight_files
 
 SCALES = 3  # sizes of the image: all of it, a half, a quarter
 SLOPE = 0.1  # of the leaky ReLU
@@ -107,6 +108,10 @@ class CSFlow(Method):
         maps = [m.mean(1, keepdim=True) for m in (squares if self.map_scales == "product" else squares[:1])]
         large = [F.interpolate(m, images.shape[2:], mode="bilinear", align_corners=False) for m in maps]  # [B, 1, H, W]
         return Scores(image=of_image, map=torch.cat(large, 1).prod(1))
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        return {"weights": weight_files(values["backbone"], values["weights"], fetch)}
 
     def provenance(self) -> dict[str, str]:
         return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}

@@ -23,7 +23,8 @@ Deviation: the largest value of a map is the image's score; the paper gives none
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -34,12 +35,12 @@ from torch.nn import functional as F
 
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.distillation import Distillation
 from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.partial_conv import GlobalNet, image_sizes
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
-from anomaly_bench.nets.teachers import EPOCH, Recipe, load_teacher, store_teacher, teacher_stage
+from anomaly_bench.nets.teachers import EPOCH, Recipe, load_teacher, store_teacher, teacher_files, teacher_stage
 from anomaly_bench.nets.windows import (
     cut,
     holes,
@@ -203,6 +204,13 @@ class GlancingAtThePatch(Method):
         maps = spread(torch.stack([mix, iad, dad], 1), centres, self.image_size)  # [B, 3, H, W]
         mixed, *parts = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
         return mixed._replace(parts={"iad": parts[0], "dad": parts[1]})
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        given, images = values["teacher"], values["teacher_images"]
+        used = values["tune_steps"] or (images and not given)
+        weights = weight_files(values["backbone"], values["weights"], fetch) if used else []
+        return {"teacher": teacher_files([values["patch_size"]], given, images), "weights": weights}
 
     def provenance(self) -> dict[str, str]:
         return dict(self.loaded)

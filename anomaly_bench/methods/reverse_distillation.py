@@ -15,7 +15,8 @@ teacher's gradients.  Same updates.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
@@ -26,7 +27,7 @@ from torch.utils.data import DataLoader
 
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.nets.backbones import Backbone, timm_name
+from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {
@@ -111,6 +112,10 @@ class ReverseDistillation(Method):
         maps = anomaly_map(f_e, f_d, images.shape[-2:])  # [B, H, W]
         smooth = gaussian(maps, self.sigma)  # [B, H, W]
         return Scores(image=smooth.flatten(1).amax(1), map=smooth)
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        return {"weights": weight_files(values["backbone"], values["weights"], fetch)}
 
     def provenance(self) -> dict[str, str]:
         return {"backbone": self.teacher.name, "backbone_sha256": self.teacher.sha256}

@@ -19,8 +19,9 @@ Deviation: with a single student v is 0 everywhere, and the score is e's alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -30,8 +31,9 @@ from torch.utils.data import DataLoader
 
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
+from anomaly_bench.nets.backbones import weight_files
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, enlarge
-from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, teacher_stage
+from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, teacher_files, teacher_stage
 
 LEAST_DEVIATION = 1e-6  # of a descriptor's dimension or a score that never changes
 Positive = Annotated[float, Field(gt=0)]
@@ -116,6 +118,13 @@ class UninformedStudents(Method):
             for scores in (both, *each.values())
         )
         return scored._replace(parts=dict(zip(each, parts, strict=True))) if len(parts) > 1 else scored
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        given, images = values["teacher"], values["teacher_images"]
+        distilled = images and not given
+        weights = weight_files(values["backbone"], values["weights"], fetch) if distilled else []
+        return {"teacher": teacher_files(values["patch_sizes"], given, images), "weights": weights}
 
     def provenance(self) -> dict[str, str]:
         return dict(self.teacher_sha256)

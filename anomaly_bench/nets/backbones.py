@@ -18,7 +18,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.errors import NotHere, UserError, nearest
 from anomaly_bench.paths import WEIGHTS_VARIABLE
 
 RANDOM = "random"  # in place of a weights file
@@ -121,19 +121,33 @@ class Backbone(nn.Module):
         return f"{RANDOM} {digest.hexdigest()[:16]}"
 
 
-def hub_file(name: str) -> Path:
-    """The weights file of timm's hub: from its cache, else downloaded.  Raises UserError where neither works."""
+def weight_files(backbone: str, weights: str | None, fetch: bool) -> list[Path]:
+    """The file that `Backbone.load(weights)` reads; none for random numbers.
+
+    fetch: download it where it is not here.  Raises NotHere where it is not and may not be, UserError where it cannot.
+    """
+    name = timm_name(backbone)
+    return [] if weights == RANDOM else [find_weights(name, weights) or hub_file(name, fetch)]
+
+
+def hub_file(name: str, fetch: bool = True) -> Path:
+    """The weights file of timm's hub: from its cache, else downloaded.
+
+    Raises UserError where neither works, NotHere where only a download could help and `fetch` is False.
+    """
     repository: Any = timm.get_pretrained_cfg(name)
-    fetch = partial(hf_hub_download, repository.hf_hub_id, "model.safetensors")
+    get = partial(hf_hub_download, repository.hf_hub_id, "model.safetensors")
     try:
-        return Path(fetch(local_files_only=True))
+        return Path(get(local_files_only=True))
     except LocalEntryNotFoundError:
-        pass
+        if not fetch and not constants.HF_HUB_OFFLINE:
+            what = f"the ImageNet weights of {name} come from timm's hub and are not here yet"
+            raise NotHere("method.weights", what, "the first run downloads them") from None
     try:
         if not constants.HF_HUB_OFFLINE:
             with contextlib.suppress(HTTPError):  # whatever it answers, it is there
                 urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
-        return Path(fetch())
+        return Path(get())
     except Exception as error:  # no network, no such file, no space: the client raises many kinds
         what = f"no ImageNet weights for {name}: timm's hub cannot be reached ({type(error).__name__})"
         files = f"method.weights=FILE; a file named {name.split('.')[0]}.* in ${WEIGHTS_VARIABLE}"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -23,6 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anomaly_bench.checksums import checksums
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import RANDOM, Backbone
@@ -63,20 +64,33 @@ def load_teacher(
     """
     if given == RANDOM:
         return RANDOM
-    if given:
-        place = Path(given).expanduser()
-        file = place / f"p{net.patch_size}.safetensors" if place.is_dir() else place
-    elif images:
+    if given or not images:
+        (file,) = teacher_files([net.patch_size], given, images)
+    else:
         file = stored(net, Path(images).expanduser(), recipe)
         if not file.exists():
             return None
-    else:
-        file = Path(str(files("anomaly_bench.nets").joinpath(f"teachers/p{net.patch_size}.safetensors")))
-        if not file.exists():
-            what = f"no teacher for patches of {net.patch_size} pixels is shipped"
-            hint = "17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
-            raise UserError("method.teacher", what, hint)
     return _load(net, file, decoder)
+
+
+def teacher_files(patch_sizes: Sequence[int], given: str | None, images: str | None) -> list[Path]:
+    """The file of each size's teacher that is loaded as it is: `given`, or shipped; none where one is distilled.
+
+    Raises UserError where nothing is given, no images are named, and no teacher of a size is shipped.
+    """
+    if given == RANDOM or (images and not given):
+        return []
+    place = Path(given).expanduser() if given else Path(str(files("anomaly_bench.nets").joinpath("teachers")))
+    found = [place / f"p{size}.safetensors" if place.is_dir() else place for size in patch_sizes]
+    for size, file in zip(patch_sizes, found, strict=True):
+        if file.is_file():
+            continue
+        if given:
+            raise UserError("method.teacher", f"no such file: {file}")
+        what = f"no teacher for patches of {size} pixels is shipped"
+        hint = "17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
+        raise UserError("method.teacher", what, hint)
+    return found
 
 
 def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> Stage:
@@ -126,7 +140,8 @@ def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
     backbone.load(recipe.weights)
     shapes = [list(value.shape) for value in net.state_dict().values()]
-    listed = [(str(f.relative_to(images)), f.stat().st_size) for f in natural_images(images)]
+    found = natural_images(images)
+    listed = [(str(f.relative_to(images)), digest) for f, digest in zip(found, checksums(found), strict=True)]
     numbers = {key: value for key, value in asdict(recipe).items() if key != "weights"}
     content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
     return (

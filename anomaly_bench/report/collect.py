@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
-from collections import Counter
-from dataclasses import dataclass, field
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from anomaly_bench.errors import UserError
-from anomaly_bench.report.index import KeptFolder, indexed, state
+from anomaly_bench.errors import NAME, UserError, check_name
+from anomaly_bench.report.index import IndexedFolder, indexed, state
 from anomaly_bench.store import MANIFEST, RunFolder, find
 
 CONFIG = "config.yaml"
@@ -50,6 +51,7 @@ class Row:
     config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
     measured: Measured = field(repr=False)
     data: str = field(default="", repr=False)  # checksum of the data set's files
+    place: str = field(default="", repr=False)  # where an own folder lies
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,15 @@ def collect(outputs: Path | str) -> Collected:
         return _collected(folders)
 
 
-def _collected(folders: list[KeptFolder]) -> Collected:
+def _collected(folders: list[IndexedFolder]) -> Collected:
     rows: dict[tuple[str, ...], Row] = {}
     left_out = []
     for folder in folders:
         try:
             manifest = _manifest(folder)
             if (status := state(folder)) != "done":
-                left_out.append(LeftOut(status, folder.path, _line(manifest.get("error") or "")))
+                reason = folder.damage()[0] if status == "damaged" else manifest.get("error") or ""
+                left_out.append(LeftOut(status, folder.path, _line(reason)))
                 continue
             row = _row(folder, manifest)
         except Exception as error:  # whatever is wrong inside one folder, it must not hide the others
@@ -103,14 +106,50 @@ def _collected(folders: list[KeptFolder]) -> Collected:
         first = rows.setdefault((row.method, row.dataset, row.category, str(row.seed), str(manifest["id"])), row)
         if first is not row:  # counted twice, it would pass for a second seed
             left_out.append(LeftOut("copy", folder.path, f"the same run as {first.path}"))
-    return Collected(list(rows.values()), left_out)
+    return Collected(_one_label_each(_places_told_apart(list(rows.values()))), left_out)
 
 
-def method_config(folder: RunFolder) -> dict[str, Any]:
+def _places_told_apart(rows: list[Row]) -> list[Row]:
+    """The rows; own folders of one name in different places are different categories: `lineA_parts`, `lineB_parts`."""
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        places[row.dataset, row.category].add(row.place)
+
+    def category_of(row: Row) -> str:
+        others = places[row.dataset, row.category]
+        if len(others) == 1:
+            return row.category
+        longer = Path(row.place).parent.name
+        if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(longer):
+            longer = hashlib.sha256(row.place.encode()).hexdigest()[:6]
+        return f"{longer}_{row.category}"[:64]
+
+    return [replace(row, category=category_of(row)) for row in rows]
+
+
+def _one_label_each(rows: list[Row]) -> list[Row]:
+    """The rows with one label for each setting, whatever was typed for its runs: the shortest of theirs.
+
+    Different settings with equal labels (a default has changed, or a weights file) are told apart by their checksum.
+    """
+    labels: dict[tuple[str, str], str] = {}  # by data set and setting
+    for row in rows:
+        key = row.dataset, row.setting
+        labels[key] = min(labels.get(key, row.label), row.label, key=lambda label: (len(label), label))
+    counts = Counter((dataset, label) for (dataset, _), label in labels.items())
+
+    def label_of(row: Row) -> str:
+        label = labels[row.dataset, row.setting]
+        return f"{label} #{row.setting}" if counts[row.dataset, label] > 1 else label
+
+    return [replace(row, label=label_of(row)) for row in rows]
+
+
+def method_config(content: bytes) -> dict[str, Any]:
     """The method's part of a run's config.yaml.  Raises ValueError where it has none."""
     from omegaconf import OmegaConf
 
-    config = OmegaConf.to_container(OmegaConf.load(folder.path / CONFIG))
+    config = OmegaConf.to_container(OmegaConf.create(content.decode()))
     method = config.get("method") if isinstance(config, dict) else None
     if not isinstance(method, dict):
         raise ValueError("config.yaml has no method")
@@ -146,19 +185,24 @@ def _manifest(folder: RunFolder) -> dict[str, Any]:
     return manifest
 
 
-def _row(folder: KeptFolder, manifest: dict[str, Any]) -> Row:
+def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
     metrics = {str(key): float(value) for key, value in folder.metrics.items()}
     if not metrics:
         raise ValueError("no metrics.json, or an empty one")
     names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
+    for key in ("method", "dataset", "category"):  # they become names of files
+        check_name(key, names[key])
     numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
+    file = folder.path / CONFIG
+    content = file.read_bytes()
     return Row(
         **names,  # type: ignore[arg-type]
         **numbers,  # type: ignore[arg-type]
         path=folder.path,
-        config=folder.index.read(folder.path / CONFIG, lambda: method_config(folder)),
+        config=folder.index.parsed(file, content, lambda: method_config(content)),
         measured=measurement(manifest),
         data=str(manifest.get("checksums", {}).get("data", "")),
+        place=str(manifest.get("place", "")),
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_atomic
 from anomaly_bench.report import render
-from anomaly_bench.report.collect import Collected, Measured, collect, measurement, method_config
+from anomaly_bench.report.collect import CONFIG, Collected, Measured, collect, measurement, method_config
 from anomaly_bench.report.compare import Comparison, comparisons, shortened, skipped
 from anomaly_bench.report.html import write_html
 from anomaly_bench.report.paper import Published, published
@@ -35,7 +35,8 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     console = console or _console()
     if not (manifest := folder.manifest):
         raise UserError(str(folder.path), "no run is here", "`bench list runs` shows where runs are")
-    figures = published(manifest["method"], method_config(folder), manifest["dataset"], manifest["category"])
+    method = method_config((folder.path / CONFIG).read_bytes())
+    figures = published(manifest["method"], method, manifest["dataset"], manifest["category"])
     figures = [figure for figure in figures if figure.metric in folder.metrics]
     console.print(_title(manifest), style="bold", markup=False, highlight=False, soft_wrap=True)
     _print_metrics(console, folder.metrics, measurement(manifest), figures, parts=manifest.get("parts", {}))

@@ -6,23 +6,26 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
 
 from anomaly_bench import config
-from anomaly_bench.contracts import Dataset, Method, Record
-from anomaly_bench.data.loading import ImageSet, NormalLoaders, fingerprint, split_val
+from anomaly_bench.checksums import remembered
+from anomaly_bench.contracts import Method, Record
+from anomaly_bench.data.listing import to_csv
+from anomaly_bench.data.loading import ImageSet, NormalLoaders, split_val
 from anomaly_bench.errors import UserError
+from anomaly_bench.paths import cache_at
+from anomaly_bench.run.find import FoundRun, find_run
 from anomaly_bench.run.fit import fit, keep_weights_only, load_fitted
-from anomaly_bench.run.logs import build_loggers, console_log, recorded, warned
-from anomaly_bench.run.manifest import describe
+from anomaly_bench.run.logs import build_loggers, console_log, recorded
+from anomaly_bench.run.manifest import describe, masked, masked_config
 from anomaly_bench.run.scoring import measure, score
 from anomaly_bench.run.weights import store_weights
-from anomaly_bench.store import RunFolder
+from anomaly_bench.store import IMAGES, RunFolder
 
 __all__ = ["console_log", "run"]
 log = logging.getLogger("anomaly_bench")
@@ -39,74 +42,39 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     seed_everything(settings.seed, verbose=False)  # before anything is built
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
-    found = look(settings)
-    if found.state == "done":
-        log.info("already done: %s", found.folder.path)
-        return found.folder
-    device, method = pick_device(settings.hardware), config.build("method", settings.method)
-    require_space(found.folder.path, method, len(found.test))
-    with found.folder.locked():
-        if found.folder.status != "done" or settings.force:  # another process may have finished it just now
-            train(cfg, settings, found, method.to(device), overrides, options)
+    with cache_at(settings.cache_dir), remembered():
+        found = find_run(settings, fetch=True)
+        log.info("%s: %s", settings.dataset["name"], found.data)
+        if found.state == "done":
+            log.info("already done: %s%s", found.folder.path, f" ({found.note})" if found.note else "")
+            return found.folder
+        device, method = pick_device(settings.hardware), config.build("method", settings.method)
+        require_space(found.folder.path, method, len(found.data.test))
+        with found.folder.locked():
+            if found.folder.status != "done" or settings.force:  # another process may have finished it just now
+                train(cfg, settings, found, method.to(device), overrides, options)
     return found.folder
-
-
-@dataclass(frozen=True)
-class Found:
-    """The run that a configuration describes, before anything is trained."""
-
-    folder: RunFolder
-    state: str  # done, to resume, to run
-    train: list[Record]
-    test: list[Record]
-    checksum: str  # of the data set's file list
-
-
-def look(settings: config.Settings) -> Found:
-    """Look up what there is.  Raises UserError where the data are not there, or not those of the unfinished run."""
-    dataset: Dataset = config.build("dataset", settings.dataset)
-    with warned():
-        train, test = dataset.records("train"), dataset.records("test")
-    for split, found in (("train", train), ("test", test)):
-        if not found:
-            raise UserError("dataset", f"has no {split} images")
-    folder, checksum = run_folder(settings), fingerprint(train + test)
-    if settings.force or folder.status == "new":
-        return Found(folder, "to run", train, test, checksum)
-    if folder.manifest.get("checksums", {}).get("data", checksum) != checksum:
-        what = f"its files are not those that {folder.path} was trained on"
-        raise UserError("dataset", what, "force=true trains the run anew; another output_dir=DIR keeps both")
-    return Found(folder, "done" if folder.status == "done" else "to resume", train, test, checksum)
 
 
 def train(
     cfg: DictConfig,
     settings: config.Settings,
-    found: Found,
+    found: FoundRun,
     method: Method,
     overrides: Sequence[str],
     options: Sequence[str],
 ) -> None:
     """Train and measure, in a folder that is locked."""
     folder, share = found.folder, method.val_share
-    train, val = split_val(found.train, share, settings.seed) if share else (found.train, [])
-    splits = {"train": train, "val": val, "test": found.test}
-    manifest = describe(settings, folder, [*options, *overrides], method, splits, found.checksum)
-    folder.start(manifest, OmegaConf.to_yaml(cfg, resolve=True), overrides, afresh=settings.force)
+    train, val = split_val(found.data.train, share, settings.seed) if share else (found.data.train, [])
+    splits = {"train": train, "val": val, "test": found.data.test}
+    manifest = describe(settings, folder, [*options, *overrides], method, splits, found)
+    folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
+    folder.write_text(IMAGES, to_csv(found.data.entries))
     with recorded(folder):
         workers, devices = settings.hardware.workers, count_devices(settings.hardware)
         data = NormalLoaders(train, val, method.image_size, settings.cache_dir, workers, settings.seed, devices)
-        execute(folder, settings, method, data, found.test)
-
-
-def run_folder(settings: config.Settings) -> RunFolder:
-    """outputs/<method>/<dataset>/<category>/s<seed>-<id>"""
-    name, category = settings.dataset["name"], settings.dataset.get("category")
-    if not category:  # a folder of the user's own is called by its name; a set without categories by the set's
-        root = settings.dataset.get("root")
-        category = Path(root).resolve().name if name == "folder" and root else name
-    identity = f"s{settings.seed}-{config.identify(settings)[0]}"
-    return RunFolder(settings.output_dir / settings.method["name"] / name / category / identity)
+        execute(folder, settings, method, data, found.data.test)
 
 
 def execute(

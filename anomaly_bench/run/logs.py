@@ -82,3 +82,5 @@ def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
     except ModuleNotFoundError as error:
         what = str(error).splitlines()[0]
         raise UserError("logger", what, "pip install 'anomaly_bench[tensorboard,mlflow]'") from error
+    except TypeError as error:  # a key that its constructor does not know
+        raise UserError("logger", str(error).replace("__init__() ", "")) from error

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import __version__
-from anomaly_bench.config import Settings, identify
+from anomaly_bench.config import OWN_FOLDER, Settings, place_of
 from anomaly_bench.contracts import Method, Record
+from anomaly_bench.run.find import FoundRun
 from anomaly_bench.store import RunFolder
 
+SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
 PACKAGES = (
     "torch",
     "torchvision",
@@ -36,13 +39,10 @@ def describe(
     command: Sequence[str],
     method: Method,
     splits: dict[str, list[Record]],
-    checksum: str,
+    found: FoundRun,
 ) -> dict[str, Any]:
-    """The manifest as far as it is known before the training.
-
-    command: the words after `bench train`.  checksum: of the data set's file list.
-    """
-    identity, setting = identify(settings)
+    """The manifest as far as it is known before the training.  command: what was typed after `bench train`."""
+    command = [masked(word) for word in command]
     changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
     defects = [r for r in splits["test"] if r.label]
@@ -50,9 +50,10 @@ def describe(
         "method": settings.method["name"],
         "dataset": settings.dataset["name"],
         "category": folder.path.parent.name,
+        **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
         "seed": settings.seed,
-        "id": identity,
-        "setting": setting,
+        "id": found.identity.run,
+        "setting": found.identity.setting,
         "label": " ".join([settings.method["name"], *changed]),
         "command": shlex.join(["bench", "train", *command]),
         "versions": {
@@ -73,10 +74,30 @@ def describe(
             "total": sum(p.numel() for p in method.parameters()),
             "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
         },
-        "checksums": {"data": checksum},
+        "checksums": {"data": found.data.checksum},
+        "passed_over": found.data.warnings,
         "provenance": {},
         "protocol": protocol(method, splits),
     }
+
+
+def masked(word: str) -> str:
+    """`key=value` without the value where the key looks like a secret's, a URL without its password."""
+    key, equals, _ = word.partition("=")
+    if equals and SECRET.search(key.rpartition(".")[2]):
+        return f"{key}=***"
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", word)
+
+
+def masked_config(cfg: DictConfig) -> str:
+    """The configuration as yaml, every interpolation resolved, without secrets."""
+
+    def hide(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: hide(v, str(k)) for k, v in value.items()}
+        return masked(f"{key}={value}").partition("=")[2] if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(OmegaConf.create(hide(OmegaConf.to_container(cfg, resolve=True))))
 
 
 def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:

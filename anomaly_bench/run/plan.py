@@ -13,7 +13,8 @@ from anomaly_bench import config
 from anomaly_bench.contracts import Method
 from anomaly_bench.errors import Mistakes, UserError
 from anomaly_bench.lock import holder
-from anomaly_bench.run import Found, look, pick_device
+from anomaly_bench.run import pick_device
+from anomaly_bench.run.find import FoundRun, find_run
 from anomaly_bench.store import RunFolder
 
 STATES = ("done", "in work", "to resume", "to run", "cannot run", "running", "failed")  # the last two: afterwards
@@ -82,7 +83,7 @@ def _job(words: list[str], cfg: DictConfig) -> tuple[Job, config.Settings]:
     try:
         if not any(word.startswith("hydra/launcher=") for word in words):  # else the runs' machines may have others
             pick_device(settings.hardware)
-        found: Found = look(settings)
+        found: FoundRun = find_run(settings)
     except UserError as error:
         return Job(words, "cannot run", None, str(error)), settings
     owner = None if found.state == "done" else holder(found.folder.path)

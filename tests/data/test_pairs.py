@@ -77,6 +77,7 @@ def test_masks_without_the_usual_folders_and_ends(tmp_path: Path, masks: str) ->
     assert sum(pair.mask is not None for pair in found) == 3
 
 
+@pytest.mark.filterwarnings("ignore:.* x test image beside its map")
 def test_several_categories_and_images_beside_the_maps(tmp_path: Path, truth: Path) -> None:
     for category in ("screw", "bolt"):
         put(truth, "{category}/test/{kind}/{name}.tiff", category)  # among the images
@@ -100,7 +101,7 @@ def test_a_category_in_png_beside_one_in_tiff_is_measured_too(tmp_path: Path, tr
     ("damage", "line"),
     [
         (lambda m, d: (d / "ground_truth/cut/001_mask.png").unlink(),
-         "{m}/test/cut/001.npy: has no mask; looked for 001_mask.png and 001.png among the masks of 'cut'"),
+         "{m}/test/cut/001.npy: has no mask; looked for 001_mask, _gt or _label, or 001 among the masks of 'cut'"),
         (lambda m, d: (m / "test/cut/001.npy").unlink(), "{d}/ground_truth/cut/001_mask.png: has no map (a set of m"),
         (lambda m, d: shutil.rmtree(m / "test/cut"), "{d}/ground_truth/cut/000_mask.png: has no map, nor have 1 ot"),
         (lambda m, d: shutil.rmtree(d / "ground_truth/cut"), "{m}/test/cut/000.npy: has no mask; "),

@@ -18,9 +18,11 @@ from small_runs import TOY, Bench, Train, save
 from anomaly_bench.cli import main
 from anomaly_bench.contracts import Record
 from anomaly_bench.data.decode import read_mask, resize_mask
+from anomaly_bench.data.files import fingerprint
+from anomaly_bench.data.folder import Folder
 from anomaly_bench.evaluate.tiff import file_names
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.store import RunFolder, ScoreRow, write_json
+from anomaly_bench.store import LARGE, SMALL, RunFolder, ScoreRow, write_json
 
 
 def test_a_run_is_confirmed(train: Train, capsys: Capsys) -> None:
@@ -69,7 +71,12 @@ def test_what_is_measured_is_what_is_stored(train: Train, capsys: Capsys) -> Non
     folder.write_scores(
         ScoreRow(row.path, row.kind, row.label, s) for row, s in zip(folder.scores, scores, strict=True)
     )
-    found = eval_json(capsys, folder.path)[str(folder.path)]["metrics"]
+    before = (folder.path / "metrics.json").read_bytes()
+    assert "maps.npy: was changed or damaged" in refused(capsys, folder.path).replace("scores.csv", "maps.npy")
+    assert (folder.path / "metrics.json").read_bytes() == before
+    found = eval_json(capsys, folder.path, "--accept-changes")[str(folder.path)]["metrics"]
+    assert folder.manifest["accepted_changes"] == ["scores.csv", "maps.npy"]
+    assert folder.damage((*SMALL, *LARGE)) == []
     masks = [masks_of(folder)[row.path] for row in folder.scores]
     labels = np.array([row.label for row in folder.scores])
     assert found == image_metrics(np.array(scores), labels) | pixel_metrics(reversed_maps, masks)
@@ -90,6 +97,8 @@ def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:
 
 def test_several_runs_options_and_a_run_of_an_earlier_version(train: Train, capsys: Capsys) -> None:
     folders = [train(seed=seed) for seed in (0, 1)]
+    dataset = Folder("widgets", "good", "bad", 0.2, 0)
+    old = {"data": fingerprint([*dataset.records("train"), *dataset.records("test")])}
     config = folders[1].path / "config.yaml"
     kept = [
         line
@@ -97,6 +106,7 @@ def test_several_runs_options_and_a_run_of_an_earlier_version(train: Train, caps
         if not re.match(r" *(metrics_memory_mb|resamples|workers):", line)
     ]
     config.write_text("\n".join(kept))
+    write_json(folders[1].path / "manifest.json", {**folders[1].manifest, "format": 1, "files": {}, "checksums": old})
     found = eval_json(capsys, *(folder.path for folder in folders), "--resamples", "20", "--threads", "2")
     assert list(found) == [str(folder.path) for folder in folders]
     assert [found[str(f.path)]["metrics"] for f in folders] == [f.metrics for f in folders]
@@ -128,7 +138,8 @@ def test_data_that_moved_and_data_that_changed(train: Train, images: Path, capsy
     before = (folder.path / "metrics.json").read_bytes()
     line = refused(capsys, folder.path, "dataset.root=moved")
     what = f"its files are not those that {folder.path} was measured on"
-    assert line == f"bench: dataset: {what} (dataset.root=DIR names another place)"
+    change = "1 of 23 images differ: added test/hole/003.png"
+    assert line == f"bench: dataset: {what}: {change} (dataset.root=DIR names another place)"
     assert (folder.path / "metrics.json").read_bytes() == before
 
 
@@ -162,8 +173,14 @@ def test_a_run_that_cannot_be_measured_is_one_line(
     damage: Callable[[RunFolder], object], words: list[str], line: str, train: Train, capsys: Capsys
 ) -> None:
     folder = train()
+    before = folder.path.is_dir() and (folder.path / "metrics.json").read_bytes()
     damage(folder)
-    assert refused(capsys, folder.path, *words).startswith("bench: " + line.format(run=folder.path))
+    said = refused(capsys, folder.path, *words)
+    if "was changed" in said or " is missing" in said:
+        assert said.startswith(f"bench: {folder.path}/")
+        said = refused(capsys, folder.path, *words, "--accept-changes")
+    assert said.startswith("bench: " + line.format(run=folder.path))
+    assert not folder.path.is_dir() or (folder.path / "metrics.json").read_bytes() == before
 
 
 def test_a_run_without_maps_is_one_line(train: Train, capsys: Capsys) -> None:

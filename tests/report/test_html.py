@@ -169,9 +169,10 @@ def test_charts_have_all_their_lines(pages: dict[str, Page]) -> None:
 
 def test_text_is_text(run: Run, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>&\"'"
-    folder = run("<b>c</b>".replace("/", "∕"), label=f"rd {evil}", image_auroc=0.5)
+    folder = run("screw", label=f"rd {evil}", image_auroc=0.5)
     folder.write_scores([ScoreRow(f"{evil}/a.png", evil, 1, 1.0), ScoreRow("b.png", "good", 0, 0.0)])
     folder.update(command=evil, device=evil, protocol=[evil], provenance={evil: evil})
+    folder.finish()
     for page in written(tmp_path).values():
         assert "b" not in {tag for tag, _ in page.tags}
         scripts = [given for tag, given in page.tags if tag == "script"]
@@ -315,6 +316,7 @@ def test_what_a_run_lacks_is_left_out(tmp_path: Path, name: str, damage: str) ->
     files = [*(folder.path / name).iterdir()] if name == "heatmaps" else [folder.path / name]
     for file in files:
         file.unlink() if damage == "missing" else file.write_bytes(b"\x93NUMPY,{")
+    folder.finish()  # with the checksums of what is there
     page = written(tmp_path)["pages/synthetic.category00.html"]
     found = data(tmp_path, "synthetic.category00")
     assert ("bench eval RUN" in page.text) == (name == "curves.json")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -14,19 +15,13 @@ import pytest
 
 from anomaly_bench import describe
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import read_sealed
 from anomaly_bench.report import collect as collecting
-from anomaly_bench.report import index as indexing
 from anomaly_bench.report.collect import collect
 from anomaly_bench.report.index import INDEX
 from anomaly_bench.store import RunFolder
 
 Run = Callable[..., RunFolder]
-
-
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files count as settled at once."""
-    monkeypatch.setattr(indexing, "SETTLED", -1)
 
 
 @pytest.fixture
@@ -42,19 +37,19 @@ def listed(outputs: Path, *words: str) -> list[str]:
 
 
 def kept(outputs: Path) -> dict[str, Any]:
-    files: dict[str, Any] = json.loads((outputs / INDEX).read_text())["files"]
+    files: dict[str, Any] = read_sealed(outputs / INDEX)["files"]
     return files
 
 
 @pytest.fixture
 def no_reading(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """From the call on, reading any file of a run is an error."""
+    """From the call on, parsing any file of a run is an error."""
 
     def forbid() -> None:
         def fail(*_: object) -> Any:
-            raise AssertionError("a file of a run was read")
+            raise AssertionError("a file of a run was parsed")
 
-        monkeypatch.setattr(RunFolder, "_json", fail)
+        monkeypatch.setattr(RunFolder, "_parsed", fail)
         monkeypatch.setattr(collecting, "method_config", fail)
 
     return forbid
@@ -71,51 +66,56 @@ def test_what_was_read_once_is_not_read_again(tmp_path: Path, no_reading: Callab
     assert first.left_out_line() == "1 failed, 1 interrupted"
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "metrics.json", "config.yaml"])
-def test_a_changed_file_is_read_again(three: list[RunFolder], tmp_path: Path, name: str) -> None:
-    old, new = {"manifest.json": ("812", "813"), "metrics.json": ("0.9", "0.8"), "config.yaml": ("0.999", "0.998")}[
-        name
-    ]
+def test_a_changed_manifest_is_read_again(three: list[RunFolder], tmp_path: Path) -> None:
     (before,) = collect(tmp_path).rows
-    file = three[0].path / name
+    file = three[0].path / "manifest.json"
     text, found = file.read_text(), file.stat()
-    file.write_text(text.replace(old, new))
-    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns + 1))  # as long as before, a nanosecond later
+    file.write_text(text.replace("812", "813"))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))  # as long and as old as before
     (after,) = collect(tmp_path).rows
-    changed = {
-        "manifest.json": (before.peak_memory_mb, after.peak_memory_mb) == (812, 813),
-        "metrics.json": (before.metrics["image_auroc"], after.metrics["image_auroc"]) == (0.9, 0.8),
-        "config.yaml": (before.config["betas"], after.config["betas"]) == ([0.5, 0.999], [0.5, 0.998]),
-    }
-    assert changed[name]
-    file.write_text(text + "\n")
-    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns + 1))  # longer, at the same time
-    assert collect(tmp_path).rows == [before]
+    assert (before.peak_memory_mb, after.peak_memory_mb) == (812, 813)
 
 
-def test_files_that_may_still_change_are_not_kept(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(indexing, "SETTLED", 2e9)
-    folder = run("screw", image_auroc=0.9)
-    collect(tmp_path)
-    assert not (tmp_path / INDEX).exists()
-    for file in folder.path.iterdir():
-        os.utime(file, (0, 0))
-    collect(tmp_path)
-    assert len(kept(tmp_path)) == 3
+@pytest.mark.parametrize("name", ["metrics.json", "config.yaml", "scores.csv", "curves.json", "images.csv"])
+def test_a_flipped_bit_in_a_small_file_is_seen_at_once(three: list[RunFolder], tmp_path: Path, name: str) -> None:
+    file = three[0].path / name
+    if not file.exists():
+        file.write_text("0,1,2\n")
+        three[0].finish()
+    assert [line.split()[0] for line in listed(tmp_path)] == ["done", "failed", "interrupted"]
+    before, found = collect(tmp_path), file.stat()
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    assert listed(tmp_path)[0].split()[0] == "damaged"
+    assert f"{name} was changed or damaged" in listed(tmp_path)[0]
+    assert len(listed(tmp_path, "status=damaged")) == 1
+    after = collect(tmp_path)
+    assert after.rows == []
+    assert [item.status for item in after.left_out] == ["damaged", "failed", "interrupted"]
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    assert collect(tmp_path) == before
+
+
+def sealed(text: str) -> str:
+    return f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 INDICES = {
     "cut off": lambda text: text[: len(text) // 2],
     "empty": lambda text: "",
     "no object": lambda text: "[1, 2]",
-    "no files": lambda text: '{"format": 1}',
-    "files that are none": lambda text: '{"format": 1, "files": [[]]}',
-    "short entries": lambda text: '{"format": 1, "files": {"rd/mvtec/screw/s0/manifest.json": [1]}}',
-    "numbers as entries": lambda text: '{"format": 1, "files": {"rd/mvtec/screw/s0/manifest.json": 3}}',
-    "contents of another kind": lambda text: json.dumps(
-        {"format": 1, "files": {key: [*entry[:2], [1]] for key, entry in json.loads(text)["files"].items()}}
+    "no files": lambda text: sealed('{"format": 2}'),
+    "files that are none": lambda text: sealed('{"format": 2, "files": [[]]}'),
+    "short entries": lambda text: sealed('{"format": 2, "files": {"rd/mvtec/screw/s0/manifest.json": [1]}}'),
+    "numbers as entries": lambda text: sealed('{"format": 2, "files": {"rd/mvtec/screw/s0/manifest.json": 3}}'),
+    "contents of another kind": lambda text: sealed(
+        json.dumps({"format": 2, "files": {key: [e[0], [1]] for key, e in json.loads(text[65:])["files"].items()}})
     ),
-    "another version": lambda text: text.replace('"format":1', '"format":0').replace("0.9", "0.1"),
+    "another version": lambda text: sealed(text[65:].replace('"format":2', '"format":0').replace("0.9", "0.1")),
+    "a flipped bit": lambda text: text.replace("0.9", "0.8"),
 }
 
 
@@ -139,10 +139,10 @@ def test_a_folder_that_is_read_only_needs_no_index(tmp_path: Path, monkeypatch: 
     found = collect(tmp_path)
     (tmp_path / INDEX).unlink()
 
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+    def refuse(path: Path, *_: object) -> None:
+        raise UserError(str(path), "cannot be written: Permission denied")
 
-    monkeypatch.setattr("anomaly_bench.store.tempfile.mkstemp", refuse)  # root may write anywhere
+    monkeypatch.setattr("anomaly_bench.report.index.write_sealed", refuse)  # root may write anywhere
     assert collect(tmp_path) == found
     assert len(listed(tmp_path)) == 3
     assert not (tmp_path / INDEX).exists()
@@ -159,7 +159,7 @@ def test_runs_that_are_gone_leave_the_index(three: list[RunFolder], tmp_path: Pa
 
 def test_listing_keeps_what_only_the_report_reads(three: list[RunFolder], tmp_path: Path) -> None:
     collect(tmp_path)
-    (three[0].path / "metrics.json").write_text('{"image_auroc": 0.25}')
+    three[0].remeasured({"image_auroc": 0.25}, {}, {})
     assert "image_auroc 0.2500" in listed(tmp_path)[0]
     assert [key for key in kept(tmp_path) if key.endswith("config.yaml")] != []
     assert collect(tmp_path).rows[0].metrics == {"image_auroc": 0.25}

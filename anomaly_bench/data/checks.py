@@ -1,0 +1,50 @@
+"""Whether the images of a data set can carry a result: names that can be stored, no image on both sides."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from anomaly_bench.data.files import shown
+from anomaly_bench.data.listing import Entry
+from anomaly_bench.errors import UserError
+from anomaly_bench.records import Record
+
+# Control characters, line ends of any kind, and bytes that are not UTF-8, which Python reads as lone surrogates.
+UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+def check_names(records: Iterable[Record]) -> None:
+    """Raises UserError for the first name, folders included, that no line of a CSV or JSON file can hold."""
+    for record in records:
+        for source in (record.path, record.image, record.mask):
+            if isinstance(source, (str, Path)) and UNSTORABLE.search(str(source)):
+                what = "this name has control characters or bytes that are not UTF-8"
+                raise UserError(shown(source), what, "rename the file or the folder")
+
+
+def check_overlap(train: Sequence[Record], test: Sequence[Record], entries: Sequence[Entry]) -> None:
+    """Compare images by content.  entries: of train, then of test (`listing`).
+
+    Raises UserError where a defective test image is also a normal one, in the training or in the test: one of the two
+    labels is wrong.  Arrays come from official files, of which this is only said.  Warns of normal test images that are
+    training images too.
+    """
+    trained = {entry.image: entry.path for entry in entries[: len(train)]}
+    tested = list(zip(test, entries[len(train) :], strict=True))
+    normal = {entry.image: entry.path for record, entry in tested if not record.label} | trained
+    wrong = [(record, entry) for record, entry in tested if record.label and entry.image in normal]
+    if wrong:
+        text = _said("defective test images are normal images too", [entry for _, entry in wrong], normal)
+        if any(isinstance(record.image, Path) for record, _ in wrong):
+            raise UserError("dataset", text, "remove each from one of the two places")
+        warnings.warn(text, stacklevel=2)
+    if seen := [entry for record, entry in tested if not record.label and entry.image in trained]:
+        warnings.warn(_said("normal test images are training images too", seen, trained), stacklevel=2)
+
+
+def _said(what: str, entries: list[Entry], others: dict[str, str]) -> str:
+    first = entries[0]
+    return f"{len(entries)} {what}, with the same content (first: {first.path} and {others[first.image]})"
