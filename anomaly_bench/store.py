@@ -183,7 +183,12 @@ class RunFolder:
         manifest = {**self.manifest, "files": self._digests(), "status": "done", "finished": now()}
         manifest.pop("error", None)
         write_json(self.path / MANIFEST, manifest)
-        shutil.rmtree(self.replaced, ignore_errors=True)
+        self.clear_leftovers()
+
+    def clear_leftovers(self) -> None:
+        """Remove what a finished run needs no more: its checkpoints, and the run that it replaced."""
+        for folder in (self.path / "checkpoints", self.replaced):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def remeasured(self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any]) -> None:
         """Replace a finished run's metrics and curves.  Other result files count from now on as they are.

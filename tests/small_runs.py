@@ -19,7 +19,7 @@ TOYS = Path(__file__).parent / "toys"
 TOY = ["--config-dir", str(TOYS / "conf"), "method=toy", "dataset=folder", "hardware=cpu"]
 FILES = {  # of a finished run
     *("manifest.json", "config.yaml", "overrides.txt", "metrics.json", "scores.csv", "maps.npy", "heatmaps"),
-    *("weights.safetensors", "checkpoints", "log.txt", "training.csv", "curves.json", "images.csv"),
+    *("weights.safetensors", "log.txt", "training.csv", "curves.json", "images.csv"),
 }
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]  # the fixtures of conftest.py
 Train = Callable[..., RunFolder]

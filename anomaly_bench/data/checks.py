@@ -37,14 +37,14 @@ def check_overlap(train: Sequence[Record], test: Sequence[Record], entries: Sequ
     normal = {entry.image: entry.path for record, entry in tested if not record.label} | trained
     wrong = [(record, entry) for record, entry in tested if record.label and entry.image in normal]
     if wrong:
-        text = _said("defective test images are normal images too", [entry for _, entry in wrong], normal)
+        text = _said("defective test images that are normal images too", [entry for _, entry in wrong], normal)
         if any(isinstance(record.image, Path) for record, _ in wrong):
             raise UserError("dataset", text, "remove each from one of the two places")
         warnings.warn(text, stacklevel=2)
     if seen := [entry for record, entry in tested if not record.label and entry.image in trained]:
-        warnings.warn(_said("normal test images are training images too", seen, trained), stacklevel=2)
+        warnings.warn(_said("normal test images that are training images too", seen, trained), stacklevel=2)
 
 
 def _said(what: str, entries: list[Entry], others: dict[str, str]) -> str:
     first = entries[0]
-    return f"{len(entries)} {what}, with the same content (first: {first.path} and {others[first.image]})"
+    return f"{what}, by content: {len(entries)} (first: {first.path} is {others[first.image]})"

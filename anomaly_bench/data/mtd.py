@@ -84,7 +84,7 @@ def _names(file: Path) -> list[str]:
         raise UserError("dataset.split_file", f"{file} cannot be read: {error}", way) from error
     names = list(dict.fromkeys(lines))
     if again := [name for name, count in Counter(lines).items() if count > 1]:
-        warnings.warn(f"{file}: {len(lines) - len(names)} lines repeat a name (first: {again[0]})", stacklevel=2)
+        warnings.warn(f"{file}: repeated lines: {len(lines) - len(names)} (first: {again[0]})", stacklevel=2)
     return names
 
 

@@ -46,6 +46,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         found = find_run(settings, fetch=True)
         log.info("%s: %s", settings.dataset["name"], found.data)
         if found.state == "done":
+            found.folder.clear_leftovers()
             log.info("already done: %s%s", found.folder.path, f" ({found.note})" if found.note else "")
             return found.folder
         device, method = pick_device(settings.hardware), config.build("method", settings.method)
@@ -90,9 +91,8 @@ def execute(
     finished = folder.manifest["stages"]
     for stage in method.stages(data):  # statistics are computed where the training is
         to_memory_format(stage.module, settings.hardware)
-        if stage.name in finished:
+        if stage.name in finished and load_fitted(stage, folder.path):
             log.info("%s: fitted in an earlier attempt", stage.name)
-            load_fitted(stage, folder.path)
         else:
             spent = fit(stage, folder.path, settings.hardware, settings.seed, settings.checkpoint_seconds, loggers)
             folder.update(stages={stage.name: spent})
@@ -136,12 +136,12 @@ def count_devices(hardware: config.Hardware) -> int:
 def require_space(path: Path, method: Method, test_images: int) -> None:
     """A disk that cannot hold the run is found out before the training, not after it.
 
-    Counted: float32 maps, weights, and a checkpoint with two moments for each trainable parameter while the next is
+    Counted: float32 maps, weights, and two checkpoints with two moments for each trainable parameter while the next is
     written.
     """
     parameters = list(method.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    needed = 4 * (test_images * method.image_size**2 + sum(p.numel() for p in parameters) + 6 * trainable)
+    needed = 4 * (test_images * method.image_size**2 + sum(p.numel() for p in parameters) + 9 * trainable)
     existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:

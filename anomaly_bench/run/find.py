@@ -106,7 +106,7 @@ def require_same_data(folder: RunFolder, data: Data) -> None:
     raise UserError(
         "dataset",
         f"its files are not those that {folder.path} was trained on: {what}",
-        "bring them back; or keep both runs with dataset.name=NAME or output_dir=DIR; or force=true trains it anew",
+        "bring them back; dataset.name=NAME or output_dir=DIR keeps both; force=true trains the run anew",
     )
 
 

@@ -20,7 +20,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import unwritable, write_atomic
+from anomaly_bench.files import unwritable
+from anomaly_bench.run.checkpoints import CheckedIO, read, usable, write
 from anomaly_bench.run.curve import Curve, last_seconds, quiet
 
 log = logging.getLogger("anomaly_bench")
@@ -48,17 +49,18 @@ def fit(
         logger=loggers or False,
         log_every_n_steps=1,
         callbacks=[steps, curve, Checkpoint(last, checkpoint_seconds), *progress],
+        plugins=[CheckedIO()],
         default_root_dir=folder,
         enable_checkpointing=False,
         enable_progress_bar=bool(progress),
         enable_model_summary=False,
         **limits,
     )
-    resumed = str(last) if last.exists() else None
-    log.info("%s: %s", stage.name, f"resumes from {last}" if resumed else "starts")
+    resumed = usable(last)
+    log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")
     reset_peak_memory()
-    try:  # weights_only=False: the file is our own and holds optimiser and loop state
-        trainer.fit(stage.module, stage.loader, ckpt_path=resumed, weights_only=False)
+    try:
+        trainer.fit(stage.module, stage.loader, ckpt_path=str(resumed) if resumed else None, weights_only=True)
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stopped
     except ProcessRaisedException as error:
@@ -74,22 +76,36 @@ def checkpoint_path(folder: Path, stage: Stage) -> Path:
     return folder / "checkpoints" / stage.name / "last.ckpt"
 
 
-def load_fitted(stage: Stage, folder: Path) -> None:
-    """Bring a stage that was finished in an earlier attempt to its fitted state."""
-    state = torch.load(checkpoint_path(folder, stage), map_location="cpu", weights_only=False)["state_dict"]
+def load_fitted(stage: Stage, folder: Path) -> bool:
+    """Bring a stage that was finished in an earlier attempt to its fitted state; False where its checkpoints are bad.
+
+    Raises UserError where a checkpoint is of another method.
+    """
+    path = checkpoint_path(folder, stage)
+    found = usable(path)
+    if found is None:
+        return False
     frozen = {name for name, p in stage.module.named_parameters() if not p.requires_grad}
-    missing, unexpected = stage.module.load_state_dict(state, strict=False)
+    missing, unexpected = stage.module.load_state_dict(read(found)["state_dict"], strict=False)
     if unexpected or set(missing) - frozen:
-        raise UserError(
-            str(checkpoint_path(folder, stage)), "does not fit this method", "force=true trains the run anew"
-        )
+        raise UserError(str(found), "does not fit this method", "force=true trains the run anew")
+    return True
 
 
 def keep_weights_only(stage: Stage, folder: Path) -> None:
-    """A finished stage needs no optimiser state: drop it from the checkpoint."""
+    """A finished stage needs no optimiser state: write its checkpoint without it; the whole one becomes `previous`."""
     path = checkpoint_path(folder, stage)
-    state = torch.load(path, map_location="cpu", weights_only=False)["state_dict"]
-    write_atomic(path, lambda file: torch.save({"state_dict": state}, file))
+    content = read(path)
+    if len(content) > 1:
+        save(path, {"state_dict": content["state_dict"]})
+
+
+def save(path: Path, content: dict[str, Any]) -> None:
+    """`checkpoints.write`.  Raises UserError naming a file that cannot be written."""
+    try:
+        write(path, content)
+    except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
+        raise unwritable(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
 
 class StepLimit(Callback):
@@ -127,13 +143,9 @@ class Checkpoint(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        partial = self.path.with_suffix(".partial")
         try:
-            trainer.save_checkpoint(partial)
-            if trainer.is_global_zero:
-                partial.replace(self.path)
+            trainer.save_checkpoint(self.path)
         except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
-            partial.unlink(missing_ok=True)
             raise unwritable(self.path, error if isinstance(error, OSError) else OSError(str(error))) from error
         self.saved = time.monotonic()
 

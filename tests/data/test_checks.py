@@ -44,8 +44,8 @@ def test_what_was_found_is_said_and_what_is_not_used_is_stored(images: Path, tra
     lines = capsys.readouterr().err.splitlines()
     said = [
         f"{images}: not used: 1 x unknown extension (test/good/notes.odt)",
-        "1 normal test images are training images too, with the same content "
-        "(first: test/good/009.png and train/good/003.png)",
+        "normal test images that are training images too, by content: 1 "
+        "(first: test/good/009.png is train/good/003.png)",
     ]
     assert lines[:3] == [*said, FOUND.replace("4 good", "5 good")]
     assert run.manifest["passed_over"] == said
@@ -70,10 +70,10 @@ def test_masks_beside_the_images_change_no_number(images: Path, tmp_path: Path, 
     ("change", "line"),
     [
         (lambda d: shutil.copy(d / "train/good/003.png", d / "test/hole/009.png"),
-         "dataset: 1 defective test images are normal images too, with the same content (first: test/hole/009.png and "
+         "dataset: defective test images that are normal images too, by content: 1 (first: test/hole/009.png is "
          "train/good/003.png) (remove each from one of the two places)"),
         (lambda d: (d / "test/line/009.png").symlink_to(d / "test/good/001.png"),
-         "dataset: 1 defective test images are normal images too, with the same content (first: test/line/009.png and "
+         "dataset: defective test images that are normal images too, by content: 1 (first: test/line/009.png is "
          "test/good/001.png) (remove each from one of the two places)"),
         (lambda d: save(d / "test/good/a\nb.png", noise(1)),
          "test/good/a\\nb.png: this name has control characters or bytes that are not UTF-8 (rename the file or "),
@@ -177,5 +177,5 @@ def test_official_arrays_that_contradict_themselves_are_said_only() -> None:
     same, other = np.zeros((4, 4), np.uint8), np.ones((4, 4), np.uint8)
     train = [Record("train/0", "good", same), Record("train/1", "good", other)]
     test = [Record("test/0", "cat", same.copy()), Record("test/1", "cat", same.copy())]
-    with pytest.warns(UserWarning, match=r"2 defective test .* \(first: test/0 and train/0\)"):
+    with pytest.warns(UserWarning, match=r"^defective test .*: 2 \(first: test/0 is train/0\)$"):
         check_overlap(train, test, listing(train, test))

@@ -93,6 +93,35 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
+@pytest.mark.filterwarnings("error")
+def test_transparent_colours_are_read_as_they_are(tmp_path: Path) -> None:  # and nothing is said of them
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(pixels).quantize(4)
+    image.save(tmp_path / "bytes.png", transparency=bytes([0, 9, 255, 255]))
+    image.save(tmp_path / "index.png", transparency=1)
+    for name in ("bytes.png", "index.png"):
+        assert (read_image(tmp_path / name) == np.asarray(image.convert("RGB"))).all()
+    Image.fromarray(pixels).save(tmp_path / "colour.png", transparency=tuple(pixels[0, 0].tolist()))
+    assert (read_image(tmp_path / "colour.png") == pixels).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (5, 1), (1, 1), (1, 60000)])
+def test_images_of_one_row_are_read_and_resized(tmp_path: Path, shape: tuple[int, int]) -> None:
+    save(tmp_path / "a.png", np.full(shape, 200, np.uint8))
+    assert (resize_image(read_image(tmp_path / "a.png"), 16) == 200).all()
+    assert resize_mask(read_mask(tmp_path / "a.png", shape), 16).all()
+
+
+def test_a_truncated_jpeg_and_a_decompression_bomb_are_named(tmp_path: Path) -> None:
+    good = save(tmp_path / "good.jpg", np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    (tmp_path / "cut.jpg").write_bytes(good.read_bytes()[:-400])
+    Image.new("1", (40000, 5000)).save(tmp_path / "bomb.png")
+    for name in ("cut.jpg", "bomb.png"):
+        with pytest.raises(UserError, match=rf"{name}: cannot be read as an image: ") as caught:
+            read_image(tmp_path / name)
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_what_has_no_plain_meaning_is_refused(tmp_path: Path) -> None:
     Image.new("F", (4, 4), 0.5).save(tmp_path / "float.tif")
     Image.new("I", (4, 4), 70000).save(tmp_path / "int.tif")

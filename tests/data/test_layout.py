@@ -167,7 +167,7 @@ def test_tiles_in_capitals_find_their_masks(tiles: Path) -> None:
 def test_repeated_lines_of_a_split_are_said(tiles: Path) -> None:
     names = tiles / "names.txt"
     names.write_text("\ufeffexp3_num_Free.jpg\nexp0_num_Free.jpg\nexp0_num_Free.jpg\n", encoding="utf-8")
-    with pytest.warns(UserWarning, match=r"names.txt: 1 lines repeat a name \(first: exp0_num_Free.jpg\)"):
+    with pytest.warns(UserWarning, match=r"names.txt: repeated lines: 1 \(first: exp0_num_Free.jpg\)"):
         assert len(MTD(str(tiles), str(names), 0.8, 0).records("train")) == 2
     os.mkfifo(tiles / "pipe")
     assert "pipe cannot be read: no such file" in refused(MTD(str(tiles), str(tiles / "pipe"), 0.8, 0))

@@ -255,3 +255,8 @@ def test_a_real_subset_of_things() -> None:
     assert len(train) == 300
     others = [thing for thing in one_class.CATEGORIES["cifar10"] if thing != "frog"]
     assert Counter(r.kind for r in data.records("test")) == dict.fromkeys(["good", *others], 60)
+
+
+def test_a_place_whose_name_is_too_long_is_no_place() -> None:
+    with pytest.raises(UserError, match=r"dataset.root: none of the files of MNIST/raw in x+ or x+/mnist"):
+        MNIST("3", "x" * 300).records("train")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -68,7 +69,13 @@ def test_layouts(tmp_path: Path, truth: Path, layout: str, suffix: str, named: s
     assert all(p.mask == truth / f"screw/ground_truth/{p.kind}/{p.map.stem}_mask.png" for p in found["screw"][:3])
 
 
-@pytest.mark.parametrize("masks", ["{kind}/{name}.png", "{kind}/{name}_mask.png", "screw/{kind}/{name}.png"])
+@pytest.mark.parametrize(
+    "masks",
+    [
+        *("{kind}/{name}.png", "{kind}/{name}_mask.png", "screw/{kind}/{name}.png", "{kind}/{name}_GT.bmp"),
+        *("masks/{kind}/{name}_label.tif", "screw/masks/{kind}/{name}.gif", "ground_truth/{kind}/{name}_Mask.TIFF"),
+    ],
+)
 def test_masks_without_the_usual_folders_and_ends(tmp_path: Path, masks: str) -> None:
     for kind, name in IMAGES[2:]:
         save(tmp_path / "truth" / masks.format(kind=kind, name=name), square())
@@ -107,6 +114,15 @@ def test_a_category_in_png_beside_one_in_tiff_is_measured_too(tmp_path: Path, tr
         (lambda m, d: shutil.rmtree(d / "ground_truth/cut"), "{m}/test/cut/000.npy: has no mask; "),
         (lambda m, d: write(m / "test/cut/000.tiff", grey(0)), "{m}/test/cut/000.tiff: and 000.npy are of the same im"),
         (lambda m, d: write(m / "cut/000.tiff", grey(0)), "{m}/test/cut/000.npy: and 000.tiff are of the same image"),
+        (lambda m, d: write(m / "test/cut/000.png", grey(0)), "{m}/test/cut/000.png: and 000.npy are of the same im"),
+        (lambda m, d: write(m / "test/good/x.png/1.npy", grey(0)), "{m}/test/good/x.png: is no file of numbers: fold"),
+        (lambda m, d: os.mkfifo(m / "test/good/x.tif"), "{m}/test/good/x.tif: is no file of numbers: no regular file"),
+        (lambda m, d: (m / "test/good/x.npy").symlink_to("?"), "{m}/test/good/x.npy: is no file of numbers: dangling "),
+        (lambda m, d: save(d / "ground_truth/cut/000_gt.bmp", square()),
+         "{d}/ground_truth/cut/000_mask.png: and {d}/ground_truth/cut/000_gt.bmp are masks of the same image"),
+        (lambda m, d: (d / "ground_truth/cut/001_mask.png").rename(d / "ground_truth/cut/001_mask.jpg"),
+         "{m}/test/cut/001.npy: has no mask; looked for 001_mask, _gt or _label, or 001 among the masks of 'cut' "
+         "({d}: not used: 1 x unknown extension (ground_truth/cut/001_mask.jpg))"),
         (lambda m, d: write(m / "test/000.tif", grey(0)), "{m}/test/000.tif: has no mask; "),
         (lambda m, d: write(m / "000.npy", grey(0)), "{m}/000.npy: lies at no known place; below {m}: [<category>/]"),
         (lambda m, d: write(m / "a/b/c/0.npy", grey(0)), "{m}/a/b/c/0.npy: lies at no known place; below {m}: "),
@@ -144,6 +160,36 @@ def test_names_that_end_in_mask_find_their_own(tmp_path: Path) -> None:
     assert [(p.map.name, p.mask and p.mask.name) for p in pairs] == [
         ("a.npy", "a_mask.png"),
         ("a_mask.npy", "a_mask_mask.png"),
+    ]
+
+
+def test_a_png_beside_maps_of_another_format_is_a_map_too(tmp_path: Path, truth: Path) -> None:
+    maps = put(tmp_path / "maps", "test/{kind}/{name}.npy")
+    (maps / "test/good/001.npy").unlink()
+    write(maps / "test/good/001.png", grey(9))
+    found = match(maps, truth / "screw")["maps"]
+    assert [pair.map.name for pair in found if pair.kind == "good"] == ["000.npy", "001.png"]
+
+
+def test_images_of_a_data_set_beside_their_maps_are_counted(tmp_path: Path, truth: Path) -> None:
+    put(truth, "{category}/test/{kind}/{name}.tiff")
+    line = rf"{truth / 'screw'}: not used: 5 x test image beside its map \(test/bent/7.png, .*, ...\)$"
+    with pytest.warns(UserWarning, match=line):
+        match(truth / "screw", truth / "screw")
+    (truth / "screw/test/good/001.tiff").unlink()
+    assert said(truth / "screw", truth).startswith(f"{truth / 'screw/test/good/001.png'}: has no map beside it, and ")
+
+
+def test_files_of_another_format_are_counted(tmp_path: Path, truth: Path) -> None:
+    maps = put(tmp_path / "maps", "screw/test/{kind}/{name}.npy")
+    (maps / "screw/test/good/009.exr").touch()
+    (maps / "screw/notes.txt").touch()  # not where maps lie
+    (truth / "screw/ground_truth/cut/notes.txt").touch()
+    with pytest.warns(UserWarning, match="unknown extension") as caught:
+        match(maps, truth)
+    assert [str(warning.message) for warning in caught] == [
+        f"{maps}: not used: 1 x unknown extension (screw/test/good/009.exr)",
+        f"{truth}: not used: 1 x unknown extension (screw/ground_truth/cut/notes.txt)",
     ]
 
 

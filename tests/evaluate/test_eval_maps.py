@@ -160,6 +160,7 @@ def test_maps_of_normal_images_only_are_undefined_and_say_why(others: Path, caps
         (lambda m, d: (m / "bolt/hole/001.npy").unlink(), "{d}/bolt/ground_truth/hole/001_mask.png: has no map "),
         (lambda m, d: (d / "bolt/ground_truth/hole/001_mask.png").unlink(), "{m}/bolt/hole/001.npy: has no mask; "),
         (lambda m, d: put(m / "bolt/hole/001.tiff", np.ones((24, 24))), "{m}/bolt/hole/001.tiff: and 001.npy are of "),
+        (lambda m, d: put(m / "bolt/hole/001.png", np.ones((24, 24), np.uint8)), "{m}/bolt/hole/001.png: and 001.npy"),
         (lambda m, d: (m / "screw").rename(m / "scew"), "{d}: holds no masks of 'scew', only of bolt, screw (did you "),
         (lambda m, d: np.save(m / "bolt/hole/001.npy", np.full((24, 24), np.inf)), "{m}/bolt/hole/001.npy: score inf"),
         (lambda m, d: (m / "bolt/hole/001.npy").write_bytes(b""), "{m}/bolt/hole/001.npy: cannot be read as an ano"),
@@ -186,6 +187,27 @@ def truncate(file: Path) -> None:
 def test_pictures_are_no_maps(others: Path, capsys: Capsys) -> None:
     words = ["--maps", others / "data/bolt/test", "--masks", others / "data/bolt"]
     assert "test/good/000.png: is a picture (RGB), not scores; " in refused(capsys, *words)
+
+
+def test_files_that_are_not_read_are_one_line(others: Path, capsys: Capsys) -> None:
+    words = ["eval", "--json", "--maps", str(others / "maps"), "--masks", str(others / "data"), *WORDS]
+    assert main(words) == 0
+    before = capsys.readouterr()
+    assert before.err == ""
+    for i in range(4):
+        (others / f"maps/bolt/hole/{i}.exr").touch()
+    assert main(words) == 0
+    after = capsys.readouterr()
+    assert after.out == before.out
+    names = ", ".join(f"bolt/hole/{i}.exr" for i in range(3))
+    assert after.err == f"bench: {others / 'maps'}: not used: 4 x unknown extension ({names}, ...)\n"
+
+
+def test_a_picture_among_the_maps_is_an_error(others: Path, capsys: Capsys) -> None:
+    save(others / "maps/bolt/good/009.png", np.zeros((24, 24, 3), np.uint8))
+    words = ["--maps", others / "maps", "--masks", others / "data", *WORDS]
+    line = f"bench: {others / 'maps/bolt/good/009.png'}: is a picture (RGB), not scores; grey with 8 or 16 bits is read"
+    assert refused(capsys, *words) == line
 
 
 def test_maps_are_measured_without_torch(others: Path) -> None:
