@@ -101,20 +101,20 @@ def verify(path: Path) -> None:
 def usable(path: Path) -> Path | None:
     """`path` or the checkpoint before it, whichever can be read; None where there is none.
 
-    Says in one line each which cannot be used.
+    Says in one line each which cannot be used; a damaged one is set aside as `damaged.ckpt`, out of the next one's way.
     """
+    if not (path.exists() or previous(path).exists()):
+        return None
     for candidate in (path, previous(path)):
-        if not path.exists() and not previous(path).exists():
-            return None
         try:
             if "state_dict" not in read(candidate):
                 raise DamagedCheckpoint("holds no state_dict")
+            return candidate
         except DamagedCheckpoint as error:
-            if candidate.exists() or candidate == path:
-                log.warning("%s %s", candidate, error)
-            continue
-        return candidate
-    log.warning("%s: no checkpoint can be used; starts anew", path.parent.name)
+            log.warning("%s %s", candidate, error)
+            if candidate.exists():
+                candidate.replace(path.with_name("damaged.ckpt"))
+    log.warning("%s: no checkpoint can be used, so this stage starts anew", path.parent.name)
     return None
 
 

@@ -95,15 +95,16 @@ def load_fitted(stage: Stage, folder: Path) -> bool:
 def keep_weights_only(stage: Stage, folder: Path) -> None:
     """A finished stage needs no optimiser state: write its checkpoint without it; the whole one becomes `previous`."""
     path = checkpoint_path(folder, stage)
-    content = read(path)
-    if len(content) > 1:
-        save(path, {"state_dict": content["state_dict"]})
-
-
-def save(path: Path, content: dict[str, Any]) -> None:
-    """`checkpoints.write`.  Raises UserError naming a file that cannot be written."""
+    found = usable(path)
+    if found is None:
+        raise UserError(
+            str(path), "was written and cannot be read back", "another output_dir=DIR; is the disk in order?"
+        )
+    content = read(found)
+    if found == path and len(content) == 1:
+        return
     try:
-        write(path, content)
+        write(path, {"state_dict": content["state_dict"]})
     except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
         raise unwritable(path, error if isinstance(error, OSError) else OSError(str(error))) from error
 
