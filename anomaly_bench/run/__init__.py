@@ -42,8 +42,9 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     seed_everything(settings.seed, verbose=False)  # before anything is built
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
-    with cache_at(settings.cache_dir), remembered():
-        found = find_run(settings, fetch=True)
+    with cache_at(settings.cache_dir):
+        with remembered():
+            found = find_run(settings, fetch=True)
         log.info("%s: %s", settings.dataset["name"], found.data)
         if found.state == "done":
             found.folder.clear_leftovers()
