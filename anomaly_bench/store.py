@@ -115,7 +115,7 @@ class RunFolder:
         if afresh:
             self._clear(keep=self.status == "done")
         for rest in (*self.path.glob(".*"), *self.path.glob("checkpoints/*/.*")):  # temporary files of a killed attempt
-            if rest.name != LOCK:
+            if not rest.name.startswith(LOCK):
                 remove(rest)
         earlier = self.manifest
         kept = {key: earlier[key] for key in ("started", "stages") if key in earlier}
@@ -131,7 +131,7 @@ class RunFolder:
         if keep:
             shutil.rmtree(self.replaced, ignore_errors=True)
             self.replaced.mkdir()
-        items = [item for item in self.path.glob("*") if item.name != LOCK]
+        items = [item for item in self.path.glob("*") if not item.name.startswith(LOCK)]
         for item in sorted(items, key=lambda item: item.name != MANIFEST):  # without that, no half of a run is `done`
             item.rename(self.replaced / item.name) if keep else remove(item)
 

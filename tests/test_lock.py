@@ -13,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
-from small_runs import environment
+from small_runs import Train, environment
 
 from anomaly_bench import lock as module
 from anomaly_bench.errors import InWork
 from anomaly_bench.lock import LOCK, Lock, holder
 from anomaly_bench.store import RunFolder
 
+Capsys = pytest.CaptureFixture[str]
 HOLD = """
 import sys, time
 from pathlib import Path
@@ -46,6 +47,39 @@ for _ in range(60):
         (folder / "inside").rmdir()
         lock.release()
         print("had it", flush=True)
+"""
+
+TOGETHER = """
+import errno, fcntl, json, multiprocessing, os, sys
+from pathlib import Path
+from anomaly_bench import lock
+rounds, stale, links, records = int(sys.argv[2]), *(word == "True" for word in sys.argv[3:6])
+lock.BEAT = 0.05
+def refused(*_): raise OSError(errno.ENOLCK, "No locks available")
+def no_links(*_): raise PermissionError(errno.EPERM, "Operation not permitted")
+if not records: fcntl.lockf = refused
+if not links: os.link = no_links
+fork = multiprocessing.get_context("fork")
+barrier, owners = fork.Barrier(3), fork.Array("i", rounds)
+def work(number):
+    for i in range(rounds):
+        folder = Path(sys.argv[1]) / f"run{i}"
+        if stale and not number:
+            folder.mkdir()
+            (folder / ".lock").write_text(
+                json.dumps({"host": "far", "machine": "away", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}))
+        barrier.wait()
+        mine = lock.Lock(folder)
+        had = mine.acquire() is None
+        with owners: owners[i] += had
+        barrier.wait()
+        mine.release()
+        barrier.wait()
+        if not number and list(folder.iterdir()): print("left", *folder.iterdir())
+processes = [fork.Process(target=work, args=(number,)) for number in range(3)]
+for process in processes: process.start()
+for process in processes: process.join()
+print("owners", *owners)
 """
 
 
@@ -116,6 +150,59 @@ def test_processes_that_race_for_it_are_never_inside_together(tmp_path: Path) ->
     ended = [racer.communicate(timeout=60) for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0], ended
     assert sum(out.count("had it") for out, _ in ended) >= 60
+
+
+@pytest.mark.parametrize("records", [True, False])
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("stale", [True, False])
+def test_of_processes_that_start_in_the_same_instant_one_owns_it(
+    tmp_path: Path, records: bool, links: bool, stale: bool
+) -> None:
+    """Also where the file system has no record locks or no hard links, and where a dead owner's lock is there."""
+    rounds = 200 if not (records or stale) else 10
+    argv = [sys.executable, "-c", TOGETHER, str(tmp_path), str(rounds), str(stale), str(links), str(records)]
+    done = subprocess.run(argv, env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.stderr == ""
+    (line,) = done.stdout.splitlines()  # and nothing is left behind
+    owners = [int(n) for n in line.split()[1:]]
+    assert len(owners) == rounds
+    assert set(owners) == {1}
+
+
+def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
+    for name in (f"{LOCK}.123-abcdef01", f"{LOCK}.takeover"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (0, 0))
+    (tmp_path / f"{LOCK}.124-abcdef01").write_text("")  # somebody is just asking
+    with RunFolder(tmp_path).locked():
+        assert {path.name for path in tmp_path.iterdir()} == {LOCK, f"{LOCK}.124-abcdef01"}
+
+
+def test_an_owner_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BEAT", 0.05)
+    lock = Lock(tmp_path)
+    assert lock.acquire() is None
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  it comes at any time
+        (tmp_path / "other").write_text("{}")
+        (tmp_path / "other").replace(tmp_path / LOCK)
+        time.sleep(5)
+    lock.release()
+    assert (tmp_path / LOCK).read_text() == "{}"
+
+
+@pytest.mark.parametrize("name", [LOCK, "log.txt"])
+def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, name: str, capsys: Capsys) -> None:
+    (tmp_path / "notes" / "raise").touch()
+    folder = train(code=1)
+    (tmp_path / "notes" / "raise").unlink()
+    (tmp_path / "target").write_text("untouched")
+    (folder.path / name).unlink(missing_ok=True)
+    (folder.path / name).symlink_to(tmp_path / "target")
+    capsys.readouterr()
+    train(code=2)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
+    assert f"{folder.path.resolve() / name}: " in line.replace("bench: outputs", f"bench: {tmp_path}/outputs")
+    assert (tmp_path / "target").read_text() == "untouched"
 
 
 @pytest.mark.parametrize("alive", [True, False])

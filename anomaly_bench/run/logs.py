@@ -56,8 +56,11 @@ def _warn(
 
 
 def file_log(folder: Path) -> logging.Handler:
-    """What appends to a run's log.txt."""
-    handler = logging.FileHandler(folder / "log.txt", encoding="utf-8")
+    """What appends to a run's log.txt.  Raises UserError where that is a symbolic link, which could lead anywhere."""
+    file = folder / "log.txt"
+    if file.is_symlink():
+        raise UserError(str(file), "is a symbolic link; nothing is written through it", "remove it")
+    handler = logging.FileHandler(file, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
 
