@@ -18,7 +18,9 @@ class UserError(Exception):
 
     code = 2  # the command's exit code
 
-    def __init__(self, where: str, what: str, hint: str = "") -> None:
+    def __init__(self, where: str, what: str = "", hint: str = "") -> None:
+        if not what:  # a worker process sends its traceback as text, whose last line is `<class>: <the one line>`
+            where, _, what = where.strip().rpartition("\n")[2].partition(": ")[2].partition(": ")
         self.where, self.what, self.hint = where, what, hint
         super().__init__(where, what, hint)  # all three, so that it survives pickling between processes
 

@@ -15,33 +15,36 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import PIL
 
+from anomaly_bench.checksums import checksum
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
-from anomaly_bench.data.kept import keep, open_kept, progress
+from anomaly_bench.data.kept import Rows, keep, progress
+from anomaly_bench.data.listing import array_digest
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256_of
 from anomaly_bench.records import Record
 
-VERSION = 2  # of everything that changes a pixel: reading, resizing
+VERSION = 3  # of everything that changes a pixel here: reading, resizing
 AT_ONCE = 64  # images held in memory while they wait to be written
 
 
 def cache_key(records: list[Record], size: int) -> str:
-    """SHA-256 of what the pixels depend on: file names, sizes, times (the content of arrays), side, format version."""
-    rows = [(_identity(record.image), _identity(record.mask)) for record in records]
-    return hashlib.sha256(json.dumps([VERSION, size, rows]).encode()).hexdigest()
+    """SHA-256 of what the pixels depend on: the images' and masks' content, side, format, and Pillow's version.
+
+    Pillow 13 resizes in another order of passes than those before, so that a fifth of the values move by a grey level.
+    """
+    rows = [(_digest(record.image), _digest(record.mask)) for record in records]
+    return hashlib.sha256(json.dumps([VERSION, PIL.__version__, size, rows]).encode()).hexdigest()
 
 
-def cached_rows(records: list[Record], size: int, cache_dir: Path, key: str, checked: bool = True) -> np.memmap:
+def cached_rows(records: list[Record], size: int, cache_dir: Path, key: str) -> Rows:
     """uint8 [N, S * S * 3 or 4] on disk, read-only; built when missing, damaged or not ours.
 
-    checked: False where this process or its parent has checked the file already.  Raises UserError for an image or mask
-    that cannot be used, and when `cache_dir` cannot be written.
+    Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be written.
     """
-    path = cache_dir / f"{key[:32]}.pixels"
-    if not checked and (kept := open_kept(path, key, checked=False)):
-        return kept.rows
     about = {"images": len(records), "size": size, "first": records[0].path}
-    return keep(path, key, lambda: (about, _rows(records, size))).rows
+    return keep(cache_dir / f"{key[:32]}.pixels", key, lambda: (about, _rows(records, size)))
 
 
 def has_masks(records: list[Record]) -> bool:
@@ -52,33 +55,21 @@ def has_masks(records: list[Record]) -> bool:
 class Masks(Sequence[np.ndarray]):
     """The masks in cached rows, bool [S, S], each read from the cache when it is asked for: none stays in memory."""
 
-    def __init__(self, rows: np.memmap, size: int) -> None:
+    def __init__(self, rows: Rows, size: int) -> None:
         self._rows, self._size = rows, size
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        pixels, row = self._size**2, range(len(self))[index]
-        start = self._rows.offset + row * self._rows.shape[1] + 3 * pixels
-        try:  # what is read through a map counts as this process's memory
-            mask = np.fromfile(str(self._rows.filename), np.bool_, pixels, offset=start)
-        except FileNotFoundError:  # removed during the run; the map still has it
-            mask = self._rows[row, 3 * pixels :].view(np.bool_)
-        return mask.reshape(self._size, self._size)
+        row = self._rows[range(len(self))[index]]
+        return row[3 * self._size**2 :].view(np.bool_).reshape(self._size, self._size)
 
 
-def _identity(source: Path | np.ndarray | None) -> list[str | int] | None:
+def _digest(source: Path | np.ndarray | None) -> str:
     if source is None:
-        return None
-    if isinstance(source, np.ndarray):
-        digest = hashlib.sha256(np.ascontiguousarray(source).tobytes()).hexdigest()
-        return [digest, str(source.dtype), *source.shape]
-    try:
-        stat = source.stat()
-    except OSError as error:
-        raise UserError(str(source), f"cannot be read: {error.strerror}") from error
-    return [str(source.absolute()), stat.st_size, stat.st_mtime_ns]
+        return ""
+    return array_digest(source) if isinstance(source, np.ndarray) else checksum(source)
 
 
 def _rows(records: list[Record], size: int) -> Iterator[bytes]:
@@ -89,11 +80,16 @@ def _rows(records: list[Record], size: int) -> Iterator[bytes]:
 
 
 def _row(record: Record, size: int, masks: bool) -> bytes:
+    expected = _digest(record.image), _digest(record.mask)
     image = read_image(record.image)  # [H, W, 3]
     row = resize_image(image, size).tobytes()
-    if not masks:
-        return row
-    if record.mask is None:
-        return row + bytes(size * size)
-    height, width = image.shape[:2]
-    return row + resize_mask(read_mask(record.mask, (height, width)), size).tobytes()
+    mask = b""
+    if masks:
+        height, width = image.shape[:2]
+        mask = bytes(size * size)
+        if record.mask is not None:
+            mask = resize_mask(read_mask(record.mask, (height, width)), size).tobytes()
+    for source, digest in zip((record.image, record.mask), expected, strict=True):
+        if isinstance(source, Path) and sha256_of(source) != digest:
+            raise UserError(str(source), "was changed while it was read", "start the same command again")
+    return row + mask

@@ -31,9 +31,9 @@ FILES = {
     "teachers": ("teachers/*.safetensors",),
     "parts": ("*.part", "teachers/.*.safetensors.*"),
 }
-OLD = b"anomaly_bench pixels 1"  # what files of pixels began with before they were rows
+OLD = (b"anomaly_bench pixels 1", b"anomaly_bench rows 1")  # what files of earlier versions begin with
 TEACHER = re.compile(r"p\d+-[0-9a-f]{16}\.safetensors")
-PART = re.compile(rf"[0-9a-f]{{32}}\.[0-9a-f]{{32}}\.part|\.{TEACHER.pattern}\.\d+")
+PART = re.compile(rf"[0-9a-f]{{32}}\.[0-9a-f]{{32}}\.part|\.{TEACHER.pattern}\.[0-9a-f]+")
 DAY = 86400
 YOUNG = 3600  # seconds: a part that was written to since may belong to a running process
 USAGE = f"bench data cache [list | clear [{'|'.join(FILES)} ...] [older=DAYS]] [root=DIR]"
@@ -115,7 +115,7 @@ def _rows(path: Path, size: int) -> tuple[str, str]:
     except OSError:
         return "", "foreign"
     if header is None:
-        return path.name, {MAGIC: "damaged", OLD: "old"}.get(magic, "foreign")
+        return path.name, "damaged" if magic == MAGIC else "old" if magic in OLD else "foreign"
     about = header.about
     more = [about[name] for name in ("first", "network", "dtype") if name in about]
     what = ", ".join([f"{about['images']} images of {about['size']} x {about['size']}", *more])

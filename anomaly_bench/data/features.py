@@ -19,7 +19,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import FrozenFeatures
 from anomaly_bench.data.images import ImageSet
-from anomaly_bench.data.kept import keep, open_kept, progress
+from anomaly_bench.data.kept import keep, progress
 from anomaly_bench.errors import UserError
 
 VERSION = 1  # of what a row holds
@@ -36,27 +36,17 @@ class FeatureSet(TorchDataset[tuple[list[Tensor], str]]):
     def __init__(self, images: ImageSet, frozen: FrozenFeatures) -> None:
         self.paths = [record.path for record in images.records]
         content = json.dumps([VERSION, images.key, frozen.key, frozen.dtype])
-        self._key = hashlib.sha256(content.encode()).hexdigest()
-        self._file = images.cache_dir / f"{self._key[:32]}.features"
-        kept = keep(self._file, self._key, lambda: _make(images, frozen))
-        self._shapes, self._dtype = [tuple(shape) for shape in kept.about["shapes"]], np.dtype(frozen.dtype)
-        self._rows: np.memmap | None = kept.rows
+        key = hashlib.sha256(content.encode()).hexdigest()
+        self._rows = keep(images.cache_dir / f"{key[:32]}.features", key, lambda: _make(images, frozen))
+        self._shapes, self._dtype = [tuple(shape) for shape in self._rows.about["shapes"]], np.dtype(frozen.dtype)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], str]:
-        if self._rows is None:  # in a spawned worker; its parent has checked the file
-            kept = open_kept(self._file, self._key, checked=False)
-            if kept is None:
-                raise UserError("cache_dir", f"{self._file} was removed while it was in use", "start the run again")
-            self._rows = kept.rows
         values = torch.from_numpy(self._rows[index].view(self._dtype).astype(np.float32))
         parts = values.split([math.prod(shape) for shape in self._shapes])
         return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)], self.paths[index]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None}  # a spawned worker maps the file itself
 
 
 def _make(images: ImageSet, frozen: FrozenFeatures) -> tuple[dict[str, Any], Iterator[bytes]]:

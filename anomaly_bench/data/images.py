@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import Record, Sample
 from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
+from anomaly_bench.data.kept import Rows
 
 
 class ImageSet(TorchDataset[Sample]):
@@ -24,16 +24,17 @@ class ImageSet(TorchDataset[Sample]):
     def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
         self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
         self.key = cache_key(records, size)
-        self._rows: np.memmap | None = None
         self._masked = has_masks(records)
+        self._rows: Rows | list[np.ndarray] = []
         if records:
-            self._warn_of_empty_masks(self._open(checked=True))  # built here and not in each worker
+            self._rows = cached_rows(records, size, self.cache_dir, self.key)
+        self._warn_of_empty_masks()
 
     def __len__(self) -> int:
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        record, row = self.records[index], self._open()[index]
+        record, row = self.records[index], self._rows[index]
         side, pixels = self.size, self.size * self.size
         image = torch.from_numpy(
             row[: 3 * pixels].reshape(side, side, 3).transpose(2, 0, 1).astype(np.float32, order="C") / 255
@@ -46,19 +47,11 @@ class ImageSet(TorchDataset[Sample]):
     @property
     def masks(self) -> Masks | None:
         """None where the data set has none."""
-        return Masks(self._open(), self.size) if self._masked else None
+        return Masks(self._rows, self.size) if self._masked and isinstance(self._rows, Rows) else None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_rows": None}  # a spawned worker maps the file itself
-
-    def _open(self, checked: bool = False) -> np.memmap:
-        if self._rows is None:
-            self._rows = cached_rows(self.records, self.size, self.cache_dir, self.key, checked)
-        return self._rows
-
-    def _warn_of_empty_masks(self, rows: np.ndarray) -> None:
+    def _warn_of_empty_masks(self) -> None:
         masked = [i for i, record in enumerate(self.records) if record.label and record.mask is not None]
-        empty = [self.records[i].path for i in masked if not rows[i, 3 * self.size**2 :].any()]
+        empty = [self.records[i].path for i in masked if not self._rows[i][3 * self.size**2 :].any()]
         if empty:
             text = f"{len(empty)} of {len(masked)} defective images have an empty mask (first: {empty[0]}); "
             warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=3)

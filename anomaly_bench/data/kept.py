@@ -1,16 +1,19 @@
 """Rows of bytes on disk that can be made again: decoded images, features of frozen networks.
 
-Format: a header of 4096 bytes, then N rows of equal length.  The header: a line that says what the file is, the CRC-32
-of the next line, and a line of JSON (`Header`).  A file can be deleted at any time; its modification time is that of
-its last use.  Imports no torch.
+Format: a header of 4096 bytes, N rows of equal length, and the CRC-32 of each row.  The header: a line that says what
+the file is, the CRC-32 of the next line, and a line of JSON (`Header`).  A file can be deleted at any time; its
+modification time is that of its last use.  Imports no torch.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import time
 import uuid
+import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -22,10 +25,12 @@ from rich.progress import Progress
 
 from anomaly_bench.errors import UserError
 
-MAGIC = b"anomaly_bench rows 1"
+MAGIC = b"anomaly_bench rows 2"
 HEADER_BYTES = 4096
 LONGEST = 256  # characters of a text in `about`: a path can be longer than the header
-AT_ONCE = 2**20  # bytes read at once for the checksum; from the file, because what is read from a map counts as memory
+CRC = np.dtype("<u4")
+YOUNG = 3600  # seconds: where there are no record locks, an older part has no writer any more
+AGAIN = "start the same command again: it is made anew"
 Make = Callable[[], tuple[dict[str, Any], Iterable[bytes]]]  # what to say of the rows, and the rows: at least one
 
 
@@ -35,50 +40,94 @@ class Header(NamedTuple):
     key: str  # of all that the rows depend on
     rows: int
     length: int  # of a row in bytes
-    crc32: int  # of all rows
+    crc32: int  # of the table at the end of the file
     about: dict[str, Any]  # what their maker says of them
 
     @property
     def file_bytes(self) -> int:
         """The size of the whole file."""
-        return HEADER_BYTES + self.rows * self.length
+        return HEADER_BYTES + self.rows * (self.length + CRC.itemsize)
 
 
-class Kept(NamedTuple):
-    """A file of rows."""
+class Rows:
+    """The rows of a file, uint8 [length] each.  Every row is read when it is asked for, and compared with its CRC-32.
 
-    rows: np.memmap  # uint8 [N, bytes in a row], read-only
-    about: dict[str, Any]  # what their maker says of them
+    Nothing is mapped: a file that is cut short is an error and no crash.  Threads and forked processes may read
+    together; a process that was started afresh opens the file by its path, and must find the same rows there.
+    """
+
+    def __init__(self, path: Path, header: Header, table: np.ndarray, file: BinaryIO) -> None:
+        self.path, self.header, self._table = path, header, table
+        self._descriptor: int | None = self._keep_open(file)
+
+    def __len__(self) -> int:
+        return self.header.rows
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Raises UserError naming the file where the row is not what was written."""
+        header, index = self.header, range(len(self))[index]
+        row = os.pread(self._opened(), header.length, HEADER_BYTES + index * header.length)
+        if len(row) != header.length or zlib.crc32(row) != self._table[index]:
+            raise UserError(str(self.path), f"row {index} was damaged while the file was in use", AGAIN)
+        return np.frombuffer(row, np.uint8)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return self.header.about
+
+    def _keep_open(self, file: BinaryIO) -> int:
+        descriptor = os.dup(file.fileno())
+        weakref.finalize(self, os.close, descriptor)
+        return descriptor
+
+    def _opened(self) -> int:
+        if self._descriptor is None:
+            same = False
+            with contextlib.suppress(OSError, ValueError), self.path.open("rb", buffering=0) as file:
+                if same := read_header(file) == self.header:
+                    self._descriptor = self._keep_open(file)
+            if not same or self._descriptor is None:
+                raise UserError(str(self.path), "was removed or replaced while it was in use", AGAIN)
+        return self._descriptor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_descriptor": None}
 
 
-def keep(path: Path, key: str, make: Make) -> Kept:
+def keep(path: Path, key: str, make: Make) -> Rows:
     """The rows at `path` if they are whole and made for this key, else newly made ones.
 
     Raises UserError when `path` cannot be written.
     """
-    kept = open_kept(path, key)
-    if kept is None:
+    rows = open_kept(path, key)
+    if rows is None:
         _write(path, key, *make())
-        kept = open_kept(path, key, checked=False)
-    if kept is None:
+        rows = open_kept(path, key)
+    if rows is None:
         raise UserError("cache_dir", f"{path} was written and cannot be read back", "another folder: cache_dir=DIR")
     with contextlib.suppress(OSError):  # another user's file
         os.utime(path)
-    return kept
+    return rows
 
 
-def open_kept(path: Path, key: str, checked: bool = True) -> Kept | None:
-    """The rows, or None unless the file is whole and made for this key.  checked: reads all of it to be sure."""
+def open_kept(path: Path, key: str) -> Rows | None:
+    """The rows, or None unless the file is whole and made for this key; all of it is read to be sure."""
+    with contextlib.suppress(OSError, ValueError), path.open("rb", buffering=0) as file:
+        header = read_header(file)
+        if header and header.key == key and os.fstat(file.fileno()).st_size == header.file_bytes:
+            table = os.pread(file.fileno(), header.rows * CRC.itemsize, header.file_bytes - header.rows * CRC.itemsize)
+            rows = Rows(path, header, np.frombuffer(table, CRC), file)
+            if zlib.crc32(table) == header.crc32 and all(_fits(rows, i) for i in range(len(rows))):
+                return rows
+    return None
+
+
+def _fits(rows: Rows, index: int) -> bool:
     try:
-        with path.open("rb") as file:
-            header = read_header(file)
-            if header is None or header.key != key or os.fstat(file.fileno()).st_size != header.file_bytes:
-                return None
-            if checked and _checksum(file) != header.crc32:
-                return None
-            return Kept(np.memmap(file, np.uint8, "r", HEADER_BYTES, (header.rows, header.length)), header.about)
-    except OSError:
-        return None
+        rows[index]
+    except UserError:
+        return False
+    return True
 
 
 def read_header(file: BinaryIO) -> Header | None:
@@ -95,35 +144,59 @@ def progress(rows: Iterable[bytes], what: str, total: int) -> Iterator[bytes]:
         yield from bar.track(rows, total, description=what)
 
 
-def _checksum(file: BinaryIO) -> int:
-    """Of the rest of the file."""
-    crc, buffer = 0, memoryview(bytearray(AT_ONCE))
-    while count := file.readinto(buffer):  # type: ignore[attr-defined]
-        crc = zlib.crc32(buffer[:count], crc)
-    return crc
-
-
 def _write(path: Path, key: str, about: dict[str, Any], rows: Iterable[bytes]) -> None:
     part = path.with_suffix(f".{uuid.uuid4().hex}.part")  # its own name: another process may write the same
-    count, length, crc = 0, 0, 0
+    length, table = 0, []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        remove_parts(path.parent)
+        _own.add(part.name)
         try:
-            with part.open("xb") as file:  # written, not mapped: a full disk is then an error and not a SIGBUS
+            with part.open("xb") as file:
+                _lock(file)  # until it is closed: who finds it free knows that its writer is dead
                 file.write(bytes(HEADER_BYTES))
                 for row in rows:
                     file.write(row)
-                    count, length, crc = count + 1, len(row), zlib.crc32(row, crc)
+                    length = len(row)
+                    table.append(zlib.crc32(row))
+                crcs = np.array(table, CRC).tobytes()
+                file.write(crcs)
                 file.seek(0)
-                file.write(_header(Header(key, count, length, crc, about)))
+                file.write(_header(Header(key, len(table), length, zlib.crc32(crcs), about)))
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+            _own.discard(part.name)
     except OSError as error:
         what = f"cannot write to {path.parent}: {error.strerror or error}"
         raise UserError("cache_dir", what, "another folder: cache_dir=DIR") from error
+
+
+_own: set[str] = set()  # parts of this process: opened and closed here, they would lose their lock
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes left that died while they wrote."""
+    for part in folder.glob("*.part"):
+        if part.name in _own:
+            continue
+        with contextlib.suppress(OSError), part.open("r+b") as file:
+            free, age = _lock(file), time.time() - os.fstat(file.fileno()).st_mtime
+            if free or (free is None and age > YOUNG):
+                part.unlink()
+
+
+def _lock(file: BinaryIO) -> bool | None:
+    """Whether the kernel's lock on an open file was to be had; None where there are no such locks."""
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
+    return True
 
 
 def _header(header: Header) -> bytes:

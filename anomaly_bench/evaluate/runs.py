@@ -17,8 +17,9 @@ from anomaly_bench.checksums import remembered
 from anomaly_bench.config.validate import signature_model
 from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
 from anomaly_bench.data.files import fingerprint
+from anomaly_bench.data.kept import Rows
 from anomaly_bench.data.listing import differences, digest_of, from_csv, listing
-from anomaly_bench.data.maps import OneByOne, rows_of, stored_maps
+from anomaly_bench.data.maps import OneByOne, stored_maps
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluate.measured import measured, print_json, warnings_in_lines
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
@@ -39,7 +40,7 @@ class Stored:
     cfg: DictConfig  # as the run was made, except for where things lie
     records: list[Record]  # of the test images, in the order of scores and maps
     maps: OneByOne | None  # float32 [S, S]; None where the method has none
-    rows: OneByOne | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
+    rows: Rows | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
     masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
 
 
@@ -82,7 +83,7 @@ def open_run(path: Path, asked: Asked) -> Stored:
         return Stored(folder, cfg, records, None, None, None)
     size, cache_dir = maps[0].shape[0], Path(cfg.cache_dir or cache_root()).expanduser()
     rows = cached_rows(records, size, cache_dir, cache_key(records, size))
-    return Stored(folder, cfg, records, maps, rows_of(rows), Masks(rows, size) if has_masks(records) else None)
+    return Stored(folder, cfg, records, maps, rows, Masks(rows, size) if has_masks(records) else None)
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:

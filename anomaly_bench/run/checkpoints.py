@@ -110,7 +110,7 @@ def usable(path: Path) -> Path | None:
             if "state_dict" not in read(candidate):
                 raise DamagedCheckpoint("holds no state_dict")
             return candidate
-        except DamagedCheckpoint as error:
+        except DamagedCheckpoint as error:  # noqa: PERF203  two at most
             log.warning("%s %s", candidate, error)
             if candidate.exists():
                 candidate.replace(path.with_name("damaged.ckpt"))

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
+import random
+import subprocess
+import sys
 import tracemalloc
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,12 +51,13 @@ def test_rows_are_made_once(tmp_path: Path) -> None:
     file, make = tmp_path / "not" / "there" / "a.pixels", Maker()
     for _ in range(3):
         kept = keep(file, "k", make)
-        assert [row.tobytes() for row in kept.rows] == ROWS
+        assert [row.tobytes() for row in kept] == ROWS
         assert kept.about == ABOUT
-        assert not kept.rows.flags.writeable
+        assert not kept[0].flags.writeable
     assert make.made == 1
     assert only(file)
-    assert file.read_bytes()[HEADER_BYTES:] == b"".join(ROWS)
+    table = b"".join(zlib.crc32(row).to_bytes(4, "little") for row in ROWS)
+    assert file.read_bytes()[HEADER_BYTES:] == b"".join(ROWS) + table
     assert open_kept(file, "another key") is None
 
 
@@ -66,10 +72,11 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "longer": lambda whole: whole + b"\0",
     "empty": lambda whole: b"",
     "foreign": lambda whole: b"?" * len(whole),
-    "another format": lambda whole: whole.replace(b"rows 1", b"rows 0", 1),
+    "another format": lambda whole: whole.replace(b"rows 2", b"rows 1", 1),
     "header of another key": lambda whole: whole.replace(b'"k"', b'"l"', 1),
     "a byte of the rows": flipped(HEADER_BYTES + 25),
     "the last byte": flipped(-1 + HEADER_BYTES + 50),
+    "a byte of the table": flipped(HEADER_BYTES + 50 + 7),
     "a byte of the magic": flipped(3),
     "the checksum of the header": flipped(22),
     "the shapes in the header": lambda whole: whole.replace(b"[[2, 5]]", b"[[5, 2]]", 1),
@@ -85,7 +92,7 @@ def test_what_is_not_whole_is_made_again(file: Path, damage: str) -> None:
     file.write_bytes(wrong)
     assert open_kept(file, "k") is None
     kept = keep(file, "k", make)
-    assert [row.tobytes() for row in kept.rows] == ROWS
+    assert [row.tobytes() for row in kept] == ROWS
     assert kept.about == ABOUT
     assert make.made == 1
     assert file.read_bytes() == whole
@@ -94,25 +101,77 @@ def test_what_is_not_whole_is_made_again(file: Path, damage: str) -> None:
 
 def test_a_whole_file_of_another_key_under_this_name_is_replaced(file: Path) -> None:
     others = [row[::-1] for row in ROWS]
-    assert [row.tobytes() for row in keep(file, "another", Maker(others)).rows] == others
+    assert [row.tobytes() for row in keep(file, "another", Maker(others))] == others
     assert open_kept(file, "k") is None
     assert only(file)
 
 
-def test_unchecked_rows_are_not_read(file: Path) -> None:
-    file.write_bytes(flipped(HEADER_BYTES)(file.read_bytes()))
-    assert open_kept(file, "k") is None
-    kept = open_kept(file, "k", checked=False)
-    assert kept is not None
-    assert [row.tobytes() for row in kept.rows[1:]] == ROWS[1:]
-    file.write_bytes(file.read_bytes()[:-1])
-    assert open_kept(file, "k", checked=False) is None  # its size still has to fit
+@pytest.mark.parametrize("damage", ["bit", "cut", "zeros", "swapped"])
+def test_damage_while_it_is_in_use_is_an_error_and_never_another_row(file: Path, damage: str) -> None:
+    kept, whole = keep(file, "k", Maker()), file.read_bytes()
+    for seed in range(50):
+        draw = random.Random(seed)
+        index = draw.randrange(len(ROWS))
+        start = HEADER_BYTES + 10 * index
+        place = start + draw.randrange(10)
+        harmed = {
+            "bit": whole[:place] + bytes([whole[place] ^ 1 << draw.randrange(8)]) + whole[place + 1 :],
+            "cut": whole[:place],
+            "zeros": whole[:start] + bytes(10) + whole[start + 10 :],
+            "swapped": whole[:start] + ROWS[index - 1] + whole[start + 10 :],
+        }[damage]
+        with file.open("r+b") as opened:  # the same file: a new one of that name would harm nobody
+            opened.truncate(len(harmed))
+            opened.write(harmed)
+        with pytest.raises(UserError, match=rf"^{file}: row {index} was damaged .*\(start the same command again"):
+            kept[index]
+        with file.open("r+b") as opened:
+            opened.write(whole)
+    assert [row.tobytes() for row in kept] == ROWS
+
+
+def test_a_process_that_starts_afresh_must_find_the_same_rows(file: Path) -> None:
+    kept = keep(file, "k", Maker())
+    copies = [pickle.loads(pickle.dumps(kept)) for _ in range(3)]
+    assert [row.tobytes() for row in copies[0]] == ROWS
+    keep(file, "another", Maker([row[::-1] for row in ROWS]))
+    assert [row.tobytes() for row in kept] == ROWS  # who has it open keeps it
+    with pytest.raises(UserError, match="was removed or replaced while it was in use"):
+        copies[1][0]
+    file.unlink()
+    with pytest.raises(UserError, match="was removed or replaced while it was in use"):
+        copies[2][0]
+
+
+def test_parts_of_dead_processes_go_and_those_of_living_ones_stay(file: Path) -> None:
+    script = f"""
+import time
+from pathlib import Path
+from anomaly_bench.data.kept import keep
+def rows():
+    yield b"1"
+    print("writing", flush=True)
+    time.sleep(60)
+keep(Path({str(file.with_name("b.pixels"))!r}), "k", lambda: ({{}}, rows()))
+"""
+    writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writer.stdout
+        assert writer.stdout.readline() == "writing\n"
+        (part,) = file.parent.glob("*.part")
+        keep(file.with_name("c.pixels"), "k", Maker())
+        assert part.exists()
+    finally:
+        writer.kill()
+        writer.communicate()
+    keep(file.with_name("d.pixels"), "k", Maker())
+    assert not part.exists()
 
 
 def test_a_use_is_seen_in_the_time_of_modification(file: Path) -> None:
     os.utime(file, (0, 0))
-    open_kept(file, "k", checked=False)
-    assert file.stat().st_mtime == 0  # a worker's; its parent has touched it
+    open_kept(file, "k")
+    assert file.stat().st_mtime == 0
     keep(file, "k", Maker())
     assert file.stat().st_mtime > 1e9
 
@@ -120,13 +179,13 @@ def test_a_use_is_seen_in_the_time_of_modification(file: Path) -> None:
 def test_rows_outlive_their_file(file: Path) -> None:
     kept = keep(file, "k", Maker())
     file.unlink()
-    assert [row.tobytes() for row in kept.rows] == ROWS
+    assert [row.tobytes() for row in kept] == ROWS
 
 
 def test_long_texts_do_not_reach_into_the_rows(tmp_path: Path) -> None:
     about = {"first": "画" * 5000, "network": "\udcff" * 5000, "shapes": [[304, 24, 24]] * 3}
     kept = keep(tmp_path / "a.features", "k" * 64, lambda: (about, ROWS))
-    assert [row.tobytes() for row in kept.rows] == ROWS
+    assert [row.tobytes() for row in kept] == ROWS
     assert kept.about == {"first": "画" * LONGEST, "network": "\udcff" * LONGEST, "shapes": about["shapes"]}
     with pytest.raises(ValueError, match="bytes of header"):
         keep(tmp_path / "b.features", "k", lambda: ({"shapes": [[304, 24, 24]] * 1000}, ROWS))
@@ -175,7 +234,7 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 
     with ThreadPoolExecutor(2) as pool:
         kept = list(pool.map(lambda _: keep(tmp_path / "a.pixels", "k", lambda: (ABOUT, rows())), range(2)))
-    assert [[row.tobytes() for row in k.rows] for k in kept] == [ROWS, ROWS]
+    assert [[row.tobytes() for row in k] for k in kept] == [ROWS, ROWS]
     assert only(tmp_path / "a.pixels")
 
 
@@ -187,5 +246,5 @@ def test_neither_writing_nor_checking_holds_more_than_a_row_in_memory(tmp_path: 
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert kept.rows.shape == (32, 2**20)
+    assert (len(kept), len(kept[0])) == (32, 2**20)
     assert peak < 4 * 2**20
