@@ -83,6 +83,8 @@ def dispatch(words: list[str]) -> int:
     """Find the verb and hand it the other words."""
     from anomaly_bench.errors import none_of
 
+    if targets := sys.modules.get("anomaly_bench.config.targets"):  # of an earlier command in this process
+        targets.forget_folders()
     verbs: dict[str, Callable[[list[str]], int]] = {
         "train": train,
         "eval": eval_,
@@ -105,8 +107,6 @@ def dispatch(words: list[str]) -> int:
         return 0
     if words[0] not in verbs:
         raise none_of("bench", words[0], [v for v in verbs if v[0] != "-"])
-    if "" not in sys.path and os.getcwd() not in sys.path:  # noqa: PTH109
-        sys.path.append(os.getcwd())  # noqa: PTH109  a class of the user's own may lie beside the yaml that names it
     return verbs[words[0]](words[1:])
 
 
@@ -246,6 +246,8 @@ def complete(words: list[str]) -> int:
 def _at_most(words: list[str], n: int, names: str) -> list[str]:
     from anomaly_bench.errors import UserError
 
+    if wrong := [word for word in words if word.startswith("-")]:
+        raise UserError("bench", f"'{wrong[0]}' is no option of this verb", f"it takes {names}")
     if len(words) > n:
         raise UserError("bench", f"too many words: {' '.join(words)}", f"it takes {names}")
     return words

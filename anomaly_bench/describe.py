@@ -34,8 +34,12 @@ HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 
 def list_command(words: list[str]) -> int:
     """bench list methods|datasets|hardware|loggers|experiments|runs"""
-    if not words or words[0] not in (*LISTS, "runs"):
-        raise none_of("bench list", words[0] if words else "", (*LISTS, "runs"))
+    if not words:
+        raise UserError("bench list", "says what to list", f"bench list {'|'.join((*LISTS, 'runs'))}")
+    if words[0] not in (*LISTS, "runs"):
+        raise none_of("bench list", words[0], (*LISTS, "runs"))
+    if words[0] != "runs" and words[1:]:
+        raise UserError(f"bench list {words[0]}", f"takes nothing more, '{words[1]}' given")
     code = 0
     for line in runs(words[1:]) if words[0] == "runs" else names(LISTS[words[0]]):
         sys.stdout.write(f"{line}\n")
@@ -63,6 +67,15 @@ def runs(words: list[str]) -> Iterator[str]:
     words = [word for word in words if word != "--verify"]
     wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
     places = [w for w in words if "=" not in w] or ["outputs"]
+    if flags := [w for w in places if w.startswith("-")]:
+        raise none_of("bench list runs", flags[0], ("--verify",))
+    allowed_states = ("done", "running", "interrupted", "failed", "damaged", "new")
+    for value in wanted.get("status", []):
+        if value not in allowed_states:
+            raise none_of("status", value, allowed_states)
+    for value in wanted.get("seed", []):
+        if not value.isdecimal():
+            raise UserError("seed", f"'{value}' given, allowed: whole numbers from 0")
     if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
         raise none_of("bench list runs", unknown[0], (*FILTERS, "status"))
     if len(places) > 1:
@@ -108,6 +121,8 @@ def show_command(words: list[str]) -> int:
     if "--config-dir" in words[:-1]:
         at = words.index("--config-dir")
         extra, words = words[at + 1], words[:at] + words[at + 2 :]
+    if flags := [w for w in words if w.startswith("-")]:
+        raise none_of("bench show", flags[0], ("--config-dir",))
     given = {w.split("=")[0].split(".")[0] for w in words}
     if not given & {"method", "dataset", "experiment"}:
         raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
@@ -165,7 +180,8 @@ def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
     text = file.read_text(encoding="utf-8")
     for base in parse(text).get("defaults", []):
         if isinstance(base, str) and base != "_self_":
-            found |= notes_of(file.parent / f"{base}.yaml")
+            places = [folder / f"{base}.yaml" for folder in (file.parent, config.conf_dir() / file.parent.name)]
+            found |= notes_of(next((place for place in places if place.exists()), places[0]))
     for line in text.splitlines():
         if match := LINE.match(line):
             _, source, note = found.get(match["key"], ("", "", ""))
@@ -175,6 +191,8 @@ def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
 
 def docstring(target: str) -> str:
     """The docstring of the module that holds a `_target_`, read without importing it."""
+    if not config.is_allowed(target.rpartition(".")[0]):
+        return ""
     try:
         spec = importlib.util.find_spec(target.rpartition(".")[0])
     except (ImportError, ValueError):

@@ -17,10 +17,11 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import IO, Any
+
+from anomaly_bench.errors import UserError
 
 try:
     import fcntl
@@ -52,13 +53,35 @@ class Lock:
     def acquire(self) -> str | None:
         """None where the lock is ours now, else who holds it, in words.  Takes over a dead owner's.
 
-        Waits three beats where a lock was left by another machine.  Raises OSError where the folder is not writable,
-        or the lock is a symbolic link.
+        Waits up to three beats where only the heartbeat tells whether the owner lives.  Raises OSError where the folder
+        is not writable, UserError where the lock is a symbolic link.
         """
-        if self.path in _held:
-            return _words(_held[self.path].owner)
-        self.owner, holds = _me(), ""
+        self.owner = _me()
+        holding = _held.setdefault(self.path, self)
+        if holding is not self or self._file:
+            return _words(holding.owner)
+        try:
+            return self._acquire()
+        finally:
+            if not self._file:
+                del _held[self.path]
+
+    def release(self) -> None:
+        """Gives the lock back; nothing where it is not held."""
+        if self._file:
+            self._ended.set()
+            if _same(self._file, self.path):
+                with contextlib.suppress(OSError):  # Windows removes no open file
+                    self.path.unlink()
+            self._file.close()
+            self._file = None
+            del _held[self.path]
+
+    def _acquire(self) -> str | None:
+        holds = ""
         for _ in range(TRIES):
+            if self.path.is_symlink():
+                raise UserError(str(self.path), "is a symbolic link; nothing is written through it", "remove it")
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileNotFoundError):  # the folder was removed by the one who had made it
                 try:
@@ -70,55 +93,67 @@ class Lock:
             time.sleep(PAUSE)
         return holds or "another process"
 
-    def release(self) -> None:
-        """Gives the lock back; nothing where it is not held."""
-        if self._file:
-            self._ended.set()
-            del _held[self.path]
-            if _same(self._file, self.path):
-                with contextlib.suppress(OSError):  # Windows removes no open file
-                    self.path.unlink()
-            self._file.close()
-            self._file = None
-
     def _try(self) -> str:
-        """Make the lock ours (then there is `_file`), or say who holds it at the moment.  Raises _Living."""
-        _clear(self.path.parent)
-        with _candidate(self.path, self.owner) as (mine, file):
-            try:
-                os.link(mine, self.path)
-                return self._own(file)
-            except FileExistsError:
-                pass
-            except OSError:  # no hard links there
-                with contextlib.suppress(FileExistsError):
-                    made = _open(self.path, os.O_CREAT | os.O_EXCL)
-                    _write(made, self.owner)
-                    if _locks(made) is not False and _same(made, self.path):
-                        return self._own(made)
-                    made.close()
-            with _open(self.path) as there:
-                free, owner = _locks(there), _read(there)
-                if free is False or not _same(there, self.path):
-                    return _words(owner)
-                if (owner or free is None) and not _is_dead(owner, free) and _beats(self.path):
-                    raise _Living(_words(owner))
-                if _replace(self.path, there, mine):
-                    return self._own(file)
+        """Make the lock ours (then there is `_file`), or say who holds it at the moment.  Raises _Living.
+
+        A file beside the lock becomes it: complete, and locked where there are record locks.
+        """
+        free_before = not os.path.lexists(self.path)
+        candidate = self.path.with_name(f"{LOCK}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
+        file = _open(candidate, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        try:
+            _locks(file)
+            _write(file, self.owner)
+            _clear(candidate, now=os.fstat(file.fileno()).st_mtime)
+            if not self._create(candidate, file):
+                return self._take_over(candidate, file, free_before)
+        finally:
+            candidate.unlink(missing_ok=True)
+            if self._file is not file:
+                file.close()
         return ""
 
-    def _own(self, file: IO[str]) -> str:
-        self._file, _held[self.path] = file, self
+    def _create(self, candidate: Path, file: IO[str]) -> bool:
+        """Whether there was no lock, and it is ours now."""
+        with contextlib.suppress(OSError):  # another one was quicker, or there are no hard links
+            os.link(candidate, self.path)
+        if _same(file, self.path):  # not what `link` says: over NFS its answer can get lost
+            return self._own(file)
+        try:
+            made = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        except FileExistsError:
+            return False
+        _write(made, self.owner)  # who looks now finds it incomplete, and takes it over only if this process is dead
+        if _locks(made) is not False and _same(made, self.path):
+            return self._own(made)
+        made.close()
+        return False
+
+    def _take_over(self, candidate: Path, file: IO[str], free_before: bool) -> str:
+        """As `_try`, where there is a lock.  free_before: there was none a moment ago, so that its owner lives."""
+        with _open(self.path) as existing:
+            free, owner = _locks(existing), _read(existing)
+            if free is False or not _same(existing, self.path):
+                return _words(owner)
+            if not _is_dead(owner, free) and (free_before or _beats(self.path)):
+                raise _Living(_words(owner))
+            if _replace(self.path, existing, candidate) and _same(file, self.path):
+                self._own(file)
+        return ""
+
+    def _own(self, file: IO[str]) -> bool:
+        self._file = file
         self._ended.clear()
         threading.Thread(target=self._beat, daemon=True).start()
-        return ""
+        return True
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError, ValueError):  # the folder has been removed, or the lock given back
-                if self._file and self.path.exists() and not _same(self._file, self.path):
+                if self._file and os.path.lexists(self.path) and not _same(self._file, self.path):
                     log.error("%s was taken over: this process was silent for too long, and stops", self.path)
-                    os.kill(os.getpid(), signal.SIGINT)
+                    ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # in the background of a script
+                    os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
                     return
                 os.utime(self.path)
                 if self._file:
@@ -131,34 +166,18 @@ def holder(folder: Path) -> str | None:
     if path in _held:
         return _words(_held[path].owner)
     try:
-        file = _open(path)
+        file = _open(path, os.O_RDONLY)
     except OSError:  # no lock, or none of ours to open
         return None
     with file:
-        free = _locks(file) if _same(file, path) else False
+        free = _locks(file, shared=True) if _same(file, path) else False
         owner = _read(file)
         silent = time.time() - os.fstat(file.fileno()).st_mtime > 3 * BEAT
-    dead = free is not False and (not owner or _is_dead(owner, free) or silent)
-    return None if dead else _words(owner)
+    return None if free is not False and (_is_dead(owner, free) or silent) else _words(owner)
 
 
-@contextlib.contextmanager
-def _candidate(path: Path, owner: dict[str, Any]) -> Iterator[tuple[Path, IO[str]]]:
-    """A file beside the lock that can become it, complete and locked; gone at the end under this name."""
-    mine = path.with_name(f"{LOCK}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
-    file = _open(mine, os.O_CREAT | os.O_EXCL)
-    try:
-        _locks(file)
-        _write(file, owner)
-        yield mine, file
-    finally:
-        mine.unlink(missing_ok=True)
-        if not any(lock._file is file for lock in _held.values()):
-            file.close()
-
-
-def _replace(path: Path, dead: IO[str], mine: Path) -> bool:
-    """Put `mine` in the place of a dead owner's lock, unless somebody else has done so."""
+def _replace(path: Path, dead: IO[str], candidate: Path) -> bool:
+    """Put the candidate in the place of a dead owner's lock, unless somebody else has done so."""
     guard = path.with_name(GUARD)
     try:
         os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -167,17 +186,17 @@ def _replace(path: Path, dead: IO[str], mine: Path) -> bool:
     try:
         if not _same(dead, path):
             return False
-        mine.replace(path)
+        candidate.replace(path)
         return True
     finally:
         guard.unlink(missing_ok=True)
 
 
-def _clear(folder: Path) -> None:
-    """Remove what killed processes left while they asked for the lock."""
-    for file in folder.glob(f"{LOCK}.*"):
+def _clear(candidate: Path, now: float) -> None:
+    """Remove what killed processes left while they asked for the lock.  now: by the clock of the file system."""
+    for file in candidate.parent.glob(f"{LOCK}.*"):
         with contextlib.suppress(OSError):
-            age = time.time() - file.stat().st_mtime
+            age = now - file.stat().st_mtime
             if age < YOUNG or file.name.startswith(f"{LOCK}.{os.getpid()}-"):
                 continue
             with _open(file) as opened:
@@ -186,9 +205,10 @@ def _clear(folder: Path) -> None:
                 file.unlink()
 
 
-def _open(path: Path, flags: int = 0) -> IO[str]:
+def _open(path: Path, flags: int = os.O_RDWR) -> IO[str]:
     """Never through a symbolic link."""
-    return os.fdopen(os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | flags, 0o666), "r+", encoding="utf-8")
+    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    return os.fdopen(descriptor, "r+" if flags & os.O_RDWR else "r", encoding="utf-8")
 
 
 def _write(file: IO[str], owner: dict[str, Any]) -> None:
@@ -197,12 +217,12 @@ def _write(file: IO[str], owner: dict[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
-def _locks(file: IO[str]) -> bool | None:
+def _locks(file: IO[str], shared: bool = False) -> bool | None:
     """Try the kernel's lock on an open file; it falls when the file is closed.  None: no record locks there."""
     if fcntl is None:
         return None
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # which of the two is the system's choice
         return False
     except OSError:
@@ -231,8 +251,11 @@ def _beats(path: Path) -> bool:
 
 
 def _is_dead(owner: dict[str, Any], free: bool | None) -> bool:
-    """An owner on this machine lost the kernel's lock with its life; of others only the heartbeat tells."""
-    return bool(free) and owner.get("machine") == _machine()
+    """An owner on this machine lost the kernel's lock with its life; of others only the heartbeat tells.
+
+    So did one that left a file without its name.
+    """
+    return bool(free) and owner.get("machine", _machine()) == _machine()
 
 
 def _machine() -> str:

@@ -191,17 +191,6 @@ def test_a_list_is_one_value_and_not_a_sweep() -> None:
         config.check([*BASE, "seed=1,2"])
 
 
-def test_what_many_runs_name_is_read_once(tmp_path: Path) -> None:
-    file = tmp_path / "weights"
-    file.write_bytes(b"one")
-    settings = validated(*BASE, f"method.weights={file}")
-    with config.read_once():
-        before = config.identify(settings)
-        file.write_bytes(b"another")
-        assert config.identify(settings) == before
-    assert config.identify(settings) != before
-
-
 def test_flatten_names_every_key() -> None:
     cfg = OmegaConf.create({"a": {"b": 1, "c": {"d": None}}, "e": {}, "f": [1]})
     assert list(config.flatten(cfg)) == ["a", "a.b", "a.c", "a.c.d", "e", "f"]

@@ -12,12 +12,12 @@ from anomaly_bench.config.identity import (
     weight_files,
 )
 from anomaly_bench.config.jobs import check, composed
+from anomaly_bench.config.targets import forget_folders, is_allowed, locate
 from anomaly_bench.config.validate import (
     NOT_ARGUMENTS,
     Hardware,
     Settings,
     build,
-    locate,
     validate,
 )
 
@@ -35,9 +35,11 @@ __all__ = [
     "composed",
     "conf_dir",
     "flatten",
+    "forget_folders",
     "hydra_context",
     "identify",
     "identify_by_rule_1",
+    "is_allowed",
     "locate",
     "options",
     "place_of",

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import yaml  # type: ignore[import-untyped]
 from hydra import compose as hydra_compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -21,8 +22,8 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from anomaly_bench.config.targets import allow_folder, config_folders
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 
 # Hydra's word on a file that bears the name of a plugin's own configuration, on purpose.
@@ -54,6 +55,7 @@ def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
             if not Path(extra).is_dir():
                 raise UserError("--config-dir", f"no such folder: {extra}")
             path.prepend("command-line", f"file://{Path(extra).resolve()}", "schema")  # as Hydra does
+            allow_folder(extra)
         yield Hydra.create_main_hydra2("bench", path).config_loader  # type: ignore[misc]
     finally:
         GlobalHydra.instance().hydra = outer
@@ -128,9 +130,33 @@ def try_compose(
             str(o.input_line) for o in values if o.key_or_group not in bad and not _inside(o.key_or_group, wrong_groups)
         ]
         return hydra_compose("config", overrides=chosen + known), mistakes + unknown
-    except (HydraException, OmegaConfBaseException) as error:
-        said = str(error), str(error.__cause__ or "").partition("\n")[0]
-        return OmegaConf.create(), [*mistakes, UserError("configuration", ": ".join(filter(None, said)))]
+    except Exception as error:  # besides Hydra's own, whatever a damaged yaml makes of its parser
+        return OmegaConf.create(), [*mistakes, damaged_yaml() or _configuration(error)]
+
+
+def _configuration(error: Exception) -> UserError:
+    said = str(error), str(error.__cause__ or "").partition("\n")[0]
+    return UserError("configuration", ": ".join(filter(None, said)) or type(error).__name__)
+
+
+def damaged_yaml() -> UserError | None:
+    """The first yaml of a `--config-dir` that cannot be read, with the line; None where all are in order."""
+    for folder in config_folders():
+        for file in sorted(folder.rglob("*.yaml")):
+            try:
+                read = OmegaConf.create(file.read_text(encoding="utf-8"))
+            except UnicodeDecodeError as error:
+                return UserError(
+                    str(file), f"is no UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
+                )
+            except yaml.MarkedYAMLError as error:
+                line = error.problem_mark.line + 1 if error.problem_mark else 1
+                return UserError(f"{file}:{line}", " ".join(filter(None, (error.context, error.problem))))
+            except Exception as error:
+                return UserError(str(file), f"cannot be read as yaml: {' '.join(str(error).split())}")
+            if not isinstance(read, DictConfig):
+                return UserError(str(file), f"holds a {type(read).__name__.removesuffix('Config').lower()}, no keys")
+    return None
 
 
 def options(loader: ConfigLoaderImpl, group: str) -> list[str]:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_bench.checksums import checksum, checksums
-from anomaly_bench.config.validate import Settings, locate
+from anomaly_bench.config.targets import locate
+from anomaly_bench.config.validate import Settings
 from anomaly_bench.errors import UserError
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies

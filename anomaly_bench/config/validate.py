@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 
-from anomaly_bench.errors import Mistakes, UserError, nearest
+from anomaly_bench.config.targets import locate
+from anomaly_bench.errors import Mistakes, UserError, check_name, nearest
 from anomaly_bench.paths import cache_root
 
+LARGEST = 2**32  # of every number: a seed's bound, and far beyond what any other can mean
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
 
 
-class Hardware(BaseModel, extra="forbid"):
+class Checked(BaseModel, extra="forbid", allow_inf_nan=False, protected_namespaces=()):
+    """Values of a configuration: no infinite number, no NaN, no `true` for 1, no whole number beyond reason."""
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        types = _types(cls.model_fields[str(info.field_name)].annotation)
+        for each in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(each, bool) and not {bool, Any} & types and {int, float} & types:
+                raise ValueError("a number")
+            if isinstance(each, float) and int in types and float not in types:
+                raise ValueError("a whole number")
+            if isinstance(each, (int, float)) and {int, float} & types and not abs(each) <= LARGEST:
+                raise ValueError(f"a finite number of at most {LARGEST}")
+        return value
+
+
+def _types(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return {type(part) for part in parts}
+    return set().union(*map(_types, parts)) if parts else {annotation}
+
+
+class Hardware(Checked):
     """conf/hardware: where and how fast, never what."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -28,12 +64,12 @@ class Hardware(BaseModel, extra="forbid"):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     memory_format: Literal["channels_last", "contiguous"]
     sync_batchnorm: bool
-    workers: Annotated[int, Field(ge=0)]
-    threads: Annotated[int, Field(ge=1)] | None
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    threads: Annotated[int, Field(ge=1, le=1024)] | None
     metrics_memory_mb: Annotated[int, Field(ge=0)]
 
 
-class Settings(BaseModel, extra="forbid"):
+class Settings(Checked):
     """A whole configuration with every interpolation resolved and every type and range checked."""
 
     method: dict[str, Any]
@@ -77,11 +113,12 @@ def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
 
 def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]:
     """The arguments of a method or data set in their declared types; `_target_` and `name` kept."""
-    if not isinstance(given, dict) or "_target_" not in given or "name" not in given:
-        mistakes += [] if given is None else [UserError(part, "needs the keys _target_ and name")]
+    if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in NOT_ARGUMENTS):
+        mistakes += [] if given is None else [UserError(part, "needs the keys _target_ and name, each a text")]
         return {}
     kept = {key: given[key] for key in NOT_ARGUMENTS}
     try:
+        check_name(f"{part}.name", given["name"])
         model = signature_model(locate(f"{part}._target_", given["_target_"]))
         checked = model.model_validate({k: v for k, v in given.items() if k not in NOT_ARGUMENTS and v != "???"})
         return {**kept, **{key: getattr(checked, key) for key in model.model_fields}}
@@ -117,27 +154,35 @@ def _mistake(key: str, errors: list[ErrorDetails], names: list[str]) -> UserErro
     return UserError(key, what, nearest(str(first["input"]), choices))
 
 
-def locate(where: str, target: str) -> type:
-    """The class that a `_target_` names."""
-    module, _, name = target.rpartition(".")
-    try:
-        found: type = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            where, f"'{target}' cannot be imported: {error}", "a class of your own: is its folder in PYTHONPATH?"
-        ) from error
-    return found
-
-
+@cache
 def signature_model(target: type) -> type[BaseModel]:
-    """A pydantic model with one required field for each argument of a class's constructor."""
-    hints = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
-    names = list(inspect.signature(target).parameters)
-    fields: dict[str, Any] = {name: (hints[name], ...) for name in names}
-    return create_model(target.__name__, __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+    """A pydantic model with one required field for each argument of a class's constructor.
+
+    Raises UserError for a constructor whose arguments are not annotated.
+    """
+    try:
+        hints = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
+        parameters = inspect.signature(target).parameters.values()
+    except Exception as error:  # a name in an annotation that is not there
+        raise UserError(target.__qualname__, f"its constructor cannot be read: {error}") from error
+    for p in parameters:
+        if p.name not in hints or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            what = f"the argument '{p.name}' of its constructor has no type, so that its key cannot be checked"
+            raise UserError(target.__qualname__, what, "annotate it: lr: float")
+    fields: dict[str, Any] = {p.name: (hints[p.name], ...) for p in parameters}
+    return create_model(target.__name__, __base__=Checked, **fields)
 
 
 def build(part: str, values: dict[str, Any], **more: Any) -> Any:
-    """The object that a checked part of the configuration describes."""
+    """The object that a checked part of the configuration describes.  Raises UserError where its constructor fails."""
     arguments = {key: v for key, v in values.items() if key not in NOT_ARGUMENTS}
-    return locate(f"{part}._target_", values["_target_"])(**arguments, **more)
+    target = locate(f"{part}._target_", values["_target_"])
+    if part == "logger":  # a library's, with keys of its own
+        return target(**arguments, **more)
+    try:
+        return target(**arguments, **more)
+    except UserError:
+        raise
+    except Exception as error:
+        what = f"{values['_target_']} cannot be built: {type(error).__name__}: {error}"
+        raise UserError(f"{part}._target_", what) from error

@@ -53,7 +53,7 @@ class CSFlow(Method):
         backbone: str,
         weights: str | None,
         layer: str,
-        image_size: Annotated[int, Field(ge=32)],
+        image_size: Annotated[int, Field(ge=32, le=8192)],
         downscale: Literal["nearest", "antialias"],
         kernels: Annotated[tuple[Literal[1, 3, 5, 7], ...], Field(min_length=1)],
         hidden: Count,

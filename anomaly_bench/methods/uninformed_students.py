@@ -46,7 +46,7 @@ class UninformedStudents(Method):
 
     def __init__(
         self,
-        image_size: Annotated[int, Field(ge=16)],
+        image_size: Annotated[int, Field(ge=16, le=8192)],
         patch_sizes: Annotated[tuple[Literal[17, 33, 65], ...], Field(min_length=1)],
         dense: bool,
         dense_stride: Literal[1, 2, 4, 8],

@@ -107,6 +107,8 @@ class Backbone(nn.Module):
             said = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
             said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
             raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
+        if bad := next((k for k in own.keys() & state.keys() if not bool(state[k].float().isfinite().all())), None):
+            raise UserError("method.weights", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
 
     def _draw(self) -> str:
@@ -162,7 +164,8 @@ def find_weights(name: str, weights: str | None) -> Path | None:
     if weights is not None:
         file = Path(weights).expanduser()
         if not file.is_file():
-            raise UserError("method.weights", f"no such file: {file}")
+            what = f"{file} is a folder; a file is needed" if file.is_dir() else f"no such file: {file}"
+            raise UserError("method.weights", what)
         return file
     folder = Path(os.environ.get(WEIGHTS_VARIABLE) or os.devnull)
     arch = name.split(".")[0]

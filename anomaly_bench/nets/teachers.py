@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -19,13 +18,14 @@ from typing import Literal
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from anomaly_bench.checksums import checksums
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_atomic
 from anomaly_bench.nets.backbones import RANDOM, Backbone
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
@@ -126,13 +126,20 @@ def save_teacher(
     dtype: torch.dtype = torch.float32,
     decoder: nn.Module | None = None,
 ) -> None:
-    """A safetensors file, whole or absent."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    """A safetensors file, whole or absent, with a checksum of its tensors among its metadata."""
     tensors = net.state_dict() | {f"{DECODER}{k}": v for k, v in (decoder.state_dict() if decoder else {}).items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
-    save_file(state, partial, {"patch_size": str(net.patch_size), **metadata})
-    partial.replace(file)
+    content = save(state, {"patch_size": str(net.patch_size), **metadata, "sha256": _digest(state)})
+    write_atomic(file, lambda opened: opened.write(content))
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of tensors' names and bytes; safetensors has no checksum of its own."""
+    digest = hashlib.sha256()
+    for key in sorted(state):
+        digest.update(key.encode())
+        digest.update(state[key].numpy().tobytes())
+    return digest.hexdigest()
 
 
 def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
@@ -152,9 +159,15 @@ def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
 def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None) -> str:
     try:
         with safe_open(file, framework="pt") as opened:
-            state = {key: opened.get_tensor(key).float() for key in opened.keys()}  # noqa: SIM118
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            expected = (opened.metadata() or {}).get("sha256")
     except Exception as error:  # safetensors' errors have no common class
         raise UserError("method.teacher", f"{file} cannot be read: {error}") from error
+    if expected not in (None, _digest(state)):
+        raise UserError("method.teacher", f"{file} is damaged: its tensors do not fit their checksum", f"remove {file}")
+    state = {key: value.float() for key, value in state.items()}
+    if bad := next((key for key, value in state.items() if not bool(value.isfinite().all())), None):
+        raise UserError("method.teacher", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
     kept = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
     if _shapes(state) != _shapes(net.state_dict()):
         what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"

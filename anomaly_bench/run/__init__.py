@@ -45,15 +45,16 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     with cache_at(settings.cache_dir):
         with remembered():
             found = find_run(settings, fetch=True)
-        log.info("%s: %s", settings.dataset["name"], found.data)
         if found.state == "done":
             found.folder.clear_leftovers()
             log.info("already done: %s%s", found.folder.path, f" ({found.note})" if found.note else "")
             return found.folder
         device, method = pick_device(settings.hardware), config.build("method", settings.method)
+        require_contract(method)
         require_space(found.folder.path, method, len(found.data.test))
         with found.folder.locked():
             if found.folder.status != "done" or settings.force:  # another process may have finished it just now
+                log.info("%s: %s", settings.dataset["name"], found.data)
                 train(cfg, settings, found, method.to(device), overrides, options)
     return found.folder
 
@@ -110,6 +111,16 @@ def execute(
         logger.finalize("success")
     folder.finish()
     log.info("done: %s", folder.path)
+
+
+def require_contract(method: Method) -> None:
+    """Raises UserError for a method that does not say what every run needs to know of it."""
+    for name in ("image_size", "batch_size"):
+        if not isinstance(value := getattr(method, name, None), int) or value < 1:
+            what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number"
+            raise UserError("method._target_", what)
+    if type(method).score is Method.score:
+        raise UserError("method._target_", f"{type(method).__qualname__} has no `score`")
 
 
 def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:

@@ -55,7 +55,7 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     method.eval()
     with torch.inference_mode():
         for batch in bar:
-            scores = method.score(batch["image"].to(method.device))
+            scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
             for name, part in {"": scores, **(scores.parts or {})}.items():
                 if name not in scored:
                     scored[name] = Scored(n, scratch / f"maps_{name}.npy")
@@ -65,6 +65,23 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     spent = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / n, 3)}
     folder.update(stages={"score": {**spent, "peak_memory_mb": peak_memory_mb()}})
     return scored
+
+
+def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
+    """What a method's `score` returned.  shape: of the images [B, 3, H, W].  Raises UserError for anything else."""
+    for name, each in {"": scores, **(getattr(scores, "parts", None) or {})}.items():
+        where = f"{type(method).__qualname__}.score" + (f", part '{name}'" if name else "")
+        if not isinstance(each, Scores):
+            raise UserError(
+                where, f"returned {type(each).__name__}; Scores(image=[B], map=[B, H, W] or None) is needed"
+            )
+        for what, tensor, wanted in (("image", each.image, shape[:1]), ("map", each.map, (shape[0], *shape[2:]))):
+            if tensor is None and what == "map":
+                continue
+            if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != tuple(wanted):
+                found = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+                raise UserError(where, f"`{what}` is {found} for images {list(shape)}; {list(wanted)} is needed")
+    return scores
 
 
 def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:

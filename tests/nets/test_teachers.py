@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import random
 import shutil
 from importlib.resources import files
 from pathlib import Path
@@ -124,8 +125,8 @@ def test_files_that_are_no_teacher(tmp_path: Path, recipe: Recipe) -> None:
     save_file({**state, "more": torch.zeros(1)}, tmp_path / "more.safetensors")
     other = "holds no teacher for patches of 17 pixels, or one of another architecture"
     for name, said in (
-        ("none.safetensors", "cannot be read: No such file"),
-        (".", "p17.safetensors cannot be read: No such file"),  # the folder holds one for 33 pixels only
+        ("none.safetensors", "no such file: "),
+        (".", "p17.safetensors"),  # the folder holds one for 33 pixels only
         ("garbage.safetensors", "cannot be read: "),
         ("p33.safetensors", other),
         ("less.safetensors", other),
@@ -133,7 +134,7 @@ def test_files_that_are_no_teacher(tmp_path: Path, recipe: Recipe) -> None:
     ):
         with pytest.raises(UserError) as refused:
             load_teacher(net, str(tmp_path / name), None, recipe)
-        assert str(refused.value).startswith(f"method.teacher: {tmp_path}"), name
+        assert f"{tmp_path}" in str(refused.value), name
         assert said in str(refused.value)
         assert equal(net, network())
     wide = PatchDescriptor(65, conv3_channels_65=256)
@@ -203,7 +204,7 @@ def test_saved_and_loaded(dtype: torch.dtype, error: float, tmp_path: Path, reci
     assert [f.name for f in file.parent.iterdir()] == ["p17.safetensors"]  # nothing partial is left
     assert {value.dtype for value in load_file(file).values()} == {dtype}
     with safe_open(file, framework="pt") as opened:
-        assert opened.metadata() == {"patch_size": "17", "command": "none"}
+        assert {**opened.metadata(), "sha256": ""} == {"patch_size": "17", "command": "none", "sha256": ""}
     other = network(2)
     load_teacher(other, str(file), None, recipe)
     assert {p.dtype for p in other.parameters()} == {torch.float32}
@@ -230,3 +231,23 @@ def test_the_stage_takes_the_stated_steps(photos: Path, recipe: Recipe, monkeypa
     assert trainer.global_step == 5  # not 6, three epochs of two
     assert trainer.current_epoch == 3
     assert not any(torch.equal(a, b) for a, b in zip(net.parameters(), network().parameters(), strict=True))
+
+
+def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path: Path, recipe: Recipe) -> None:
+    net, file, noticed = network(), tmp_path / "p17.safetensors", 0
+    save_teacher(net, file, {})
+    whole = file.read_bytes()
+    for seed in range(50):
+        draw = random.Random(seed)
+        flipped = bytearray(whole)
+        flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
+        file.write_bytes(flipped)
+        other = network(seed=1)
+        try:
+            load_teacher(other, str(file), None, recipe)
+        except UserError as error:
+            assert str(file) in str(error)
+            noticed += 1
+        else:
+            assert equal(net, other)
+    assert noticed >= 48  # nearly all of the file is tensors

@@ -1,0 +1,84 @@
+"""The class that a `_target_` names: of this package, or of a file below a `--config-dir` of this command.
+
+Importing a module runs it, so that where it lies is looked at before.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from anomaly_bench.errors import UserError, nearest
+
+PACKAGE = "anomaly_bench"
+LOGGERS = "pytorch_lightning.loggers"
+_folders: list[Path] = []  # given as --config-dir
+
+
+def allow_folder(folder: Path | str) -> None:
+    """From now on, classes may come from files below this folder."""
+    place = Path(folder).resolve()
+    if place not in _folders:
+        _folders.append(place)
+    if str(place) not in sys.path:
+        sys.path.append(str(place))  # at the end: nothing of a library is replaced
+
+
+def config_folders() -> list[Path]:
+    """The folders that were given as --config-dir."""
+    return list(_folders)
+
+
+def forget_folders() -> None:
+    """The next command may import from the package alone."""
+    for place in _folders:
+        if str(place) in sys.path:
+            sys.path.remove(str(place))
+    _folders.clear()
+
+
+def locate(where: str, target: str) -> type:
+    """The class that a `_target_` names.  where: its key, `method._target_`, `dataset._target_` or `logger._target_`.
+
+    Raises UserError for what lies elsewhere, is not there, or is no Method, Dataset or Logger.
+    """
+    module, _, name = str(target).rpartition(".")
+    part = where.partition(".")[0]
+    if not (module == LOGGERS if part == "logger" else is_allowed(module)):
+        what = f"'{target}' is neither of {LOGGERS if part == 'logger' else PACKAGE} nor of a file below a --config-dir"
+        raise UserError(where, what, "a class of your own lies in the folder that --config-dir names, beside method/")
+    try:
+        loaded = importlib.import_module(module)
+    except Exception as error:  # whatever a module of the user's own does when it is imported
+        raise UserError(where, f"'{target}' cannot be imported: {type(error).__name__}: {error}") from error
+    found = getattr(loaded, name, None)
+    bases = _bases(part)
+    if not isinstance(found, type) or not issubclass(found, bases):
+        names = [key for key, value in vars(loaded).items() if isinstance(value, type) and issubclass(value, bases)]
+        raise UserError(where, f"'{target}' is no {' or '.join(b.__name__ for b in bases)}", nearest(name, names))
+    return found
+
+
+def is_allowed(module: str) -> bool:
+    """Whether a module is of this package, or lies below a folder that `--config-dir` names.  Imports nothing."""
+    top = module.partition(".")[0]
+    if top == PACKAGE:
+        return True
+    spec = PathFinder.find_spec(top) if top else None  # what an import would find
+    places = [spec.origin, *(spec.submodule_search_locations or [])] if spec else []
+    known = sys.modules.get(top)
+    places += [getattr(known, "__file__", None)] if known else []
+    found = [Path(place).resolve() for place in places if place and place != "namespace"]
+    return bool(found) and all(any(path.is_relative_to(folder) for folder in _folders) for path in found)
+
+
+def _bases(part: str) -> tuple[type, ...]:
+    if part == "logger":
+        from pytorch_lightning.loggers import Logger
+
+        return (Logger,)
+    from anomaly_bench.contracts import Dataset, Method
+
+    return {"method": (Method,), "dataset": (Dataset,)}.get(part, (Method, Dataset))
