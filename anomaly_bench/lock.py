@@ -9,6 +9,7 @@ when it has missed three beats.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
 import os
@@ -23,22 +24,13 @@ from typing import IO, Any
 
 from anomaly_bench.errors import UserError
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
 LOCK = ".lock"
-GUARD = f"{LOCK}.takeover"  # there for the moment in which a dead owner's lock is replaced
+GUARD = f"{LOCK}.takeover"  # there for the moment in which the lock gets another file
 BEAT = 20.0  # seconds
 TRIES, PAUSE = 5, 0.1  # a look at the lock takes it for a moment
 YOUNG = 2.0  # seconds; the files of a process that is just asking for the lock
 _held: dict[Path, Lock] = {}  # a record lock does not keep out its own process, and falls when that closes any handle
 log = logging.getLogger("anomaly_bench")
-
-
-class _Living(Exception):
-    """The lock has a living owner; the text says who."""
 
 
 class Lock:
@@ -60,8 +52,16 @@ class Lock:
         holding = _held.setdefault(self.path, self)
         if holding is not self or self._file:
             return _words(holding.owner)
+        holds: str | None = _words({})
         try:
-            return self._acquire()
+            for _ in range(TRIES):
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # the folder was removed by the one who had made it
+                    holds, settled = self._try()
+                    if settled:
+                        return holds
+                time.sleep(PAUSE)
+            return holds
         finally:
             if not self._file:
                 del _held[self.path]
@@ -71,93 +71,69 @@ class Lock:
         if self._file:
             self._ended.set()
             if _same(self._file, self.path):
-                with contextlib.suppress(OSError):  # Windows removes no open file
+                with contextlib.suppress(OSError):  # the folder cannot be written any more
                     self.path.unlink()
             self._file.close()
             self._file = None
             del _held[self.path]
 
-    def _acquire(self) -> str | None:
-        holds = ""
-        for _ in range(TRIES):
-            if self.path.is_symlink():
-                raise UserError(str(self.path), "is a symbolic link; nothing is written through it", "remove it")
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with contextlib.suppress(FileNotFoundError):  # the folder was removed by the one who had made it
-                try:
-                    holds = self._try()
-                except _Living as owner:
-                    return str(owner)
-            if self._file:
-                return None
-            time.sleep(PAUSE)
-        return holds or "another process"
-
-    def _try(self) -> str:
-        """Make the lock ours (then there is `_file`), or say who holds it at the moment.  Raises _Living.
+    def _try(self) -> tuple[str | None, bool]:
+        """Who holds the lock, None where it is ours now, and whether that is settled or needs another look.
 
         A file beside the lock becomes it: complete, and locked where there are record locks.
         """
-        free_before = not os.path.lexists(self.path)
+        if self.path.is_symlink():
+            raise UserError(str(self.path), "is a symbolic link; nothing is written through it", "remove it")
+        absent = not os.path.lexists(self.path)
         candidate = self.path.with_name(f"{LOCK}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         file = _open(candidate, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
             _locks(file)
-            _write(file, self.owner)
+            file.write(json.dumps(self.owner))
+            file.flush()
+            os.fsync(file.fileno())
             _clear(candidate, now=os.fstat(file.fileno()).st_mtime)
-            if not self._create(candidate, file):
-                return self._take_over(candidate, file, free_before)
+            try:
+                os.link(candidate, self.path)
+            except FileExistsError:
+                pass
+            except OSError:  # no hard links there
+                _replace(self.path, None, candidate)
+            if _same(file, self.path):  # whatever `link` says: over NFS its answer can get lost
+                return self._own(file)
+            return self._take_over(candidate, file, absent)
         finally:
             candidate.unlink(missing_ok=True)
             if self._file is not file:
                 file.close()
-        return ""
 
-    def _create(self, candidate: Path, file: IO[str]) -> bool:
-        """Whether there was no lock, and it is ours now."""
-        with contextlib.suppress(OSError):  # another one was quicker, or there are no hard links
-            os.link(candidate, self.path)
-        if _same(file, self.path):  # not what `link` says: over NFS its answer can get lost
-            return self._own(file)
-        try:
-            made = _open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
-        except FileExistsError:
-            return False
-        _write(made, self.owner)  # who looks now finds it incomplete, and takes it over only if this process is dead
-        if _locks(made) is not False and _same(made, self.path):
-            return self._own(made)
-        made.close()
-        return False
-
-    def _take_over(self, candidate: Path, file: IO[str], free_before: bool) -> str:
-        """As `_try`, where there is a lock.  free_before: there was none a moment ago, so that its owner lives."""
+    def _take_over(self, candidate: Path, file: IO[str], absent: bool) -> tuple[str | None, bool]:
+        """As `_try`, where there is a lock.  absent: there was none a moment ago, so that its owner lives."""
         with _open(self.path) as existing:
-            free, owner = _locks(existing), _read(existing)
-            if free is False or not _same(existing, self.path):
-                return _words(owner)
-            if not _is_dead(owner, free) and (free_before or _beats(self.path)):
-                raise _Living(_words(owner))
-            if _replace(self.path, existing, candidate) and _same(file, self.path):
-                self._own(file)
-        return ""
+            free, owner, same = _locks(existing), _read(existing), _same(existing, self.path)
+            if free is False or not same:
+                return _words(owner), absent and same
+            if not _is_dead(owner, free) and (absent or _beats(self.path)):
+                return _words(owner), True
+            _replace(self.path, existing, candidate)
+            return self._own(file) if _same(file, self.path) else (_words({}), False)
 
-    def _own(self, file: IO[str]) -> bool:
+    def _own(self, file: IO[str]) -> tuple[None, bool]:
         self._file = file
         self._ended.clear()
-        threading.Thread(target=self._beat, daemon=True).start()
-        return True
+        threading.Thread(target=self._beat, args=[file], daemon=True).start()
+        return None, True
 
-    def _beat(self) -> None:
+    def _beat(self, file: IO[str]) -> None:
         while not self._ended.wait(BEAT):
             with contextlib.suppress(OSError, ValueError):  # the folder has been removed, or the lock given back
-                if self._file and os.path.lexists(self.path) and not _same(self._file, self.path):
+                if os.path.lexists(self.path) and not _same(file, self.path) and not self._ended.is_set():
                     log.error("%s was taken over: this process was silent for too long, and stops", self.path)
                     ignored = signal.getsignal(signal.SIGINT) == signal.SIG_IGN  # in the background of a script
                     os.kill(os.getpid(), signal.SIGTERM if ignored else signal.SIGINT)
                     return
                 os.utime(self.path)
-                if self._file:
-                    os.fsync(self._file.fileno())
+                os.fsync(file.fileno())
 
 
 def holder(folder: Path) -> str | None:
@@ -176,18 +152,16 @@ def holder(folder: Path) -> str | None:
     return None if free is not False and (_is_dead(owner, free) or silent) else _words(owner)
 
 
-def _replace(path: Path, dead: IO[str], candidate: Path) -> bool:
-    """Put the candidate in the place of a dead owner's lock, unless somebody else has done so."""
+def _replace(path: Path, dead: IO[str] | None, candidate: Path) -> None:
+    """Make the candidate the lock, unless somebody else is at it; `dead`: what has to be there, None: nothing."""
     guard = path.with_name(GUARD)
     try:
-        os.close(os.open(guard, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        guard.touch(exist_ok=False)
     except FileExistsError:
-        return False
+        return
     try:
-        if not _same(dead, path):
-            return False
-        candidate.replace(path)
-        return True
+        if _same(dead, path) if dead else not os.path.lexists(path):
+            candidate.replace(path)
     finally:
         guard.unlink(missing_ok=True)
 
@@ -207,20 +181,12 @@ def _clear(candidate: Path, now: float) -> None:
 
 def _open(path: Path, flags: int = os.O_RDWR) -> IO[str]:
     """Never through a symbolic link."""
-    descriptor = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
     return os.fdopen(descriptor, "r+" if flags & os.O_RDWR else "r", encoding="utf-8")
-
-
-def _write(file: IO[str], owner: dict[str, Any]) -> None:
-    file.write(json.dumps(owner))
-    file.flush()
-    os.fsync(file.fileno())
 
 
 def _locks(file: IO[str], shared: bool = False) -> bool | None:
     """Try the kernel's lock on an open file; it falls when the file is closed.  None: no record locks there."""
-    if fcntl is None:
-        return None
     try:
         fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):  # which of the two is the system's choice
@@ -231,10 +197,9 @@ def _locks(file: IO[str], shared: bool = False) -> bool | None:
 
 
 def _same(file: IO[str], path: Path) -> bool:
-    try:
+    with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(file.fileno()), path.stat(follow_symlinks=False))
-    except FileNotFoundError:
-        return False
+    return False
 
 
 def _beats(path: Path) -> bool:
@@ -251,10 +216,7 @@ def _beats(path: Path) -> bool:
 
 
 def _is_dead(owner: dict[str, Any], free: bool | None) -> bool:
-    """An owner on this machine lost the kernel's lock with its life; of others only the heartbeat tells.
-
-    So did one that left a file without its name.
-    """
+    """An owner on this machine, or without a name, lost the kernel's lock with its life; else the heartbeat tells."""
     return bool(free) and owner.get("machine", _machine()) == _machine()
 
 
@@ -273,10 +235,11 @@ def _read(file: IO[str]) -> dict[str, Any]:
     """The owner, or nothing where the file is empty or was cut off."""
     file.seek(0)
     try:
-        owner = json.loads(file.read())
-    except ValueError:
+        owner: dict[str, Any] = json.loads(file.read())
+        _words(owner)
+    except (ValueError, TypeError, KeyError, RecursionError):
         return {}
-    return owner if isinstance(owner, dict) and {"host", "pid", "since"} <= owner.keys() else {}
+    return owner or {}
 
 
 def _words(owner: dict[str, Any]) -> str:

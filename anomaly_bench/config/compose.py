@@ -124,6 +124,8 @@ def try_compose(
         if key not in seen:
             seen[key] = hydra_compose("config", overrides=chosen, return_hydra_config=hydra)
         cfg = seen[key]
+        if any(not isinstance(cfg.get(group) or DictConfig({}), DictConfig) for group in ("method", "dataset")):
+            raise TypeError("a method or data set without keys")
         unknown = [m for o in values if (m := _unknown_key(o, cfg, wrong_groups))]
         bad = {m.where for m in unknown}
         known = [

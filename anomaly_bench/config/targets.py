@@ -32,10 +32,13 @@ def config_folders() -> list[Path]:
 
 
 def forget_folders() -> None:
-    """The next command may import from the package alone."""
+    """The next command may import from the package alone, and finds its own folder's modules, not those of this one."""
     for place in _folders:
         if str(place) in sys.path:
             sys.path.remove(str(place))
+        for name, module in list(sys.modules.items()):
+            if (file := getattr(module, "__file__", None)) and Path(file).resolve().is_relative_to(place):
+                del sys.modules[name]
     _folders.clear()
 
 
