@@ -143,12 +143,15 @@ def train(words: list[str]) -> int:
     if args.cfg and args.multirun:
         raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
     if args.multirun:
+        sys.stderr.write("planning: what is done, what is to run\n")  # what comes next takes its time to be imported
+        sys.stderr.flush()
         from anomaly_bench.run.sweep import console_log, sweep
 
         console_log()
         return sweep(args.overrides, main, args.config_dir)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
-        config.check(args.overrides, types=not args.cfg, extra=args.config_dir)
+        (job,) = config.check(args.overrides, types=not args.cfg, extra=args.config_dir)
+        words = [*(word for word in words if word not in args.overrides), *job]
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
     sys.argv = ["bench", *words]
     _failed.clear()

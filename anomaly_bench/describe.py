@@ -128,7 +128,7 @@ def show_command(words: list[str]) -> int:
         raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
     choices = dict(w.split("=", 1) for w in words if "=" in w)
     with config.hydra_context(extra) as loader:
-        cfg = config.compose_known(loader, words, strict=True)
+        cfg = config.compose_known(loader, config.for_its_method(words, loader), strict=True)
     for group in ("method", "dataset", "hardware"):
         if group in cfg and (group in given or group == "method"):
             name = choices.get(group) or cfg[group].get("name") or "auto"

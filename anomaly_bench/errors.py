@@ -52,8 +52,9 @@ class Mistakes(UserError):
 
 def nearest(name: str, names: Iterable[str]) -> str:
     """A hint that names the nearest of `names`, or an empty string where none is near."""
-    match = difflib.get_close_matches(name, list(names), n=1, cutoff=0.5)
-    return f"did you mean '{match[0]}'?" if match else ""
+    by_lower = {each.lower(): each for each in names}
+    match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f"did you mean '{by_lower[match[0]]}'?" if match else ""
 
 
 def none_of(where: str, name: str, names: Iterable[str]) -> UserError:

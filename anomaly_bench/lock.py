@@ -180,8 +180,8 @@ def _clear(candidate: Path, now: float) -> None:
 
 
 def _open(path: Path, flags: int = os.O_RDWR) -> IO[str]:
-    """Never through a symbolic link."""
-    descriptor = os.open(path, flags | os.O_NOFOLLOW, 0o666)
+    """Never through a symbolic link, and without waiting for a fifo's other end."""
+    descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     return os.fdopen(descriptor, "r+" if flags & os.O_RDWR else "r", encoding="utf-8")
 
 
@@ -233,8 +233,8 @@ def _me() -> dict[str, Any]:
 
 def _read(file: IO[str]) -> dict[str, Any]:
     """The owner, or nothing where the file is empty or was cut off."""
-    file.seek(0)
     try:
+        file.seek(0)
         owner: dict[str, Any] = json.loads(file.read())
         _words(owner)
     except (ValueError, TypeError, KeyError, RecursionError):

@@ -16,7 +16,7 @@ import pytest
 from small_runs import Train, environment
 
 from anomaly_bench import lock as module
-from anomaly_bench.errors import InWork
+from anomaly_bench.errors import InWork, UserError
 from anomaly_bench.lock import LOCK, Lock, holder
 from anomaly_bench.store import RunFolder
 
@@ -163,7 +163,7 @@ def test_processes_that_race_for_it_are_never_inside_together(tmp_path: Path) ->
         (200, False, True, False),
         (200, False, False, False),
         (200, True, True, False),
-        (100, True, False, False),
+        (50, True, False, False),
         (20, False, False, True),
         (25, True, False, True),
     ],
@@ -203,19 +203,32 @@ def test_an_owner_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / LOCK).read_text() == "{}"
 
 
-@pytest.mark.parametrize("name", [LOCK, "log.txt"])
-def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, name: str, capsys: Capsys) -> None:
+def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, capsys: Capsys) -> None:
     (tmp_path / "notes" / "raise").touch()
     folder = train(code=1)
     (tmp_path / "notes" / "raise").unlink()
     (tmp_path / "target").write_text("untouched")
-    (folder.path / name).unlink(missing_ok=True)
-    (folder.path / name).symlink_to(tmp_path / "target")
-    capsys.readouterr()
-    train(code=2)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
-    assert f"{folder.path.resolve() / name}: " in line.replace("bench: outputs", f"bench: {tmp_path}/outputs")
-    assert (tmp_path / "target").read_text() == "untouched"
+    for name in (LOCK, "log.txt"):
+        (folder.path / name).unlink(missing_ok=True)
+        (folder.path / name).symlink_to(tmp_path / "target")
+        capsys.readouterr()
+        train(code=2)
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
+        assert f"{name}: is a symbolic link" in line
+        assert (tmp_path / "target").read_text() == "untouched"
+        (folder.path / name).unlink()
+        assert folder.status == "failed"
+    train()
+    assert (folder.path / "log.txt").is_file()
+
+
+@pytest.mark.parametrize("kind", ["directory", "fifo"])
+def test_a_lock_that_is_no_file_is_named(kind: str, tmp_path: Path) -> None:
+    (tmp_path / LOCK).mkdir() if kind == "directory" else os.mkfifo(tmp_path / LOCK)
+    assert holder(tmp_path) in (None, "another process")
+    with pytest.raises(UserError, match=rf"{tmp_path / LOCK}: cannot be written"), RunFolder(tmp_path).locked():
+        pytest.fail("not reached")
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK]
 
 
 @pytest.mark.parametrize("alive", [True, False])
@@ -285,7 +298,7 @@ def test_the_owner_touches_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     lock.release()
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"host": "a", "pid": 1, "since": "yesterday"}', "[" * 9999])
 def test_a_damaged_lock_that_nobody_holds_is_none(text: str, tmp_path: Path) -> None:
     (tmp_path / LOCK).write_text(text)
     assert holder(tmp_path) is None

@@ -11,7 +11,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.config.compose import hydra_context, options, parse, try_compose
 from anomaly_bench.config.validate import validate
@@ -37,7 +37,8 @@ def composed(
     """As `check`, each job with its configuration."""
     mistakes: dict[str, UserError] = {}
     seen: dict[tuple[str, ...], DictConfig] = {}
-    composed = []
+    composed: list[tuple[list[str], DictConfig]] = []
+    lacking: dict[str, set[str]] = {}  # a key -> methods that do not have it
     with hydra_context(extra) as loader:
         for job in _jobs(list(overrides), loader, multirun):
             cfg, found = try_compose(loader, job, seen)
@@ -50,11 +51,54 @@ def composed(
                     validate(cfg, signatures=bool(inside or not found))
             except Mistakes as wrong:
                 found += wrong.errors
+            for m in found:
+                if m.where.startswith("method.") and m.what == "no such key":
+                    lacking.setdefault(m.where, set()).add(_method_of(cfg))
             mistakes.update({str(m): m for m in found})
             composed.append((job, cfg))
+    mistakes = {
+        text: _only_for_some(m, lacking, {_method_of(cfg) for _, cfg in composed}) for text, m in mistakes.items()
+    }
     if mistakes:
         raise Mistakes(list(mistakes.values()))
     return composed
+
+
+def _method_of(cfg: DictConfig) -> str:
+    return str(OmegaConf.select(cfg, "method.name") or "")
+
+
+def _only_for_some(mistake: UserError, lacking: dict[str, set[str]], methods: set[str]) -> UserError:
+    """The mistake, or a better word for a key that some methods of a sweep have and others have not."""
+    without = lacking.get(mistake.where, set())
+    if having := sorted(methods - without - {""}) if without else []:
+        key = mistake.where.removeprefix("method.")
+        hint = f"for {having[0]} alone: {having[0]}.{key}=VALUE"
+        return UserError(
+            mistake.where, f"{' and '.join(sorted(without))} has no such key, {', '.join(having)} has", hint
+        )
+    return mistake
+
+
+def for_its_method(job: list[str], loader: ConfigLoaderImpl) -> list[str]:
+    """A job's overrides with `csflow.hidden=64` as `method.hidden=64` where its method is csflow, and without it where
+    it is another one."""
+    names = options(loader, "method")
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    if not any(key.partition(".")[0] in names and "." in key for key in keys.values()):
+        return job
+    chosen = [word.partition("=")[2] for word, key in keys.items() if key == "method"]
+    if not chosen:
+        plain = [word for word, key in keys.items() if "." not in key]
+        chosen = [_method_of(try_compose(loader, plain)[0])]
+    kept = []
+    for word, key in keys.items():
+        name, _, rest = key.partition(".")
+        if name not in names or not rest:
+            kept.append(word)
+        elif name == chosen[-1]:
+            kept.append(word.replace(f"{name}.", "method.", 1))
+    return kept
 
 
 def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> list[list[str]]:
@@ -69,11 +113,14 @@ def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> lis
         if (several := prod(len(_values(o)) for o in parse(matrix, loader))) > 1:
             what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
             raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
-        return [overrides]
+        return [for_its_method(overrides, loader)]
     jobs = []
     for alternative in _experiments(parsed, loader):  # each may have a matrix of its own
         both = parse(_matrix(alternative, loader), loader) + alternative
-        jobs += [list(job) for batch in BasicSweeper.split_arguments(both, None) for job in batch]
+        jobs += [
+            for_its_method(list(job), loader) for batch in BasicSweeper.split_arguments(both, None) for job in batch
+        ]
+    jobs = [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # those that differed in another method's words only
     if not jobs:
         hint = "a glob() that matches nothing? see `bench list datasets`"
         raise UserError("overrides", "these words ask for no run at all", hint)

@@ -26,7 +26,7 @@ from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import Mistakes, UserError, check_name, nearest
 from anomaly_bench.paths import cache_root
 
-LARGEST = 2**32  # of every number: a seed's bound, and far beyond what any other can mean
+LARGEST = 2**32  # of every whole number: a seed's bound, and far beyond what any other can mean
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
 
 
@@ -42,8 +42,8 @@ class Checked(BaseModel, extra="forbid", allow_inf_nan=False, protected_namespac
                 raise ValueError("a number")
             if isinstance(each, float) and int in types and float not in types:
                 raise ValueError("a whole number")
-            if isinstance(each, (int, float)) and {int, float} & types and not abs(each) <= LARGEST:
-                raise ValueError(f"a finite number of at most {LARGEST}")
+            if isinstance(each, int) and int in types and abs(each) > LARGEST:
+                raise ValueError(f"a whole number of at most {LARGEST}")
         return value
 
 

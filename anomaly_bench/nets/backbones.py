@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -25,6 +25,7 @@ RANDOM = "random"  # in place of a weights file
 PROBE = 64  # pixels of the image that tells channels and reductions
 
 
+@cache
 def timm_name(backbone: str) -> str:
     """The name with its weights tag.
 
@@ -138,17 +139,19 @@ def hub_file(name: str, fetch: bool = True) -> Path:
     Raises UserError where neither works, NotHere where only a download could help and `fetch` is False.
     """
     repository: Any = timm.get_pretrained_cfg(name)
+    offline = constants.HF_HUB_OFFLINE or os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
     get = partial(hf_hub_download, repository.hf_hub_id, "model.safetensors")
     try:
         return Path(get(local_files_only=True))
     except LocalEntryNotFoundError:
-        if not fetch and not constants.HF_HUB_OFFLINE:
+        if not fetch and not offline:
             what = f"the ImageNet weights of {name} come from timm's hub and are not here yet"
             raise NotHere("method.weights", what, "the first run downloads them") from None
     try:
-        if not constants.HF_HUB_OFFLINE:
-            with contextlib.suppress(HTTPError):  # whatever it answers, it is there
-                urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
+        if offline:
+            raise LocalEntryNotFoundError("HF_HUB_OFFLINE is set")
+        with contextlib.suppress(HTTPError):  # whatever it answers, it is there
+            urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
         return Path(get())
     except Exception as error:  # no network, no such file, no space: the client raises many kinds
         what = f"no ImageNet weights for {name}: timm's hub cannot be reached ({type(error).__name__})"

@@ -78,7 +78,10 @@ def teacher_files(patch_sizes: Sequence[int], given: str | None, images: str | N
 
     Raises UserError where nothing is given, no images are named, and no teacher of a size is shipped.
     """
-    if given == RANDOM or (images and not given):
+    if images and not given:
+        natural_images(Path(images).expanduser())
+        return []
+    if given == RANDOM:
         return []
     place = Path(given).expanduser() if given else Path(str(files("anomaly_bench.nets").joinpath("teachers")))
     found = [place / f"p{size}.safetensors" if place.is_dir() else place for size in patch_sizes]

@@ -15,6 +15,7 @@ from pytorch_lightning.loggers import Logger
 
 from anomaly_bench.config import Settings, build
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import unwritable
 from anomaly_bench.store import RunFolder
 
 log = logging.getLogger("anomaly_bench")
@@ -23,7 +24,11 @@ log = logging.getLogger("anomaly_bench")
 @contextmanager
 def recorded(folder: RunFolder) -> Iterator[None]:
     """log.txt for what happens inside, warnings too, and the manifest's word on how it ended."""
-    handler = file_log(folder.path)
+    try:
+        handler = file_log(folder.path)
+    except UserError as error:
+        folder.fail(error)
+        raise
     log.addHandler(handler)
     try:
         with warned():
@@ -58,11 +63,20 @@ def _warn(
 def file_log(folder: Path) -> logging.Handler:
     """What appends to a run's log.txt.  Raises UserError where that is a symbolic link, which could lead anywhere."""
     file = folder / "log.txt"
-    if file.is_symlink():
-        raise UserError(str(file), "is a symbolic link; nothing is written through it", "remove it")
-    handler = logging.FileHandler(file, encoding="utf-8")
+    try:
+        stream = open(file, "a", encoding="utf-8", opener=_open_no_link)  # noqa: SIM115  closed by its handler
+    except OSError as error:
+        if file.is_symlink():
+            raise UserError(str(file), "is a symbolic link; nothing is written through it", "remove it") from error
+        raise unwritable(file, error) from error
+    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler.setStream(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # no waiting for the reader of a fifo
 
 
 def console_log() -> None:

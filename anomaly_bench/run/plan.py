@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-from omegaconf import DictConfig
+from dataclasses import dataclass
 
 from anomaly_bench import config
-from anomaly_bench.contracts import Method
-from anomaly_bench.errors import Mistakes, UserError
+from anomaly_bench.checksums import remembered
+from anomaly_bench.errors import Mistakes, NotHere, UserError
 from anomaly_bench.lock import holder
+from anomaly_bench.paths import cache_at
 from anomaly_bench.run import pick_device
-from anomaly_bench.run.find import FoundRun, find_run
+from anomaly_bench.run.find import Data, find_run, run_folder
 from anomaly_bench.store import RunFolder
 
 STATES = ("done", "in work", "to resume", "to run", "cannot run", "running", "failed")  # the last two: afterwards
@@ -42,19 +41,19 @@ def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
     """
     jobs: list[Job] = []
     mistakes: dict[str, UserError] = {}
-    lacking: dict[str, str] = {}  # by the method's settings
-    with config.read_once():
-        for asked, cfg in config.composed(words, multirun=True, extra=extra):
-            job, settings = _job(asked, cfg)
+    built: set[str] = set()  # methods' settings
+    known: dict[str, Data] = {}  # by the data set's settings
+    with config.read_once(), remembered():
+        for overrides, cfg in config.composed(words, multirun=True, extra=extra):
+            settings = config.validate(cfg)
+            job = _job(overrides, settings, known)
             key = json.dumps(settings.method, default=str)
-            if job.state in ("to run", "to resume"):
+            if job.state in ("to run", "to resume") and key not in built:
+                built.add(key)
                 try:
-                    if key not in lacking:
-                        lacking[key] = _lacks(config.build("method", settings.method))
+                    config.build("method", settings.method)
                 except UserError as error:
                     mistakes[str(error)] = error
-                if why := lacking.get(key):
-                    job = replace(job, state="cannot run", why=why)
             jobs.append(job)
     if mistakes:
         raise Mistakes(list(mistakes.values()))
@@ -67,24 +66,24 @@ def summary(jobs: Sequence[Job]) -> str:
     return f"{len(jobs)} runs: " + ", ".join(f"{counts[state]} {state}" for state in STATES if counts[state])
 
 
-def _lacks(method: Method) -> str:
-    """What a method does not find of what it loads before it asks for the first image: weights, a teacher."""
+def folder_of(overrides: Sequence[str], extra: str | None = None) -> RunFolder | None:
+    """The folder of a run whose weights were not here when it was planned; None where they still are not."""
     try:
-        next(iter(method.stages(None)), None)  # type: ignore[arg-type]
-    except UserError as error:
-        return str(error)
-    except Exception:  # it asked for an image, so there is nothing else that it lacks
-        pass
-    return ""
+        settings = config.validate(config.compose(overrides, extra))
+        return run_folder(settings, config.identify(settings, config.weight_files(settings)).run)
+    except UserError:
+        return None
 
 
-def _job(words: list[str], cfg: DictConfig) -> tuple[Job, config.Settings]:
-    settings = config.validate(cfg)
+def _job(overrides: list[str], settings: config.Settings, known: dict[str, Data]) -> Job:
     try:
-        if not any(word.startswith("hydra/launcher=") for word in words):  # else the runs' machines may have others
+        if not any(word.startswith("hydra/launcher=") for word in overrides):  # else the runs' machines may have others
             pick_device(settings.hardware)
-        found: FoundRun = find_run(settings)
+        with cache_at(settings.cache_dir):
+            found = find_run(settings, known=known)
+    except NotHere as error:
+        return Job(overrides, "to run", None, str(error))
     except UserError as error:
-        return Job(words, "cannot run", None, str(error)), settings
+        return Job(overrides, "cannot run", None, str(error))
     owner = None if found.state == "done" else holder(found.folder.path)
-    return Job(words, "in work" if owner else found.state, found.folder, owner or ""), settings
+    return Job(overrides, "in work" if owner else found.state, found.folder, owner or "")

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.basic_launcher import BasicLauncher
@@ -19,7 +20,7 @@ from anomaly_bench.errors import InWork, UserError
 from anomaly_bench.launch import Main, apart, launch
 from anomaly_bench.lock import holder
 from anomaly_bench.run.logs import console_log
-from anomaly_bench.run.plan import Job, plan, summary
+from anomaly_bench.run.plan import Job, folder_of, plan, summary
 
 __all__ = ["console_log", "sweep"]
 log = logging.getLogger("anomaly_bench")
@@ -50,7 +51,8 @@ def sweep(words: Sequence[str], main: Main, extra: str | None = None) -> int:
                 _note_death(job, code)
             # What another sweep was at when its turn came may have been given up since.
             missing = [job for job in missing if codes[str(job.words)] == InWork.code and not _held(job)]
-    return _outcome(jobs, codes)
+    told = [job if job.folder else replace(job, folder=folder_of(job.words, extra)) for job in jobs]
+    return _outcome(told, codes)
 
 
 def _master(loader: ConfigLoaderImpl, words: list[str]) -> DictConfig:
