@@ -7,7 +7,7 @@ The images are made in a temporary folder, and planned once before, so that thei
 
 from __future__ import annotations
 
-import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -42,7 +42,8 @@ def save(file: Path, pixels: np.ndarray) -> None:
 
 def main() -> None:
     each = int(sys.argv[1]) if len(sys.argv) > 1 else 67
-    with tempfile.TemporaryDirectory() as folder, cache_at(Path(folder) / "cache"), contextlib.chdir(folder):
+    with tempfile.TemporaryDirectory() as folder, cache_at(Path(folder) / "cache"):
+        os.chdir(folder)
         make_images(Path("mvtec"))
         time.sleep(3)  # checksums of files that were just written are not kept
         fixed = ["method=rd", "method.weights=random", "dataset=mvtec/all", "dataset.root=mvtec", "hardware=cpu"]

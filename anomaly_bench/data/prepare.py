@@ -154,7 +154,7 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
         download(urls, archive, source["size"], source["sha256"])
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as part:
         folder = Path(part) / name  # the folder `part` itself is closed to other users
-        extract(archive, folder, source["unpacked"])
+        extract(archive, folder)
         folder = _content(archive, folder, source["counts"])
         _check(name, folder, archive)
         shutil.rmtree(target, ignore_errors=True)  # empty
@@ -173,20 +173,11 @@ def _fetch_files(name: str, target: Path, urls: list[str], source: dict[str, Any
             path.unlink()
             raise UserError(str(path), f"is another file: MD5 {found}, expected {md5}", "other addresses: urls=[...]")
         if file.endswith(".tar.gz"):
-            _unpack_into(part, path, source["unpacked"])
+            extract(path, part)
             path.unlink()
     _check(name, find_folder(name, str(part)) or part, part)
     shutil.rmtree(target, ignore_errors=True)  # empty
     part.replace(target)
-
-
-def _unpack_into(folder: Path, archive: Path, limit: int) -> None:
-    """Add to a folder what an archive holds, all of it or nothing."""
-    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
-        extract(archive, Path(scratch) / "all", limit)
-        for item in (Path(scratch) / "all").iterdir():
-            shutil.rmtree(folder / item.name, ignore_errors=True)  # of an attempt that was killed
-            item.replace(folder / item.name)
 
 
 def _check(name: str, folder: Path, origin: Path) -> None:
