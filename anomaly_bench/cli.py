@@ -143,7 +143,7 @@ def train(words: list[str]) -> int:
     if args.cfg and args.multirun:
         raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
     if args.multirun:
-        sys.stderr.write("planning: what is done, what is to run\n")  # what comes next takes its time to be imported
+        sys.stderr.write(f"planning {config.count(args.overrides, args.config_dir)} runs\n")  # torch is slow to import
         sys.stderr.flush()
         from anomaly_bench.run.sweep import console_log, sweep
 

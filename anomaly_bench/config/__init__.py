@@ -11,7 +11,7 @@ from anomaly_bench.config.identity import (
     read_once,
     weight_files,
 )
-from anomaly_bench.config.jobs import check, composed, for_its_method
+from anomaly_bench.config.jobs import check, composed, count, for_its_method
 from anomaly_bench.config.targets import forget_folders, is_allowed, locate
 from anomaly_bench.config.validate import (
     NOT_ARGUMENTS,
@@ -34,6 +34,7 @@ __all__ = [
     "compose_known",
     "composed",
     "conf_dir",
+    "count",
     "flatten",
     "for_its_method",
     "forget_folders",

@@ -31,6 +31,12 @@ def check(
     return [job for job, _ in composed(overrides, multirun, types, extra)]
 
 
+def count(overrides: Sequence[str], extra: str | None = None) -> int:
+    """How many runs a sweep asks for; nothing is looked at yet.  Raises UserError where it asks for none."""
+    with hydra_context(extra) as loader:
+        return len(_jobs(list(overrides), loader, multirun=True))
+
+
 def composed(
     overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
 ) -> list[tuple[list[str], DictConfig]]:
