@@ -224,7 +224,10 @@ def test_a_sweep_goes_on_after_a_job_that_failed(bench: Bench, images: Path, tmp
 def test_a_mistake_in_any_job_of_a_sweep_stops_it_before_the_first(bench: Bench, images: Path, tmp_path: Path) -> None:
     done = bench("train", "-m", *TOY, f"dataset.root={images}", "method.epochs=1,0")
     assert done.returncode == 2
-    assert done.stderr == "bench: method.epochs: 0 given, allowed: greater than or equal to 1\n"
+    assert done.stderr.splitlines() == [
+        "planning 2 runs",
+        "bench: method.epochs: 0 given, allowed: greater than or equal to 1",
+    ]
     assert not (tmp_path / "outputs").exists()
 
 
