@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import hashlib
+import io
 import lzma
+import os
 import shutil
 import stat
 import tarfile
 import time
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import IO, Any, BinaryIO
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
@@ -25,7 +28,9 @@ from anomaly_bench.errors import UserError
 
 TRIES = 4  # in a row that bring no new bytes, before the next mirror has its turn
 TIMEOUT = 30  # seconds without an answer
+LIKELY = 20  # times an archive's own size is the most that it may unpack to where nothing is known of it
 BLOCK = 1 << 20  # bytes read at once
+COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # what a compressed tar begins with
 
 
 def download(urls: Iterable[str], target: Path, size: int | None, sha256: str | None) -> None:
@@ -110,46 +115,122 @@ def _check(part: Path, size: int | None, sha256: str | None) -> None:
         raise OSError(f"is another file: {found}, expected {wanted}")
 
 
-def extract(archive: Path, folder: Path) -> None:
-    """Unpack a tar (any compression) or zip into `folder`: plain files and folders only.
+class _Budget:
+    """Counts bytes, and refuses more than an archive may unpack to."""
 
-    Raises UserError when the archive is damaged, or holds a link, a device or a name that leads out of `folder`; what
-    was unpacked up to there is left.
+    def __init__(self, archive: Path, limit: int) -> None:
+        self.archive, self.limit, self.spent = archive, limit, 0
+
+    def spend(self, count: int) -> None:
+        """Raises UserError beyond the limit."""
+        self.spent += count
+        if self.spent > self.limit:
+            what = f"unpacks to more than the {self.limit} bytes that this data set can have: nothing is kept of it"
+            raise UserError(str(self.archive), what, "delete it, or give other urls=[...]")
+
+
+class _Counted(io.RawIOBase):
+    """A stream that spends what is read from it."""
+
+    def __init__(self, source: IO[bytes], budget: _Budget) -> None:
+        self.source, self.budget = source, budget
+
+    def read(self, size: int = -1) -> bytes:
+        block = self.source.read(size)
+        self.budget.spend(len(block))
+        return block
+
+
+def extract(archive: Path, folder: Path, limit: int | None = None) -> None:
+    """Unpack a tar (any compression) or zip into the new folder `folder`: plain files and folders only.
+
+    limit: bytes that it may unpack to, whatever it says of itself; None: LIKELY times its size.  Raises UserError when
+    the archive is damaged, is larger, holds a link, a device, a name twice or one that leads out of `folder`, or when a
+    file cannot be written; nothing is left of `folder` then.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    limit = LIKELY * _bytes(archive) + BLOCK if limit is None else limit  # + 1 MB: folders and padding of a small one
+    budget = _Budget(archive, limit)
+    folder.mkdir(parents=True)
     try:
-        with _open(archive, "unpacking") as file:
-            for name, source in _zip(file) if zipfile.is_zipfile(archive) else _tar(file):
+        with _named(archive), _open(archive, "unpacking") as file:
+            for name, source in _members(file, archive, limit):
                 path = PurePosixPath(name)
-                if source is None or path.is_absolute() or ".." in path.parts:
-                    raise UserError(
-                        str(archive), f"'{name}' is a link, a device or leads out of the folder: not unpacked"
-                    )
-                target = folder / path
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with target.open("wb") as out:
-                    shutil.copyfileobj(source, out, BLOCK)
-    except (tarfile.TarError, zipfile.BadZipFile, lzma.LZMAError, zlib.error, EOFError) as error:
-        raise UserError(str(archive), f"is damaged: {error}", "delete it and prepare again") from error
+                if source is None or path.is_absolute() or ".." in path.parts or not path.name:
+                    what = f"{name!r} is a link, a device or leads out of the folder: not unpacked"
+                    raise UserError(str(archive), what)
+                if os.path.lexists(folder / path):
+                    raise UserError(str(archive), f"holds {name!r} twice: not unpacked")
+                _write(folder / path, _Counted(source, budget))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
-def _zip(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | None]]:
+@contextmanager
+def _named(archive: Path) -> Iterator[None]:
+    """Whatever the readers of damaged archives raise, a dozen kinds of errors, becomes one line with its name."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = error.strerror if isinstance(error, OSError) else None
+        what = f"cannot be read: {reason}" if reason else f"is damaged: {error}"
+        raise UserError(str(archive), what, "delete it and prepare again") from error
+
+
+def _write(target: Path, source: _Counted) -> None:
+    def blocks() -> Iterator[bytes]:
+        while True:
+            with _named(source.budget.archive):
+                block = source.read(BLOCK)
+            if not block:
+                return
+            yield block
+
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            out.writelines(blocks())
+    except OSError as error:
+        hint = "free some space, or another folder: root=DIR"
+        raise UserError(str(target), f"cannot be written: {error.strerror or error}", hint) from error
+
+
+def _members(file: IO[bytes], archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Name and content of each member that is no folder; None for what is not a plain file."""
+    start = file.read(6)
+    file.seek(0)
+    if start.startswith(b"PK"):
+        return _zip(file, _Budget(archive, limit))
+    unpack: Any = next((reader for magic, reader in COMPRESSED.items() if start.startswith(magic)), None)
+    return _tar(_Counted(unpack(file) if unpack else file, _Budget(archive, limit)))
+
+
+def _zip(file: IO[bytes], budget: _Budget) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """As `_members`; `budget` is that of the sizes in the archive's list."""
     with zipfile.ZipFile(file) as archive:
+        budget.spend(sum(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
-            if stat.S_ISLNK(info.external_attr >> 16):
+            kind = stat.S_IFMT(info.external_attr >> 16)  # 0 where the host has none
+            if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 yield info.filename, None
             elif not info.is_dir():
                 with archive.open(info) as source:
                     yield info.filename, source
 
 
-def _tar(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """As `_zip`; in one pass, because a compressed tar can only be read from its start."""
-    with tarfile.open(fileobj=file) as archive:
+def _tar(stream: _Counted) -> Iterator[tuple[str, IO[bytes] | None]]:
+    """As `_members`; in one pass, because a compressed tar can only be read from its start.
+
+    The stream's own budget holds off long names and skipped members, that of what is written holds off sparse files.
+    """
+    with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:
             if not member.isdir():
                 yield member.name, archive.extractfile(member) if member.isfile() else None
+    while stream.read(BLOCK):  # the compression's checksum is at the end
+        pass
 
 
 def _bytes(path: Path) -> int:

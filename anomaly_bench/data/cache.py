@@ -17,34 +17,27 @@ from typing import Any
 import numpy as np
 import PIL
 
-from anomaly_bench.checksums import checksum
 from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
 from anomaly_bench.data.kept import Rows, keep, progress
-from anomaly_bench.data.listing import array_digest
+from anomaly_bench.data.listing import listing
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import sha256_of
 from anomaly_bench.records import Record
 
 VERSION = 3  # of everything that changes a pixel here: reading, resizing
 AT_ONCE = 64  # images held in memory while they wait to be written
 
 
-def cache_key(records: list[Record], size: int) -> str:
-    """SHA-256 of what the pixels depend on: the images' and masks' content, side, format, and Pillow's version.
+def cached_rows(records: list[Record], size: int, cache_dir: Path) -> Rows:
+    """uint8 [S * S * 3 or 4] of each record on disk; built when missing, damaged or not ours.
 
-    Pillow 13 resizes in another order of passes than those before, so that a fifth of the values move by a grey level.
+    Their key holds all that the pixels depend on: the images' and masks' content, side, format, and Pillow's version,
+    because Pillow 13 resizes in another order of passes than those before, which moves a fifth of the values by a grey
+    level.  Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be written.
     """
-    rows = [(_digest(record.image), _digest(record.mask)) for record in records]
-    return hashlib.sha256(json.dumps([VERSION, PIL.__version__, size, rows]).encode()).hexdigest()
-
-
-def cached_rows(records: list[Record], size: int, cache_dir: Path, key: str) -> Rows:
-    """uint8 [N, S * S * 3 or 4] on disk, read-only; built when missing, damaged or not ours.
-
-    Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be written.
-    """
+    digests = [(entry.image, entry.mask) for entry in listing([], records)]
+    key = hashlib.sha256(json.dumps([VERSION, PIL.__version__, size, digests]).encode()).hexdigest()
     about = {"images": len(records), "size": size, "first": records[0].path}
-    return keep(cache_dir / f"{key[:32]}.pixels", key, lambda: (about, _rows(records, size)))
+    return keep(cache_dir / f"{key[:32]}.pixels", key, lambda: (about, _rows(records, digests, size)))
 
 
 def has_masks(records: list[Record]) -> bool:
@@ -66,30 +59,34 @@ class Masks(Sequence[np.ndarray]):
         return row[3 * self._size**2 :].view(np.bool_).reshape(self._size, self._size)
 
 
-def _digest(source: Path | np.ndarray | None) -> str:
-    if source is None:
-        return ""
-    return array_digest(source) if isinstance(source, np.ndarray) else checksum(source)
-
-
-def _rows(records: list[Record], size: int) -> Iterator[bytes]:
-    make = partial(_row, size=size, masks=has_masks(records))
+def _rows(records: list[Record], digests: list[tuple[str, str]], size: int) -> Iterator[bytes]:
+    make, jobs = partial(_row, size=size, masks=has_masks(records)), list(zip(records, digests, strict=True))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        parts = (pool.map(make, records[start : start + AT_ONCE]) for start in range(0, len(records), AT_ONCE))
-        yield from progress((row for part in parts for row in part), f"decoding to {size} x {size}", len(records))
+        parts = (pool.map(make, jobs[start : start + AT_ONCE]) for start in range(0, len(jobs), AT_ONCE))
+        yield from progress((row for part in parts for row in part), f"decoding to {size} x {size}", len(jobs))
 
 
-def _row(record: Record, size: int, masks: bool) -> bytes:
-    expected = _digest(record.image), _digest(record.mask)
-    image = read_image(record.image)  # [H, W, 3]
+def _row(job: tuple[Record, tuple[str, str]], size: int, masks: bool) -> bytes:
+    record, (of_image, of_mask) = job
+    image = read_image(record.image, _content(record.image, of_image))  # [H, W, 3]
     row = resize_image(image, size).tobytes()
-    mask = b""
-    if masks:
-        height, width = image.shape[:2]
-        mask = bytes(size * size)
-        if record.mask is not None:
-            mask = resize_mask(read_mask(record.mask, (height, width)), size).tobytes()
-    for source, digest in zip((record.image, record.mask), expected, strict=True):
-        if isinstance(source, Path) and sha256_of(source) != digest:
-            raise UserError(str(source), "was changed while it was read", "start the same command again")
-    return row + mask
+    if not masks:
+        return row
+    if record.mask is None:
+        return row + bytes(size * size)
+    mask = read_mask(record.mask, image.shape[:2], _content(record.mask, of_mask))
+    return row + resize_mask(mask, size).tobytes()
+
+
+def _content(source: Path | np.ndarray, digest: str) -> bytes | None:
+    """A file's bytes, which must be those that the key was made of; None for an array."""
+    if isinstance(source, np.ndarray):
+        return None
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise UserError(str(source), f"cannot be read: {error.strerror or error}") from error
+    if hashlib.sha256(content).hexdigest() != digest:
+        hint = "start the same command again; if it stays so: bench data cache clear checksums"
+        raise UserError(str(source), "was changed while it was read", hint)
+    return content

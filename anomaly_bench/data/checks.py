@@ -1,19 +1,46 @@
-"""Whether the images of a data set can carry a result: names that can be stored, no image on both sides."""
+"""Whether the images of a data set can carry a result: records as they should be, names that can be stored, no image
+on both sides."""
 
 from __future__ import annotations
 
 import re
 import warnings
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
 
 from anomaly_bench.data.files import shown
 from anomaly_bench.data.listing import Entry
 from anomaly_bench.errors import UserError
-from anomaly_bench.records import Record
+from anomaly_bench.records import Dataset, Record
 
 # Control characters, line ends of any kind, and bytes that are not UTF-8, which Python reads as lone surrogates.
 UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (Path, np.ndarray, type(None))}
+
+
+def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[Record]:
+    """The images of a split.  Raises UserError unless a data set's `records` keeps to what a Record says of itself."""
+    where, records, paths = f"{type(dataset).__qualname__}.records('{split}')", dataset.records(split), set()
+    if not isinstance(records, list):
+        raise UserError(where, f"returned {type(records).__name__}; a list of Record is needed")
+    for record in records:
+        if not isinstance(record, Record):
+            raise UserError(where, f"holds a {type(record).__name__}; a list of Record is needed")
+        for name, types in FIELDS.items():
+            if not isinstance(value := getattr(record, name), types):
+                wanted = " or ".join(each.__name__ for each in types)
+                raise UserError(where, f"the {name} of '{record.path}' is {type(value).__name__}; {wanted} is needed")
+        if PurePosixPath(record.path).is_absolute() or ".." in PurePosixPath(record.path).parts:
+            raise UserError(where, f"'{record.path}' is no path below the data root")
+        if record.kind in ("", ".", "..") or "/" in record.kind:
+            raise UserError(where, f"the kind of '{record.path}' is '{record.kind}'; the name of a folder is needed")
+        if record.path in paths:
+            raise UserError(where, f"two images have the path '{record.path}'", "each needs one of its own")
+        paths.add(record.path)
+    return records
 
 
 def check_names(records: Iterable[Record]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from scipy import ndimage
 
 from anomaly_bench.errors import UserError
@@ -13,15 +14,16 @@ from anomaly_bench.errors import UserError
 EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel, diagonal ones too, as in the per-region-overlap metrics
 
 
-def read_image(source: Path | np.ndarray) -> np.ndarray:
+def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
     """Any image file, or uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3] RGB.
 
+    content: the file's bytes, where they are known already; it is then not read.
     16-bit grey is scaled (65535 -> 255), an alpha channel is dropped, a palette is looked up, the pixels stay as stored
     (no EXIF rotation).  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit values.
     """
     if isinstance(source, np.ndarray):
         return _rgb_array(source)
-    image = _open(source)
+    image = _open(source, content)
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow < 11.3 says "I"
         grey = np.asarray(image).astype(np.uint32)
         return _rgb_array(((grey + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounded to nearest
@@ -30,14 +32,15 @@ def read_image(source: Path | np.ndarray) -> np.ndarray:
     return np.array(_rgb(image, source))
 
 
-def read_mask(source: Path | np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def read_mask(source: Path | np.ndarray, shape: tuple[int, int], content: bytes | None = None) -> np.ndarray:
     """A mask file or array -> bool [H, W]: any value but 0 is anomalous.
 
     In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
-    shape: H, W of the image.  Raises UserError naming the file when it is unreadable, of another size or not finite.
+    shape: H, W of the image.  content: as of `read_image`.  Raises UserError naming the file when it is unreadable, of
+    another size or not finite.
     """
     name = "mask" if isinstance(source, np.ndarray) else str(source)
-    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source), source)
+    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source, content), source)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(name, "the mask holds values that are not finite")
     mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
@@ -88,11 +91,13 @@ def _pairs(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
     return (small, large) if n >= size else (large, small)
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path, content: bytes | None = None) -> Image.Image:
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.load()
             pages = getattr(image, "n_frames", 1)
+    except UnidentifiedImageError as error:
+        raise UserError(str(path), "cannot be read as an image: cannot identify image file") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
         raise UserError(str(path), f"cannot be read as an image: {error}") from error
     if pages > 1:

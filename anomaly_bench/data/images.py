@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import Record, Sample
-from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
+from anomaly_bench.data.cache import Masks, cached_rows, has_masks
 from anomaly_bench.data.kept import Rows
 
 
@@ -23,11 +23,8 @@ class ImageSet(TorchDataset[Sample]):
 
     def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
         self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
-        self.key = cache_key(records, size)
         self._masked = has_masks(records)
-        self._rows: Rows | list[np.ndarray] = []
-        if records:
-            self._rows = cached_rows(records, size, self.cache_dir, self.key)
+        self._rows: Rows | list[np.ndarray] = cached_rows(records, size, self.cache_dir) if records else []
         self._warn_of_empty_masks()
 
     def __len__(self) -> int:
@@ -43,6 +40,11 @@ class ImageSet(TorchDataset[Sample]):
         if self._masked:
             mask = torch.from_numpy(row[3 * pixels :].reshape(side, side) != 0)
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
+
+    @property
+    def key(self) -> str:
+        """Of all that the pixels depend on; empty without images."""
+        return self._rows.header.key if isinstance(self._rows, Rows) else ""
 
     @property
     def masks(self) -> Masks | None:

@@ -11,6 +11,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import time
 import uuid
 import weakref
@@ -25,11 +26,15 @@ from rich.progress import Progress
 
 from anomaly_bench.errors import UserError
 
-MAGIC = b"anomaly_bench rows 2"
+PREFIX = b"anomaly_bench "  # of every version's first line
+MAGIC = PREFIX + b"rows 2"
 HEADER_BYTES = 4096
 LONGEST = 256  # characters of a text in `about`: a path can be longer than the header
 CRC = np.dtype("<u4")
-YOUNG = 3600  # seconds: where there are no record locks, an older part has no writer any more
+PARTS = ("*.part", ".checksums.json.*", "teachers/.*.safetensors.*")  # below the cache's folder
+LOCKED = re.compile(r".+\.[0-9a-f]{32}\.part")  # the names of parts that are locked while they are written
+UNLOCKED = re.compile(r"\.(checksums\.json|p\d+-[0-9a-f]{16}\.safetensors)\.[0-9a-f]+")  # those of `write_atomic`
+YOUNG = 3600  # seconds: an older part without a lock has no writer any more
 AGAIN = "start the same command again: it is made anew"
 Make = Callable[[], tuple[dict[str, Any], Iterable[bytes]]]  # what to say of the rows, and the rows: at least one
 
@@ -66,7 +71,10 @@ class Rows:
     def __getitem__(self, index: int) -> np.ndarray:
         """Raises UserError naming the file where the row is not what was written."""
         header, index = self.header, range(len(self))[index]
-        row = os.pread(self._opened(), header.length, HEADER_BYTES + index * header.length)
+        try:
+            row = os.pread(self._opened(), header.length, HEADER_BYTES + index * header.length)
+        except OSError as error:
+            raise UserError(str(self.path), f"row {index} cannot be read: {error.strerror}", AGAIN) from error
         if len(row) != header.length or zlib.crc32(row) != self._table[index]:
             raise UserError(str(self.path), f"row {index} was damaged while the file was in use", AGAIN)
         return np.frombuffer(row, np.uint8)
@@ -131,7 +139,7 @@ def _fits(rows: Rows, index: int) -> bool:
 
 
 def read_header(file: BinaryIO) -> Header | None:
-    """The header at the start of an open file, which is then at its first row; None when it is damaged or not ours."""
+    """The header at the start of an open file; None when it is damaged or not ours.  Raises OSError."""
     magic, _, rest = file.read(HEADER_BYTES).partition(b"\n")
     crc, _, text = rest.rstrip().partition(b"\n")
     return Header(**json.loads(text)) if magic == MAGIC and crc == b"%08x" % zlib.crc32(text) else None
@@ -145,46 +153,55 @@ def progress(rows: Iterable[bytes], what: str, total: int) -> Iterator[bytes]:
 
 
 def _write(path: Path, key: str, about: dict[str, Any], rows: Iterable[bytes]) -> None:
-    part = path.with_suffix(f".{uuid.uuid4().hex}.part")  # its own name: another process may write the same
     length, table = 0, []
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         remove_parts(path.parent)
-        _own.add(part.name)
-        try:
-            with part.open("xb") as file:
-                _lock(file)  # until it is closed: who finds it free knows that its writer is dead
-                file.write(bytes(HEADER_BYTES))
-                for row in rows:
-                    file.write(row)
-                    length = len(row)
-                    table.append(zlib.crc32(row))
-                crcs = np.array(table, CRC).tobytes()
-                file.write(crcs)
-                file.seek(0)
-                file.write(_header(Header(key, len(table), length, zlib.crc32(crcs), about)))
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-            _own.discard(part.name)
+        with _new_part(path) as file:
+            file.write(bytes(HEADER_BYTES))
+            for row in rows:
+                file.write(row)
+                length = len(row)
+                table.append(zlib.crc32(row))
+            crcs = np.array(table, CRC).tobytes()
+            file.write(crcs)
+            file.seek(0)
+            file.write(_header(Header(key, len(table), length, zlib.crc32(crcs), about)))
+            file.flush()
+            os.fsync(file.fileno())
+            Path(file.name).replace(path)  # still locked: nobody takes it for a dead process's
     except OSError as error:
         what = f"cannot write to {path.parent}: {error.strerror or error}"
         raise UserError("cache_dir", what, "another folder: cache_dir=DIR") from error
 
 
-_own: set[str] = set()  # parts of this process: opened and closed here, they would lose their lock
+_writing: set[str] = set()  # the parts of this process: opened and closed once more here, they would lose their lock
+
+
+@contextlib.contextmanager
+def _new_part(path: Path) -> Iterator[BinaryIO]:
+    """A new file beside `path`, locked until the end: who finds it free knows that its writer is dead."""
+    while True:
+        part = path.with_suffix(f".{uuid.uuid4().hex}.part")  # its own name: another process may write the same
+        _writing.add(part.name)
+        try:
+            with part.open("xb") as file:
+                if _lock(file) is not False and part.exists():  # else another process found it before it was locked
+                    yield file
+                    return
+        finally:
+            part.unlink(missing_ok=True)
+            _writing.discard(part.name)
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what processes left that died while they wrote."""
-    for part in folder.glob("*.part"):
-        if part.name in _own:
+    """Remove what processes left that died while they wrote into the cache."""
+    for part in (path for pattern in PARTS for path in folder.glob(pattern)):
+        if part.name in _writing or not (LOCKED.fullmatch(part.name) or UNLOCKED.fullmatch(part.name)):
             continue
         with contextlib.suppress(OSError), part.open("r+b") as file:
-            free, age = _lock(file), time.time() - os.fstat(file.fileno()).st_mtime
-            if free or (free is None and age > YOUNG):
+            free = _lock(file) if LOCKED.fullmatch(part.name) else None
+            if free or (free is None and time.time() - os.fstat(file.fileno()).st_mtime > YOUNG):
                 part.unlink()
 
 
@@ -192,7 +209,7 @@ def _lock(file: BinaryIO) -> bool | None:
     """Whether the kernel's lock on an open file was to be had; None where there are no such locks."""
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
+    except BlockingIOError:
         return False
     except OSError:
         return None

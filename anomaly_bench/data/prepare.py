@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,14 +15,18 @@ from rich.console import Console
 from anomaly_bench.config import conf_dir
 from anomaly_bench.data.archive import download, extract
 from anomaly_bench.data.cached import cache_command
-from anomaly_bench.data.files import places, subfolders
+from anomaly_bench.data.files import is_folder, places, subfolders, typed
 from anomaly_bench.data.one_class import CATEGORIES, find_folder
 from anomaly_bench.data.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.paths import cache_root
 
 NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
-OPTIONS = {"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode"), "cache": ("root", "older")}
+OPTIONS = {
+    **{"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode")},
+    "cache": ("cache_dir", "root", "older"),
+}
+SCHEMES = ("https://", "http://", "ftp://", "file://")
 USAGE = "bench data list | prepare NAME [root=DIR] [urls=[...]] | verify NAME [root=DIR] [decode=true] | cache [clear]"
 
 
@@ -44,17 +49,38 @@ def data_command(words: list[str]) -> int:
         raise none_of(f"bench data {verb}", names[0], NAMES)
     if verb == "verify":
         return _verify(names[0], options.get("root"), options.get("decode") == "true")
-    return _prepare(names[0], options.get("root"), options.get("urls"))
+    if names[0] == "demo" and "urls" in options:
+        raise UserError("urls", "the images of demo are drawn, not downloaded", "leave it out")
+    return _prepare(names[0], options.get("root"), _urls(options["urls"]) if "urls" in options else None)
 
 
 def _options(verb: str, words: list[str]) -> dict[str, str]:
-    options = {key: value for key, _, value in (word.partition("=") for word in words)}
-    for key in options:
+    options: dict[str, str] = {}
+    for key, _, value in (word.partition("=") for word in words):
         if key not in OPTIONS[verb]:
             raise none_of(f"bench data {verb}", key, OPTIONS[verb])
+        if key in options or not value:
+            raise UserError(key, "is given twice" if value else "is given without a value", USAGE)
+        options[key] = value
     if options.get("decode", "true") not in ("true", "false"):
         raise none_of("decode", options["decode"], ("true", "false"))
+    for key in {"root", "cache_dir"} & options.keys():
+        root = typed(options[key])
+        nearest = next(path for path in (root, *root.parents, Path()) if os.path.lexists(path))
+        if not is_folder(nearest):
+            raise UserError(key, f"{nearest} is no folder", f"another folder: {key}=DIR")
     return options
+
+
+def _urls(text: str) -> list[str]:
+    """`a` or `[a,b]` -> the addresses."""
+    inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    urls = [url.strip() for url in inner.split(",")]
+    for url in urls:
+        if not url.startswith(SCHEMES):
+            allowed = f"allowed: what begins with {', '.join(SCHEMES)}; of several [ADDRESS,ADDRESS]"
+            raise UserError("urls", f"'{url}' is no address; {allowed}")
+    return urls
 
 
 def _counts(name: str) -> Counts:
@@ -84,7 +110,7 @@ def _find(name: str, root: str | None) -> Path | None:
     """The first place that holds a category, or a file of a one-class set."""
     if name in CATEGORIES:
         return find_folder(name, root)
-    held = (place for place in _places(name, root) if any((place / category).is_dir() for category in _counts(name)))
+    held = (place for place in _places(name, root) if any(is_folder(place / category) for category in _counts(name)))
     return next(held, None)
 
 
@@ -120,7 +146,7 @@ def _in_order(name: str, rows: list[Row]) -> bool:
     return all(row.status == "ok" or (row.status == "missing" and name in ("demo", "mvtec")) for row in rows)
 
 
-def _prepare(name: str, root: str | None, urls: str | None) -> int:
+def _prepare(name: str, root: str | None, urls: list[str] | None) -> int:
     try:
         if name == "demo":
             from anomaly_bench.data.textures import TEXTURES, generate
@@ -130,7 +156,7 @@ def _prepare(name: str, root: str | None, urls: str | None) -> int:
         elif place := _find(name, root):
             Console().print(f"{name} is in {place} already; delete that folder to fetch it again", soft_wrap=True)
         else:
-            _fetch(name, root, [url.strip() for url in urls.strip("[]").split(",")] if urls else None)
+            _fetch(name, root, urls)
     except OSError as error:
         raise UserError("root", f"cannot be written: {error}", "another folder: root=DIR") from error
     return _verify(name, root, decode=False)
@@ -154,7 +180,7 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
         download(urls, archive, source["size"], source["sha256"])
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as part:
         folder = Path(part) / name  # the folder `part` itself is closed to other users
-        extract(archive, folder)
+        extract(archive, folder, source.get("unpacked"))
         folder = _content(archive, folder, source["counts"])
         _check(name, folder, archive)
         shutil.rmtree(target, ignore_errors=True)  # empty
@@ -173,11 +199,20 @@ def _fetch_files(name: str, target: Path, urls: list[str], source: dict[str, Any
             path.unlink()
             raise UserError(str(path), f"is another file: MD5 {found}, expected {md5}", "other addresses: urls=[...]")
         if file.endswith(".tar.gz"):
-            extract(path, part)
+            _unpack_into(part, path, source.get("unpacked"))
             path.unlink()
     _check(name, find_folder(name, str(part)) or part, part)
     shutil.rmtree(target, ignore_errors=True)  # empty
     part.replace(target)
+
+
+def _unpack_into(folder: Path, archive: Path, limit: int | None) -> None:
+    """Add to a folder what an archive holds, all of it or nothing."""
+    with tempfile.TemporaryDirectory(prefix=".", dir=folder) as scratch:
+        extract(archive, Path(scratch) / "all", limit)
+        for item in (Path(scratch) / "all").iterdir():
+            shutil.rmtree(folder / item.name, ignore_errors=True)  # of an attempt that was killed
+            item.replace(folder / item.name)
 
 
 def _check(name: str, folder: Path, origin: Path) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from skimage import data
 
+from anomaly_bench.data.kept import YOUNG
 from anomaly_bench.errors import UserError
 
 VERSION = 1  # of the images: part of the folder's name
@@ -41,6 +43,9 @@ def generate(root: Path, texture: str, seed: int) -> Path:
         return base
     try:
         base.mkdir(parents=True, exist_ok=True)
+        for left in base.glob(f".{texture}-*"):  # by a process that died while it drew, which takes a second
+            if time.time() - left.stat().st_mtime > YOUNG:
+                shutil.rmtree(left, ignore_errors=True)
         part = Path(tempfile.mkdtemp(prefix=f".{texture}-", dir=base))
         try:
             _write(part / texture, texture, np.random.default_rng([seed, TEXTURES.index(texture)]))
@@ -51,7 +56,7 @@ def generate(root: Path, texture: str, seed: int) -> Path:
     except OSError as error:
         if not (base / texture).is_dir():
             what = f"cannot write the demo images to {base}: {error.strerror}"
-            raise UserError("dataset.root", what, "another folder: dataset.root=DIR or $ANOMALY_BENCH_CACHE") from error
+            raise UserError("dataset.root", what, "another folder: dataset.root=DIR or cache_dir=DIR") from error
     return base
 
 

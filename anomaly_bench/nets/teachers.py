@@ -1,9 +1,8 @@
 """Where teachers of patch descriptors come from: a given file, the shipped one, or a distillation, kept for all runs.
 
 A teacher is a safetensors file with a `PatchDescriptor`'s tensors (float16 in the package), and those of the decoder D
-that it was distilled with, if kept (`decoder.*`).  One that was distilled is
-kept in $ANOMALY_BENCH_CACHE/teachers under a name made of all that it depends on, so that every category, run and seed
-shares it.
+that it was distilled with, if kept (`decoder.*`).  One that was distilled is kept in teachers/ of the cache under a
+name made of all that it depends on, so that every category, run and seed shares it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save
+from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -32,6 +30,7 @@ from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.paths import cache_root
 
 DECODER = "decoder."  # begins the names of D's tensors
+KEY = "key"  # of a distilled teacher among its file's metadata
 EPOCH = 500  # steps between two checkpoints of a distillation
 
 
@@ -66,11 +65,10 @@ def load_teacher(
         return RANDOM
     if given or not images:
         (file,) = teacher_files([net.patch_size], given, images)
-    else:
-        file = stored(net, Path(images).expanduser(), recipe)
-        if not file.exists():
-            return None
-    return _load(net, file, decoder)
+        return _load(net, file, decoder)
+    key = _key(net, Path(images).expanduser(), recipe)
+    file = _place(net, key)
+    return _load(net, file, decoder, key) if file.exists() else None
 
 
 def teacher_files(patch_sizes: Sequence[int], given: str | None, images: str | None) -> list[Path]:
@@ -117,9 +115,9 @@ def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> S
 def store_teacher(net: PatchDescriptor, images: str | None, recipe: Recipe, decoder: nn.Module | None = None) -> str:
     """Keep a fitted teacher for all runs that need the same one; the file's SHA-256."""
     assert images is not None
-    file = stored(net, Path(images).expanduser(), recipe)
-    save_teacher(net, file, {"recipe": json.dumps(asdict(recipe))}, decoder=decoder)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    key = _key(net, Path(images).expanduser(), recipe)
+    about = {"recipe": json.dumps(asdict(recipe)), KEY: key}
+    return save_teacher(net, _place(net, key), about, decoder=decoder)
 
 
 def save_teacher(
@@ -128,12 +126,13 @@ def save_teacher(
     metadata: dict[str, str],
     dtype: torch.dtype = torch.float32,
     decoder: nn.Module | None = None,
-) -> None:
-    """A safetensors file, whole or absent, with a checksum of its tensors among its metadata."""
+) -> str:
+    """Write a safetensors file, whole or absent, with a checksum of its tensors among its metadata; its SHA-256."""
     tensors = net.state_dict() | {f"{DECODER}{k}": v for k, v in (decoder.state_dict() if decoder else {}).items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
     content = save(state, {"patch_size": str(net.patch_size), **metadata, "sha256": _digest(state)})
     write_atomic(file, lambda opened: opened.write(content))
+    return hashlib.sha256(content).hexdigest()
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
@@ -141,12 +140,21 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode())
-        digest.update(state[key].numpy().tobytes())
+        digest.update(state[key].flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
 def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     """Where the teacher lies that this recipe makes of these images."""
+    return _place(net, _key(net, images, recipe))
+
+
+def _place(net: PatchDescriptor, key: str) -> Path:
+    return cache_root() / "teachers" / f"p{net.patch_size}-{key[:16]}.safetensors"
+
+
+def _key(net: PatchDescriptor, images: Path, recipe: Recipe) -> str:
+    """SHA-256 of all that a distilled teacher depends on."""
     backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
     backbone.load(recipe.weights)
     shapes = [list(value.shape) for value in net.state_dict().values()]
@@ -154,20 +162,22 @@ def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
     listed = [(str(f.relative_to(images)), digest) for f, digest in zip(found, checksums(found), strict=True)]
     numbers = {key: value for key, value in asdict(recipe).items() if key != "weights"}
     content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
-    return (
-        cache_root() / "teachers" / f"p{net.patch_size}-{hashlib.sha256(content.encode()).hexdigest()[:16]}.safetensors"
-    )
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
-def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None) -> str:
+def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None, key: str | None = None) -> str:
+    """Load a file; its SHA-256.  key: of a distilled teacher, which must be that one and have a checksum."""
+    hint = f"remove {file}: it is distilled again" if key else "another file"
     try:
-        with safe_open(file, framework="pt") as opened:
-            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-            expected = (opened.metadata() or {}).get("sha256")
+        content = file.read_bytes()  # at once: what is checked is what is loaded
+        state = load(content)
+        about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # safetensors' errors have no common class
-        raise UserError("method.teacher", f"{file} cannot be read: {error}") from error
-    if expected not in (None, _digest(state)):
-        raise UserError("method.teacher", f"{file} is damaged: its tensors do not fit their checksum", f"remove {file}")
+        raise UserError("method.teacher", f"{file} cannot be read: {error}", hint) from error
+    if (key or "sha256" in about) and about.get("sha256") != _digest(state):
+        raise UserError("method.teacher", f"{file} is damaged: its tensors do not fit their checksum", hint)
+    if key and about.get(KEY) != key:
+        raise UserError("method.teacher", f"{file} is another teacher's file, or damaged", hint)
     state = {key: value.float() for key, value in state.items()}
     if bad := next((key for key, value in state.items() if not bool(value.isfinite().all())), None):
         raise UserError("method.teacher", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
@@ -180,7 +190,7 @@ def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None) -> str:
         if _shapes(kept) != _shapes(decoder.state_dict()):
             raise UserError("method.teacher", f"{file} holds no decoder, or one of another architecture")
         decoder.load_state_dict(kept)
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

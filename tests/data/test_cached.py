@@ -14,16 +14,23 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 from small_images import grey, save
+from small_runs import TOY
 
+from anomaly_bench import checksums
+from anomaly_bench.cli import main
 from anomaly_bench.contracts import FrozenFeatures, Record
 from anomaly_bench.data.cached import USAGE, find
 from anomaly_bench.data.features import FeatureSet
 from anomaly_bench.data.images import ImageSet
 from anomaly_bench.data.prepare import data_command
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_sealed
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import Recipe, store_teacher
+from anomaly_bench.paths import cache_root
+from anomaly_bench.store import find as runs
 
+Capsys = pytest.CaptureFixture[str]
 HEX = "0123456789abcdef" * 2
 HOUR, DAY = 3600, 86400
 SHA = "ab12cd34" + "0" * 56
@@ -42,7 +49,8 @@ def file(path: Path, content: bytes, seconds: float) -> Path:
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Pixels (2 hours), features (3 days), a teacher (40 days), an old format, parts, and what others put there."""
+    """Pixels (2 hours), features (3 days), a teacher (40 days), images of the demo (7 days), checksums (6 days), an old
+    format, parts, and what others put there."""
     monkeypatch.setenv("COLUMNS", "200")
     cache = tmp_path / "cache"
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(cache))
@@ -58,10 +66,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file(cache / f"{HEX}.{HEX}.part", bytes(5000), 90 * 60)
     file(cache / f"{HEX[::-1]}.{HEX}.part", bytes(6000), 90)
     file(cache / "teachers" / ".p17-0123456789abcdef.safetensors.4711", bytes(7), DAY)
+    for folder, name in (("train/good", "000.png"), ("ground_truth/hole", "005_mask.png")):
+        aged(file(cache / DEMO / folder / name, bytes(9), 7 * DAY).parent, 7 * DAY)
+    for folder in ("train", "ground_truth", "."):
+        aged(cache / DEMO / folder, 7 * DAY)
+    file(cache / "demo/v1-seed0/.grass-x_1/grass/train/good/000.png", bytes(9), 0)
+    write_sealed(cache / "checksums.json", {"/a.png": [[1, 2, 3], SHA], "/b.png": [[1, 2, 3], SHA]})
+    aged(cache / "checksums.json", 6 * DAY)
     for name in ("mine.pixels", "mine.features", "mnist.archive.part", "teachers/mine.safetensors", "teachers/.mine"):
         file(cache / name, b"mine", 100 * DAY)
     save_file({"w": np.zeros(9)}, cache / "teachers" / "p17-0000000000000000.safetensors", {"format": "pt"})
     file(cache / "demo" / "a.pixels", b"anomaly_bench pixels 1\n", 100 * DAY)  # not where the cache puts any
+    for name in ("train/good/000.png", "notes.txt"):
+        file(cache / "demo" / "v1-seed0" / "gravel" / name, b"mine", 0)
     return cache
 
 
@@ -72,23 +89,26 @@ def names(folder: Path) -> set[str]:
 MINE = {
     *("mine.pixels", "mine.features", "mnist.archive.part", "teachers/mine.safetensors", "teachers/.mine"),
     *("teachers/p17-0000000000000000.safetensors", "demo/a.pixels"),
+    *("demo/v1-seed0/gravel/train/good/000.png", "demo/v1-seed0/gravel/notes.txt"),
 }
+DEMO = "demo/v1-seed0/brick"
+DRAWN = {f"{DEMO}/train/good/000.png", f"{DEMO}/ground_truth/hole/005_mask.png"}
 TEACHER = {"teachers/p17-0123456789abcdef.safetensors"}
-YOUNG = {f"{HEX[::-1]}.{HEX}.part"}
+YOUNG = {f"{HEX[::-1]}.{HEX}.part", "demo/v1-seed0/.grass-x_1/grass/train/good/000.png"}
 
 
-def table(capsys: pytest.CaptureFixture[str]) -> tuple[str, list[list[str]]]:
+def table(capsys: Capsys) -> tuple[str, list[list[str]]]:
     """The first line, and the cells of each row."""
     first, *lines = capsys.readouterr().out.splitlines()
     return first, [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
 
 
 @pytest.mark.parametrize("words", [["cache"], ["cache", "list"]])
-def test_the_list(words: list[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_list(words: list[str], cache: Path, capsys: Capsys) -> None:
     before = names(cache)
     assert data_command(words) == 0
     first, rows = table(capsys)
-    assert first.startswith(f"{cache}: 12 files, 0.0 MB")
+    assert first.startswith(f"{cache}: 16 files, 0.0 MB")
     assert rows == [
         ["pixels", "3 images of 8 x 8, x/0.png", "0.0", "2 h", ""],
         ["pixels", f"{HEX}.pixels", "0.0", "5 d", "old"],
@@ -98,6 +118,10 @@ def test_the_list(words: list[str], cache: Path, capsys: pytest.CaptureFixture[s
         ["teachers", "p17-0000000000000000.safetensors", "0.0", "0 min", "foreign"],
         ["teachers", "patches of 17 pixels, resnet18, 10000 steps", "0.0", "40 d", ""],
         ["teachers", "mine.safetensors", "0.0", "100 d", "foreign"],
+        ["demo", "gravel", "0.0", "0 min", "foreign"],
+        ["demo", "2 images and masks, v1-seed0/brick", "0.0", "7 d", ""],
+        ["checksums", "checksums of 2 files", "0.0", "6 d", ""],
+        ["parts", "an interrupted write", "0.0", "0 min", "young"],
         ["parts", "an interrupted write", "0.0", "1 min", "young"],
         ["parts", "an interrupted write", "0.0", "1 h", ""],
         ["parts", "an interrupted write", "0.0", "1 d", ""],
@@ -106,10 +130,10 @@ def test_the_list(words: list[str], cache: Path, capsys: pytest.CaptureFixture[s
     assert names(cache) == before
 
 
-def test_sizes_are_added(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_are_added(tmp_path: Path, capsys: Capsys) -> None:
     for i in range(2):
         file(tmp_path / f"{i}.pixels", b"anomaly_bench pixels 1\n" + bytes(1_270_000), 0)
-    assert data_command(["cache", f"root={tmp_path}"]) == 0
+    assert data_command(["cache", f"cache_dir={tmp_path}"]) == 0
     first, rows = table(capsys)
     assert first == f"{tmp_path}: 2 files, 2.5 MB"
     assert [row[2] for row in rows] == ["1.3", "1.3"]
@@ -162,9 +186,12 @@ def test_a_teacher_that_was_stored_is_known(tmp_path: Path, weights: Path, monke
         (["teachers", "older=50"], set()),
         (["parts", "older=0.05"], {"old part"}),
         (["pixels", "older=1000"], set()),
+        (["demo"], {"demo"}),
+        (["demo", "checksums", "older=6.5"], {"demo"}),
+        (["checksums"], {"checksums"}),
     ],
 )
-def test_clear(words: list[str], goes: set[str], cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clear(words: list[str], goes: set[str], cache: Path, capsys: Capsys) -> None:
     """A word that is missing in `goes` stays; foreign files always do."""
     (pixels,) = {path.name for path in cache.glob("*.pixels")} - {"mine.pixels", f"{HEX}.pixels"}
     features = next(path.name for path in cache.glob("*.features") if path.name != "mine.features")
@@ -177,17 +204,20 @@ def test_clear(words: list[str], goes: set[str], cache: Path, capsys: pytest.Cap
         "old part": {f"{HEX}.{HEX}.part", part},
         "teacher's part": {part},
         "young part": YOUNG,
+        "demo": DRAWN,
+        "checksums": {"checksums.json"},
     }
     before = names(cache)
     gone = set().union(*(files[word] for word in goes))
     freed = sum((cache / name).stat().st_size for name in gone)
+    count = len(gone - DRAWN) + bool(gone & DRAWN)
     assert data_command(["cache", "clear", *words]) == 0
     assert before - names(cache) == gone
     assert names(cache) >= MINE
     first, second = capsys.readouterr().out.splitlines()
-    assert first == f"{cache}: removed {len(gone)} file{'s' * (len(gone) != 1)}, {freed / 1e6:.1f} MB"
+    assert first == f"{cache}: removed {count} file{'s' * (count != 1)}, {freed / 1e6:.1f} MB"
     assert second.startswith("left: pixels ")
-    assert second.endswith(" (teachers and young parts go when they are named, foreign files never)")
+    assert second.endswith(" (teachers, demo, checksums and young parts go when they are named, foreign files never)")
 
 
 def test_what_is_cleared_is_made_again(cache: Path) -> None:
@@ -196,6 +226,38 @@ def test_what_is_cleared_is_made_again(cache: Path) -> None:
     assert images[2]["image"][0, 0, 0] == 2 / 255
     assert data_command(["cache", "clear", "pixels"]) == 0
     assert images[1]["image"][0, 0, 0] == 1 / 255  # a run that has them open keeps them
+
+
+def test_checksums_that_are_damaged_and_those_of_another_program(cache: Path) -> None:
+    (cache / "checksums.json").write_bytes((cache / "checksums.json").read_bytes()[:-1])
+    assert [entry.kind for entry in find(cache) if entry.state == "damaged"] == ["checksums"]
+    assert data_command(["cache", "clear", "checksums"]) == 0
+    file(cache / "checksums.json", b'{"theirs": 1}', 0)
+    assert data_command(["cache", "clear", "checksums"]) == 0
+    assert (cache / "checksums.json").exists()
+
+
+@pytest.mark.usefixtures("train")
+def test_a_run_keeps_everything_below_its_cache_dir(
+    tmp_path: Path, capsys: Capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(checksums, "SETTLED", 0)  # new files are remembered too
+    default, place = cache_root(), tmp_path / "B"
+    before = names(default)
+    assert main(["train", *TOY, "dataset=demo/brick", f"cache_dir={place}", "resamples=0", "method.epochs=1"]) == 0
+    assert len(list(place.glob("*.pixels"))) == 3  # of the training, the validation and the test
+    assert len(list((place / "demo/v1-seed0/brick").rglob("*.png"))) == 104
+    (folder,) = runs("outputs")
+    assert main(["eval", str(folder.path)]) == 0
+    assert names(default) == before
+    capsys.readouterr()
+    assert main(["data", "cache", f"cache_dir={place}"]) == 0
+    (demo, kept) = [row[:2] for row in table(capsys)[1]][3:]
+    assert demo == ["demo", "104 images and masks, v1-seed0/brick"]
+    assert kept[0] == "checksums"  # of at least these files
+    assert main(["data", "cache", "clear", "pixels", "demo", "checksums", f"cache_dir={place}"]) == 0
+    assert names(place) == set()
 
 
 def test_links_and_folders_are_passed_over(tmp_path: Path) -> None:
@@ -210,7 +272,7 @@ def test_links_and_folders_are_passed_over(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [["cache"], ["cache", "clear"]])
-def test_nothing_is_there(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_there(words: list[str], tmp_path: Path, capsys: Capsys) -> None:
     for folder in (tmp_path / "absent", tmp_path):
         assert data_command([*words, f"root={folder}"]) == 0
         out = capsys.readouterr().out
@@ -218,7 +280,7 @@ def test_nothing_is_there(words: list[str], tmp_path: Path, capsys: pytest.Captu
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other file systems refuse such a name")
-def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_are_no_text(tmp_path: Path, capsys: Capsys) -> None:
     file(tmp_path / os.fsdecode(b"[red]\xff.pixels"), b"", 0)
     assert data_command(["cache", f"root={tmp_path}"]) == 0
     assert table(capsys)[1][0][1] == "[red]?.pixels"
@@ -228,12 +290,15 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
     ("words", "said"),
     [
         (["lst"], "bench data cache: 'lst' is none of clear, list (did you mean 'list'?)"),
-        (["clear", "pixel"], "bench data cache clear: 'pixel' is none of features, parts, pixels, teachers (did you"),
-        (["clear", "rot=x"], "bench data cache: 'rot' is none of older, root (did you mean 'root'?)"),
-        (["list", "pixels"], f"bench data cache list: takes only root=DIR ({USAGE})"),
-        (["older=3"], f"bench data cache list: takes only root=DIR ({USAGE})"),
-        *((["clear", f"older={x}"], f"older: '{x}' given, allowed: a number") for x in ("-1", "nan", "inf", "x", "")),
-        (["root=file"], "root: file cannot be read: Not a directory"),
+        (["clear", "pixel"], "bench data cache clear: 'pixel' is none of checksums, demo, features, parts, pixels,"),
+        (["clear", "rot=x"], "bench data cache: 'rot' is none of cache_dir, older, root (did you mean 'root'?)"),
+        (["list", "pixels"], f"bench data cache list: takes only cache_dir=DIR ({USAGE})"),
+        (["older=3"], f"bench data cache list: takes only cache_dir=DIR ({USAGE})"),
+        *((["clear", f"older={x}"], f"older: '{x}' given, allowed: a number") for x in ("-1", "nan", "inf", "x")),
+        (["clear", "older="], "older: is given without a value"),
+        (["root=file"], "root: file is no folder"),
+        (["cache_dir=file"], "cache_dir: file is no folder"),
+        (["cache_dir=a", "root=b"], "takes cache_dir=DIR or root=DIR, which mean the same, not both"),
     ],
 )
 def test_misuse(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

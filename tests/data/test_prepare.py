@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import os
 import shutil
+import stat
 import subprocess
 import sys
 import tarfile
@@ -16,6 +18,7 @@ from omegaconf import OmegaConf
 from small_arrays import digits, idx, pictures, python2
 from small_images import grey, save, square
 
+from anomaly_bench.cli import main
 from anomaly_bench.config import conf_dir
 from anomaly_bench.data import archive, one_class, prepare
 from anomaly_bench.data.one_class import CATEGORIES
@@ -174,7 +177,7 @@ def test_a_place_that_is_taken_or_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"root: .*mtd is there and holds nothing of mtd"):
         data_command(["prepare", "mtd", f"root={tmp_path}"])
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"root: cannot be written: .*Not a directory"):
+    with pytest.raises(UserError, match=r"root: .*file is no folder"):
         data_command(["prepare", "mtd", f"root={tmp_path / 'file' / 'deep'}", "urls=[file:///absent]"])
 
 
@@ -271,12 +274,76 @@ def test_the_inventory_of_the_one_class_sets(name: str) -> None:
         (["verify", "mtd", "decode=maybe"], "decode: 'maybe' is none of false, true"),
         (["verify", "mtd"], "nothing of mtd in data/mtd (bench data prepare mtd)"),
         (["list", "mtd"], "takes no name"),
+        (["list", "--nonsense"], "takes no name, '--nonsense' given"),
+        (["list", "nonsense=1"], "'nonsense' is none of root"),
+        (["verify", "mtd", "--decode"], "takes one name"),
+        (["prepare", "mtd", "nonsense"], "takes one name"),
+        (["cache", "--nonsense"], "'--nonsense' is none of clear, list"),
+        (["cache", "urls=x"], "'urls' is none of"),
+        (["cache", "clear", "older=1", "older=2"], "older: is given twice"),
+        (["list", "root="], "root: is given without a value"),
+        (["list", "root=file"], "root: file is no folder"),
+        (["list", "root=file/deep"], "root: file is no folder"),
+        (["verify", "mtd", "root=file"], "root: file is no folder"),
+        (["verify", "mtd", f"root={'a' * 5000}"], "root: nothing of mtd in aaaa"),
+        (["prepare", "mtd", "root=file"], "root: file is no folder"),
+        (["prepare", "demo", "root=file"], "root: file is no folder"),
+        (["prepare", "mtd", f"root={'a' * 5000}", "urls=file:///x"], "File name too long"),
+        (["cache", "root=file"], "root: file is no folder"),
+        (["prepare", "demo", "urls=http://a"], "urls: the images of demo are drawn"),
+        (["prepare", "mtd", "urls="], "urls: is given without a value"),
+        (["prepare", "mtd", "urls=[]"], "urls: '' is no address"),
+        (["prepare", "mtd", "urls=nonsense"], "urls: 'nonsense' is no address; allowed: what begins with https://"),
+        (["prepare", "mtd", "urls=[file:///a,nonsense]"], "urls: 'nonsense' is no address"),
+        (["prepare", "mtd", "urls=[file:///a"], "urls: '[file:///a' is no address"),
     ],
 )
-def test_misuse(words: list[str], said: str) -> None:
-    with pytest.raises(UserError) as error:
-        data_command(words)
-    assert said in str(error.value)
+def test_misuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").touch()
+    assert main(["data", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert said in err
+    assert [path.name for path in Path().iterdir()] == ["file"]
+
+
+@pytest.mark.usefixtures("small_inventory")
+def test_permissions_are_those_that_the_umask_gives(tiles: Path, tmp_path: Path) -> None:
+    url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
+    before = os.umask(0o027)
+    try:
+        assert data_command(["prepare", "mtd", f"root={tmp_path / 'new'}", f"urls={url}"]) == 0
+        assert data_command(["prepare", "demo", f"root={tmp_path / 'new'}"]) == 0
+    finally:
+        os.umask(before)
+    modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "new").rglob("*")}
+    assert modes == {(True, 0o750), (False, 0o640)}
+
+
+@pytest.mark.usefixtures("small_inventory")
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_an_archive_that_would_fill_the_disk(kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    image, archive = tmp_path / "large.jpg", tmp_path / "mtd.zip"
+    image.write_bytes(bytes(200_000_000))
+    if kind == "zip":
+        with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+            out.write(image, "repository/MT_Free/Imgs/a.jpg")
+    else:
+        with tarfile.open(archive, "w:gz") as packed:
+            packed.add(image, "repository/MT_Free/Imgs/a.jpg")
+    new = tmp_path / "new"
+    assert main(["data", "prepare", "mtd", f"root={new}", f"urls={archive.as_uri()}"]) == 2
+    err = capsys.readouterr().err
+    assert f"{new / 'mtd.archive'}: unpacks to more than" in err
+    assert err.count("\n") == 1
+    assert [path.name for path in new.iterdir()] == ["mtd.archive"]
+
+
+@pytest.mark.parametrize("name", ["mvtec", "mtd", "cifar10"])
+def test_how_much_an_archive_may_unpack_to_is_known(name: str) -> None:
+    source = OmegaConf.load(conf_dir() / "download" / f"{name}.yaml")
+    images = sum(sum(row.values()) for row in source.counts.values())
+    assert source.unpacked > {"mvtec": source.get("size", 0), "mtd": 51_952_426, "cifar10": images * 3 * 32**2}[name]
 
 
 def test_torch_is_not_imported() -> None:
