@@ -25,6 +25,8 @@ MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with
 IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
 SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)  # checked whenever a run is read
 LARGE = ("maps.npy", "weights.safetensors")
+STATES = ("running", "done", "failed")
+ANEW = "delete it to train the run anew"
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -67,8 +69,17 @@ class RunFolder:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty dict where the run has none yet.  Raises UserError for a damaged file."""
-        return self._json(MANIFEST)
+        """The manifest, or an empty dict where the run has none yet.
+
+        Raises UserError for a damaged file and for one of a later version.
+        """
+        manifest, file = self._json(MANIFEST), self.path / MANIFEST
+        if manifest.get("format", 1) not in range(1, FORMAT + 1):
+            what = f"has the format {manifest['format']}, which this version does not know"
+            raise UserError(str(file), what, "the version of anomaly_bench that wrote it")
+        if manifest.get("status") not in STATES and (manifest or file.exists()):
+            raise UserError(str(file), f"is damaged: its status is {manifest.get('status')!r}", ANEW)
+        return manifest
 
     @property
     def status(self) -> str:
@@ -104,7 +115,9 @@ class RunFolder:
         try:
             value: dict[str, Any] = json.loads(content)
         except (ValueError, RecursionError) as error:
-            raise UserError(str(file), f"is damaged: {error}", "delete it to train the run anew") from error
+            raise UserError(str(file), f"is damaged: {error}", ANEW) from error
+        if not isinstance(value, dict):
+            raise UserError(str(file), f"is damaged: it holds {type(value).__name__}, no keys", ANEW)
         return value
 
     def start(self, manifest: dict[str, Any], config: str, overrides: Iterable[str], *, afresh: bool) -> None:

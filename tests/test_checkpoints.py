@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import io
 import os
 import pickle
 import random
 import shutil
+import signal
+import sys
+import zipfile
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from small_runs import Noted, Train, curve, equal
+from small_runs import TOY, Noted, Train, curve, equal, make_images
 
-from anomaly_bench.run import checkpoints
-from anomaly_bench.run.checkpoints import MARK, DamagedCheckpoint, previous, read, usable, write
-from anomaly_bench.store import RunFolder
+from anomaly_bench import config
+from anomaly_bench.errors import UserError
+from anomaly_bench.run import checkpoints, run
+from anomaly_bench.run.checkpoints import MARK, TRAINING, DamagedCheckpoint, previous, read, usable, write
+from anomaly_bench.store import RunFolder, find
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -39,13 +48,48 @@ def pickled(content: object) -> bytes:
 
 
 def sealed(content: bytes) -> bytes:
-    import hashlib
-
     return content + MARK + hashlib.sha256(content).hexdigest().encode()
 
 
+def flipped(content: bytes, seed: int) -> bytes:
+    draw, changed = random.Random(seed), bytearray(content)
+    changed[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    return bytes(changed)
+
+
+def foreign_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("archive/data.pkl", b"no pickle")
+    return buffer.getvalue()
+
+
+DAMAGES: dict[str, Callable[[bytes, Path], bytes | None]] = {
+    "bit": lambda content, _: flipped(content, 0),
+    "cut": lambda content, _: content[:-1],
+    "half": lambda content, _: content[: len(content) // 2],
+    "empty": lambda content, _: b"",
+    "zeros": lambda content, _: bytes(len(content)),
+    "missing": lambda content, _: None,
+    "zip": lambda content, _: foreign_zip(),
+    "sealed zip": lambda content, _: sealed(foreign_zip()),
+    "unsealed": lambda content, _: content[: content.index(MARK)],
+    "number": lambda content, _: sealed(pickled(3)),
+    "weights alone": lambda content, _: sealed(pickled({"state_dict": {"mean": torch.zeros(3, 16, 16)}})),
+    "attack": lambda content, target: pickled(Attack(target)),
+    "sealed attack": lambda content, target: sealed(pickled({**state(0), "x": Attack(target)})),
+    "sealed bare attack": lambda content, target: sealed(pickle.dumps(Attack(target))),
+}
+
+
+def harm(file: Path, damage: str, target: Path) -> None:
+    harmed = DAMAGES[damage](file.read_bytes(), target)
+    file.unlink() if harmed is None else file.write_bytes(harmed)
+
+
 def state(value: float) -> dict[str, Any]:
-    return {"state_dict": {"x": torch.full((100,), value)}, "epoch": 3, "loops": {"a": [1, None, "b"]}}
+    content: dict[str, Any] = {key: [1, None, "b"] for key in TRAINING}
+    return content | {"state_dict": {"x": torch.full((100,), value)}}
 
 
 @pytest.fixture
@@ -57,60 +101,34 @@ def both(tmp_path: Path) -> Path:
     return path
 
 
-def value(path: Path | None) -> float:
-    assert path is not None
+def value(path: Path) -> float:
     return float(read(path)["state_dict"]["x"][0])
 
 
 def test_what_is_written_is_read_and_the_one_before_stays(both: Path) -> None:
     assert (value(both), value(previous(both))) == (2, 1)
-    assert read(both).keys() == state(2).keys()
-    assert usable(both) == both
+    found = usable(both)
+    assert found is not None
+    assert found[0] == both
+    assert found[1].keys() == state(2).keys()
     write(both, state(3))
     assert (value(both), value(previous(both))) == (3, 2)
     assert sorted(file.name for file in both.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
-
-
-def test_flipped_bits_all_over_are_noticed(both: Path) -> None:
-    content = both.read_bytes()
-    for seed in range(50):
-        draw = random.Random(seed)
-        flipped = bytearray(content)
-        flipped[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-        both.write_bytes(flipped)
-        with pytest.raises(DamagedCheckpoint):
-            read(both)
-
-
-DAMAGES: dict[str, Callable[[bytes, Path], bytes | None]] = {
-    "cut": lambda content, _: content[:-1],
-    "half": lambda content, _: content[: len(content) // 2],
-    "empty": lambda content, _: b"",
-    "zeros": lambda content, _: bytes(len(content)),
-    "missing": lambda content, _: None,
-    "another file": lambda content, _: b"PK\x03\x04 a zip, perhaps",
-    "a plain checkpoint": lambda content, _: content[: content.index(MARK)],
-    "a number": lambda content, _: sealed(pickled(3)),
-    "an attack": lambda content, target: pickled(Attack(target)),
-    "an attack with a checksum": lambda content, target: sealed(pickled({"state_dict": {}, "x": Attack(target)})),
-    "a bare attack": lambda content, target: sealed(pickle.dumps(Attack(target))),
-}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_the_one_before_is_taken_and_it_is_said(
     both: Path, damage: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    harmed = DAMAGES[damage](both.read_bytes(), tmp_path / "ran")
-    both.unlink() if harmed is None else both.write_bytes(harmed)
+    harm(both, damage, tmp_path / "ran")
     with caplog.at_level("WARNING", logger="anomaly_bench"):
         found = usable(both)
-    assert value(found) == 1
+    assert found is not None
+    assert found[0] == previous(both)
     (line,) = caplog.messages
     assert line.startswith(f"{both} ")
     write(both, state(3))  # the damaged one does not push out the good one
-    assert value(both) == 3
-    assert value(previous(both)) == 1
+    assert (value(both), value(previous(both))) == (3, 1)
     assert not (tmp_path / "ran").exists()
 
 
@@ -124,89 +142,196 @@ def test_two_bad_ones_are_none(both: Path, caplog: pytest.LogCaptureFixture) -> 
     assert usable(both) is None
 
 
-def test_what_does_not_read_back_replaces_nothing(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def torn(_: Path) -> None:
-        raise DamagedCheckpoint("does not fit its checksum")
+def test_one_that_cannot_be_read_now_is_not_called_damaged(both: Path) -> None:
+    both.unlink()
+    both.mkdir()
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        usable(both)
+    assert value(previous(both)) == 1
 
-    with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "verify", torn)
-        with pytest.raises(OSError, match="does not read back"):
-            write(both, state(3))
+
+def stays(both: Path, content: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as refused:
+        write(both, content)
+    assert line in str(refused.value)
+    assert str(both) in str(refused.value)
     assert (value(both), value(previous(both))) == (2, 1)
     assert sorted(file.name for file in both.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
 
 
+def test_what_does_not_read_back_replaces_nothing(both: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def lossy(descriptor: int) -> None:
+        os.pwrite(descriptor, b"lost", 500)
+        fsync(descriptor)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", lossy)
+        stays(both, state(3), "cannot be written: what was written does not fit its checksum")
+
+
+def test_what_could_not_be_read_is_not_written(both: Path) -> None:
+    stays(both, {**state(3), "x": np.zeros(3)}, "numpy.ndarray, only tensors and plain values")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
+def test_a_full_disk_is_named(both: Path) -> None:
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        stays(both, state(3), f"cannot be written: {os.strerror(errno.EFBIG)} (free some space")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+# Whole runs.  A training of three epochs of three steps, with a checkpoint of each, then a stage of two steps.
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    """An undisturbed run."""
+    place = tmp_path_factory.mktemp("whole")
+    given = [f"dataset.root={make_images(place / 'widgets')}", f"output_dir={place}", "checkpoint_seconds=0"]
+    return run(config.compose([*TOY[2:], *given], TOY[1]))
+
+
 @pytest.fixture
-def begun(train: Train, tmp_path: Path) -> Callable[[], RunFolder]:
-    """A run that failed in its second epoch and was brought past it: a checkpoint of each of three epochs, not done."""
+def killed(train: Train) -> Callable[[int], RunFolder]:
+    """killed(n): a run that is killed before the (n + 1)-th checkpoint of a training is written."""
 
-    def make() -> RunFolder:
-        (tmp_path / "notes" / "die").touch()
-        import sys
+    def attempt(n: int) -> RunFolder:
+        if not (child := os.fork()):
+            calls = count()
 
-        pid = os.fork()
-        if not pid:  # killed by itself while it scores
+            def dying(path: Path, content: dict[str, Any]) -> None:
+                if next(calls) == n:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                write(path, content)
+
+            checkpoints.write = dying
             sys.stderr = sys.stdout = io.StringIO()
-            train("checkpoint_seconds=0")
-            os._exit(1)
-        os.waitpid(pid, 0)
-        (tmp_path / "notes" / "die").unlink()
-        from anomaly_bench.store import find
-
+            try:
+                train("checkpoint_seconds=0")
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
         (folder,) = find("outputs")
-        assert folder.status == "running"
         return folder
 
-    return make
+    return attempt
 
 
-@pytest.mark.parametrize("harmed", [["last"], ["previous"], ["last", "previous"]])
-@pytest.mark.parametrize("stage", ["template", "again"])
-def test_a_finished_stage_goes_on_or_is_fitted_again(
-    train: Train, begun: Callable[[], RunFolder], notes: Noted, capsys: Capsys, stage: str, harmed: list[str]
-) -> None:
-    whole = train("checkpoint_seconds=0", outputs="whole")
-    folder = begun()
-    steps = len(notes("step"))
-    for name in harmed:
-        file = folder.path / "checkpoints" / stage / f"{name}.ckpt"
-        file.write_bytes(file.read_bytes()[:-9])
+def finish(train: Train, notes: Noted, capsys: Capsys, whole: RunFolder) -> tuple[int, list[str]]:
+    """Go on with a run, and compare it with an undisturbed one.  Steps of its first stage, lines on checkpoints."""
+    before = len(notes("step"))
     capsys.readouterr()
-    train("checkpoint_seconds=0")
+    folder = train("checkpoint_seconds=0")
     err = capsys.readouterr().err
-    assert ("last.ckpt was cut off" in err) == ("last" in harmed)
     assert "Traceback" not in err
-    trained = len(notes("step")) - steps
-    assert trained == (0 if len(harmed) == 1 else 9 if stage == "template" else 2)
-    assert ("starts anew" in err) == (len(harmed) == 2)
-    assert equal(folder, whole)
-    assert sorted(curve(folder)) == sorted(curve(whole))
-    assert not (folder.path / "checkpoints").exists()
-
-
-@pytest.mark.parametrize("damage", ["half", "missing", "an attack with a checksum"])
-def test_a_training_goes_on_from_the_checkpoint_before(
-    train: Train, notes: Noted, tmp_path: Path, capsys: Capsys, damage: str
-) -> None:
-    whole = train("checkpoint_seconds=0", "method.epochs=4", outputs="whole")
-    assert train("checkpoint_seconds=0", "method.epochs=2", outputs="two").status == "done"
-    (tmp_path / "notes" / "raise").touch()  # in the second epoch
-    folder = train("checkpoint_seconds=0", "method.epochs=4", code=1)
-    place = folder.path / "checkpoints" / "template"
-    (tmp_path / "notes" / "raise").unlink()
-    shutil.copy(place / "last.ckpt", place / "previous.ckpt")
-    harmed = DAMAGES[damage]((place / "last.ckpt").read_bytes(), tmp_path / "ran")
-    (place / "last.ckpt").unlink() if harmed is None else (place / "last.ckpt").write_bytes(harmed)
-    steps = len(notes("step"))
-    capsys.readouterr()
-    train("checkpoint_seconds=0", "method.epochs=4")
-    err = capsys.readouterr().err
-    assert f"resumes from {place / 'previous.ckpt'}" in err
-    assert len([line for line in err.splitlines() if "last.ckpt" in line]) == 1
-    assert len(notes("step")) - steps == 3 * 3 + 2
     assert equal(folder, whole)
     assert curve(folder) == curve(whole)
+    weights = [(each.path / "weights.safetensors").read_bytes() for each in (folder, whole)]
+    assert weights[0] == weights[1]
+    assert not (folder.path / "checkpoints").exists()
+    lines = [line for line in err.splitlines() if ".ckpt" in line and "resumes from" not in line]
+    return sum(step["shape"][0] != 3 for step in notes("step")[before:]), lines
+
+
+@pytest.mark.parametrize("at", [2, 4], ids=["running", "fitted"])
+def test_every_bit_of_a_real_checkpoint_counts(killed: Callable[[int], RunFolder], at: int) -> None:
+    place = killed(at).path / "checkpoints" / "template"
+    for file in (place / "last.ckpt", place / "previous.ckpt"):
+        content = file.read_bytes()
+        assert ("loops" in read(file)) == (at == 2 or file.name == "previous.ckpt")
+        for seed in range(50):
+            file.write_bytes(flipped(content, seed))
+            with pytest.raises(DamagedCheckpoint):
+                read(file)
+            file.write_bytes(content[: random.Random(seed).randrange(len(content))])
+            with pytest.raises(DamagedCheckpoint):
+                read(file)
+
+
+@pytest.mark.parametrize(
+    ("at", "last", "before", "steps", "named"),
+    [
+        (2, "", "", 3, []),
+        (2, "", "zeros", 3, []),  # not needed
+        (2, "bit", "", 6, ["last"]),
+        (2, "missing", "", 6, ["last"]),
+        (2, "weights alone", "", 6, ["last"]),
+        (2, "sealed attack", "", 6, ["last"]),
+        (2, "half", "attack", 9, ["last", "previous"]),
+        (4, "", "", 0, []),
+        (4, "bit", "", 0, ["last"]),
+        (4, "missing", "", 0, ["last"]),
+        (4, "sealed attack", "", 0, ["last"]),
+        (4, "empty", "bit", 9, ["last", "previous"]),
+        (4, "missing", "missing", 9, ["last"]),
+    ],
+)
+def test_a_run_with_a_damaged_checkpoint_ends_like_an_undisturbed_one(
+    train: Train, killed: Callable[[int], RunFolder], notes: Noted, capsys: Capsys, whole: RunFolder, tmp_path: Path,
+    at: int, last: str, before: str, steps: int, named: list[str],
+) -> None:  # fmt: skip
+    folder = killed(at)
+    assert list(folder.manifest["stages"]) == ["template"][: at == 4]
+    for name, damage in (("last", last), ("previous", before)):
+        if damage:
+            harm(folder.path / "checkpoints" / "template" / f"{name}.ckpt", damage, tmp_path / "ran")
+    trained, lines = finish(train, notes, capsys, whole)
+    assert trained == steps
+    assert [line.split(".ckpt ")[0].rpartition("/")[2] for line in lines] == named
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_stage_that_is_fitted_again_and_stopped_is_not_taken_for_fitted(
+    train: Train, killed: Callable[[int], RunFolder], notes: Noted, capsys: Capsys, whole: RunFolder
+) -> None:
+    shutil.rmtree(killed(4).path / "checkpoints")
+    assert list(killed(1).manifest["stages"]) == ["template"]
+    assert finish(train, notes, capsys, whole) == (6, [])
+
+
+def test_the_checkpoint_before_a_fitted_stage_may_be_of_its_middle(
+    train: Train, killed: Callable[[int], RunFolder], notes: Noted, capsys: Capsys, whole: RunFolder
+) -> None:  # killed between the manifest's word on the stage and its weights
+    place = killed(1).path / "checkpoints" / "template"
+    middle = (place / "last.ckpt").read_bytes()
+    assert list(killed(3).manifest["stages"]) == ["template"]
+    (place / "previous.ckpt").write_bytes(middle)
+    harm(place / "last.ckpt", "cut", place)
+    trained, lines = finish(train, notes, capsys, whole)
+    assert (trained, len(lines)) == (6, 1)
+
+
+@pytest.mark.parametrize("at", [2, 4], ids=["running", "fitted"])
+def test_weights_of_something_else_are_refused(
+    train: Train, killed: Callable[[int], RunFolder], capsys: Capsys, at: int
+) -> None:
+    path = killed(at).path / "checkpoints" / "template" / "last.ckpt"
+    content = read(path)
+    for weights in ({}, {"mean": torch.zeros(3, 8, 8)}, {"other": torch.zeros(2)}, 3):
+        write(path, content | {"state_dict": weights})
+        capsys.readouterr()
+        train(code=2)
+        line = f"bench: {path}: does not fit this method (force=true trains the run anew)"
+        assert capsys.readouterr().err.splitlines()[-1] == line
+
+
+def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, capsys: Capsys) -> None:
+    (tmp_path / "notes" / "raise").touch()
+    place = train(code=1).path / "checkpoints" / "template"
+    shutil.rmtree(place, ignore_errors=True)
+    (tmp_path / "elsewhere").mkdir()
+    place.parent.mkdir(exist_ok=True)
+    place.symlink_to(tmp_path / "elsewhere")
+    train("checkpoint_seconds=0", code=2)
+    assert f"{place}: is a symbolic link" in capsys.readouterr().err
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_finished_run_keeps_no_checkpoint_not_even_after_a_kill(train: Train) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Train, environment
@@ -24,8 +25,9 @@ Capsys = pytest.CaptureFixture[str]
 HOLD = """
 import sys, time
 from pathlib import Path
-from anomaly_bench.lock import Lock
-print(Lock(Path(sys.argv[1])).acquire(), flush=True)
+from anomaly_bench import lock
+lock.BEAT = float(sys.argv[2])
+print(lock.Lock(Path(sys.argv[1])).acquire(), flush=True)
 time.sleep(60)
 """
 LOOK = """
@@ -61,7 +63,7 @@ def no_links(*_): raise PermissionError(errno.EPERM, "Operation not permitted")
 if not records: fcntl.lockf = refused
 if not links: os.link = no_links
 folders = [Path(sys.argv[1]) / f"run{i}" for i in range(runs)]
-together = 25 if stale else 1  # the silence of a dead owner is waited for in many runs at a time
+together = min(runs, 50) if stale else 1  # the silence of a dead owner is waited for in many runs at a time
 owner = {"host": "far", "machine": "away", "pid": 1, "since": "2026-01-01T00:00:00+00:00"}
 for folder in folders if stale else []:
     folder.mkdir()
@@ -88,11 +90,10 @@ print("owners", *owners)
 """
 
 
-def other(folder: Path) -> subprocess.Popen[str]:
+def other(folder: Path, beat: float = module.BEAT, **more: Any) -> subprocess.Popen[str]:
     """A process that holds the lock."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(folder)], env=environment(), stdout=subprocess.PIPE, text=True
-    )
+    argv = [sys.executable, "-c", HOLD, str(folder), str(beat)]
+    process = subprocess.Popen(argv, env=environment(), stdout=subprocess.PIPE, text=True, **more)
     assert process.stdout
     assert process.stdout.readline() == "None\n"
     return process
@@ -161,7 +162,7 @@ def test_processes_that_race_for_it_are_never_inside_together(tmp_path: Path) ->
     ("runs", "stale", "links", "records"),
     [
         (200, False, True, False),
-        (200, False, False, False),
+        (100, False, False, False),
         (200, True, True, False),
         (50, True, False, False),
         (20, False, False, True),
@@ -193,13 +194,17 @@ def test_what_killed_processes_left_goes(tmp_path: Path) -> None:
 
 def test_an_owner_that_was_taken_for_dead_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BEAT", 0.05)
-    lock = Lock(tmp_path)
-    assert lock.acquire() is None
-    with pytest.raises(KeyboardInterrupt):  # noqa: PT012  it comes at any time
-        (tmp_path / "other").write_text("{}")
-        (tmp_path / "other").replace(tmp_path / LOCK)
-        time.sleep(5)
-    lock.release()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where tests run in the background
+    try:
+        lock = Lock(tmp_path)
+        assert lock.acquire() is None
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012  it comes at any time
+            (tmp_path / "other").write_text("{}")
+            (tmp_path / "other").replace(tmp_path / LOCK)
+            time.sleep(5)
+        lock.release()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (tmp_path / LOCK).read_text() == "{}"
 
 
@@ -220,6 +225,18 @@ def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, capsys:
         assert folder.status == "failed"
     train()
     assert (folder.path / "log.txt").is_file()
+
+
+def test_so_does_one_in_the_background_of_a_script(tmp_path: Path) -> None:
+    """Where interrupts are ignored."""
+    child = other(tmp_path, beat=0.1, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN))
+    try:
+        (tmp_path / "other").write_text("{}")
+        (tmp_path / "other").replace(tmp_path / LOCK)
+        assert child.wait(10) == -signal.SIGTERM
+    finally:
+        child.kill()
+        child.communicate()
 
 
 @pytest.mark.parametrize("kind", ["directory", "fifo"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -60,6 +61,34 @@ def test_a_loss_that_leaves_all_bounds_stops_the_run_and_keeps_the_last_checkpoi
     assert state["state_dict"]["mean"].isfinite().all()
 
 
+def test_a_loss_that_is_wrong_before_anything_was_learned_is_no_divergence(
+    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "notes" / "nan_at_once").touch()
+    train(code=2)
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bench:")]
+    assert line.startswith("bench: template, epoch 1, step 1: loss is nan (before anything was learned: ")
+    assert "diverged" not in line
+
+
+def test_a_damaged_loss_curve_is_named(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "notes" / "raise").touch()
+    file = train("checkpoint_seconds=0", code=1).path / "training.csv"
+    content = file.read_bytes()
+    for harmed in (
+        content[: content.index(b"\n") + 6],
+        content.replace(b"0.", b"\xff."),
+        b"\0" * 99,
+        content.replace(b"epoch", b"epohc"),
+    ):
+        file.write_bytes(harmed)
+        train("checkpoint_seconds=0", code=2)
+        assert f"bench: {file}: is damaged (" in capsys.readouterr().err
+    file.unlink()
+    (tmp_path / "notes" / "raise").unlink()
+    assert curve(train("checkpoint_seconds=0"))[:2] == [("template", 1), ("template", 2)]
+
+
 def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
     train: Train, notes: Noted, tmp_path: Path, bench: Bench, images: Path
 ) -> None:
@@ -85,19 +114,24 @@ def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
     train: Train, tmp_path: Path, images: Path
 ) -> None:
     whole = train("checkpoint_seconds=0", outputs="whole")
-    words = [*TOY, f"dataset.root={images}", "checkpoint_seconds=0", "save_heatmaps=true"]
+    words = [*TOY, f"dataset.root={images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
     done = subprocess.run(
         [sys.executable, str(TOYS / "die.py"), "60", *words, "method.notes=notes", "seed=0"],
         env=environment(), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     attempts = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("attempt ")]
-    assert len(attempts) > 12, done.stderr
+    assert len(attempts) > 15, done.stderr
     assert all(ended == "9" and status in ("new", "running") for ended, status in attempts[:-1])
     assert attempts[-1] == ["0", "done"]
     (folder,) = find("outputs")
     assert contents(folder) == FILES  # no temporary file of a killed attempt is left
     assert curve(folder) == curve(whole)
     assert equal(folder, whole)
+    for name in ("metrics.json", "scores.csv", "maps.npy", "weights.safetensors", "curves.json", "images.csv"):
+        assert (folder.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+    left = [path for place in ("outputs", "cache") for path in (tmp_path / place).rglob("*")]
+    assert left
+    assert [path for path in left if path.suffix in (".part", ".partial") or path.name.startswith(".lock")] == []
 
 
 def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(tmp_path: Path, weights: Path) -> None:
@@ -172,7 +206,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("bench: ")]
     assert f"{folder.path}/" in line
-    assert f"{file}: cannot be written: " in line
+    assert f"{file}: cannot be written: {os.strerror(errno.EFBIG)}" in line
     assert line.endswith("(free some space or choose another output_dir=DIR)")
     assert folder.status == "failed"
     assert train(*words).metrics == whole.metrics

@@ -5,19 +5,19 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning import seed_everything
+from pytorch_lightning import LightningModule, seed_everything
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
-from anomaly_bench.contracts import Method, Record
+from anomaly_bench.contracts import Method, NormalData, Record, Stage
 from anomaly_bench.data.listing import to_csv
 from anomaly_bench.data.loading import ImageSet, NormalLoaders, split_val
-from anomaly_bench.errors import UserError
+from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.paths import cache_at
 from anomaly_bench.run.find import FoundRun, find_run
 from anomaly_bench.run.fit import fit, keep_weights_only, load_fitted
@@ -52,10 +52,11 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         device, method = pick_device(settings.hardware), config.build("method", settings.method)
         require_contract(method)
         require_space(found.folder.path, method, len(found.data.test))
+        train_val = split_val(found.data.train, method.val_share, settings.seed)
         with found.folder.locked():
             if found.folder.status != "done" or settings.force:  # another process may have finished it just now
                 log.info("%s: %s", settings.dataset["name"], found.data)
-                train(cfg, settings, found, method.to(device), overrides, options)
+                train(cfg, settings, found, train_val, method.to(device), overrides, options)
     return found.folder
 
 
@@ -63,13 +64,13 @@ def train(
     cfg: DictConfig,
     settings: config.Settings,
     found: FoundRun,
+    train_val: tuple[list[Record], list[Record]],
     method: Method,
     overrides: Sequence[str],
     options: Sequence[str],
 ) -> None:
     """Train and measure, in a folder that is locked."""
-    folder, share = found.folder, method.val_share
-    train, val = split_val(found.data.train, share, settings.seed) if share else (found.data.train, [])
+    folder, (train, val) = found.folder, train_val
     splits = {"train": train, "val": val, "test": found.data.test}
     manifest = describe(settings, folder, [*options, *overrides], method, splits, found)
     folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
@@ -91,14 +92,16 @@ def execute(
     images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
     loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
-    for stage in method.stages(data):  # statistics are computed where the training is
+    for stage in stages_of(method, data):  # statistics are computed where the training is
         to_memory_format(stage.module, settings.hardware)
         if stage.name in finished and load_fitted(stage, folder.path):
             log.info("%s: fitted in an earlier attempt", stage.name)
         else:
             spent = fit(stage, folder.path, settings.hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
+            spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
             folder.update(stages={stage.name: spent})
-        keep_weights_only(stage, folder.path)
+            keep_weights_only(stage, folder.path)
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     folder.update(provenance=method.provenance())
@@ -116,11 +119,29 @@ def execute(
 def require_contract(method: Method) -> None:
     """Raises UserError for a method that does not say what every run needs to know of it."""
     for name in ("image_size", "batch_size"):
-        if not isinstance(value := getattr(method, name, None), int) or value < 1:
+        if type(value := getattr(method, name, None)) is not int or value < 1:
             what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number"
             raise UserError("method._target_", what)
     if type(method).score is Method.score:
         raise UserError("method._target_", f"{type(method).__qualname__} has no `score`")
+
+
+def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
+    """What `method.stages` yields.  Raises UserError for anything but stages with names of their own that can train."""
+    where, names = f"{type(method).__qualname__}.stages", set()
+    given: object = method.stages(data)
+    if not isinstance(given, Iterable):
+        raise UserError(where, f"returned {type(given).__name__}; it must yield Stages")
+    for stage in given:
+        if not isinstance(stage, Stage):
+            raise UserError(where, f"yielded {type(stage).__name__}; a Stage is needed")
+        check_name(f"{where}, name of a stage", stage.name)
+        if stage.name in names:
+            raise UserError(where, f"yielded two stages called '{stage.name}', which would share their checkpoints")
+        if getattr(type(stage.module), "training_step", None) in (None, LightningModule.training_step):
+            raise UserError(where, f"yielded {type(stage.module).__name__}, which has no `training_step`")
+        names.add(stage.name)
+        yield stage
 
 
 def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:

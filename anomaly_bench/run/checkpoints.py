@@ -6,19 +6,24 @@ before it stays as `previous.ckpt`, so that one good checkpoint is there whateve
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
-from anomaly_bench.files import BLOCK
+from anomaly_bench.errors import UserError
+from anomaly_bench.files import BLOCK, unwritable
 
 MARK = b"\nanomaly_bench checkpoint, SHA-256 "
 END_BYTES = len(MARK) + 64  # hex digits
+TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")  # to go on with
+DAMAGED = "damaged.ckpt"  # the name of what could not be used
 log = logging.getLogger("anomaly_bench")
 
 
@@ -42,26 +47,42 @@ class CheckedIO(CheckpointIO):
 def write(path: Path, content: dict[str, Any]) -> None:
     """Write a checkpoint beside `path`, read it back, and only then put it in place; the one there becomes `previous`.
 
-    Raises OSError or RuntimeError where it cannot be written.
+    Raises UserError where it cannot be written, or holds what `read` would refuse.
     """
     partial = path.with_name(f".{path.name}.partial")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with partial.open("wb") as file:
-            hashing = _Hashing(file)
-            torch.save(content, hashing)  # type: ignore[arg-type]  # it calls write alone
-            file.write(MARK + hashing.digest.hexdigest().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        try:
-            verify(partial)
-        except DamagedCheckpoint as error:
-            raise OSError(f"what was written does not read back: {error}") from error
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)  # of a killed attempt
+        _fill(partial, content)
+        verify(partial)
+        if objects := torch.serialization.get_unsafe_globals_in_checkpoint(partial):
+            what = f"cannot hold {', '.join(sorted(objects))}, only tensors and plain values"
+            raise UserError(str(path), what, "the method's state must consist of these")
         if path.exists():
             path.replace(previous(path))
         partial.replace(path)
+    except OSError as error:
+        raise unwritable(path, error) from error
+    except DamagedCheckpoint as error:
+        raise unwritable(path, OSError(f"what was written {error}")) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):
+            partial.unlink()
+
+
+def _fill(path: Path, content: dict[str, Any]) -> None:
+    """A new file with the content and its checksum, flushed to disk.  Raises OSError."""
+    with path.open("xb") as file:
+        hashing = _Hashing(file)
+        try:
+            torch.save(content, hashing)  # type: ignore[arg-type]  # it calls write and flush alone
+        except RuntimeError as error:  # torch's archive writer says nothing of a full disk
+            if hashing.error:
+                raise hashing.error from error
+            raise
+        file.write(MARK + hashing.digest.hexdigest().encode())
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -70,6 +91,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that asks for code, an archive of something else
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # no fault of the file
+            raise
         raise DamagedCheckpoint(f"holds something else than tensors and numbers ({type(error).__name__})") from error
     if not isinstance(content, dict):
         raise DamagedCheckpoint(f"holds {type(content).__name__}, no state")
@@ -77,7 +100,10 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def verify(path: Path) -> None:
-    """Raises DamagedCheckpoint unless the file is there and its checksum fits; reads it block by block."""
+    """Raises DamagedCheckpoint unless the file is there and its checksum fits; reads it block by block.
+
+    Raises UserError where this process may not read it, or cannot now.
+    """
     try:
         with path.open("rb", buffering=0) as file:
             size = os.fstat(file.fileno()).st_size - END_BYTES
@@ -93,27 +119,33 @@ def verify(path: Path) -> None:
     except FileNotFoundError:
         raise DamagedCheckpoint("is missing") from None
     except OSError as error:
-        raise DamagedCheckpoint(f"cannot be read: {error.strerror or error}") from error
+        if error.errno != errno.EIO:
+            raise UserError(str(path), f"cannot be read: {error.strerror or error}") from error
+        raise DamagedCheckpoint(f"cannot be read: {error.strerror}") from error
     if end != MARK + digest.hexdigest().encode():
         raise DamagedCheckpoint("does not fit its checksum")
 
 
-def usable(path: Path) -> Path | None:
-    """`path` or the checkpoint before it, whichever can be read; None where there is none.
+def usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
+    """What a training can go on from, `path` or the checkpoint before it, and its content; None where there is none.
 
-    Says in one line each which cannot be used; a damaged one is set aside as `damaged.ckpt`, out of the next one's way.
+    Says in one line each which cannot be used; a damaged one is set aside as DAMAGED, so that the next one that
+    is written does not make it `previous`.
     """
-    if not (path.exists() or previous(path).exists()):
+    if not path.exists() and not previous(path).exists():
+        if path.parent.is_dir():  # made for the first one
+            log.warning("%s is missing, so this stage starts anew", path)
         return None
     for candidate in (path, previous(path)):
         try:
-            if "state_dict" not in read(candidate):
-                raise DamagedCheckpoint("holds no state_dict")
-            return candidate
+            content = read(candidate)
+            if lacking := [key for key in TRAINING if key not in content]:
+                raise DamagedCheckpoint(f"is not of a training that can go on: it lacks {', '.join(lacking)}")
+            return candidate, content
         except DamagedCheckpoint as error:  # noqa: PERF203  two at most
             log.warning("%s %s", candidate, error)
             if candidate.exists():
-                candidate.replace(path.with_name("damaged.ckpt"))
+                candidate.replace(path.with_name(DAMAGED))
     log.warning("%s: no checkpoint can be used, so this stage starts anew", path.parent.name)
     return None
 
@@ -124,14 +156,19 @@ def previous(path: Path) -> Path:
 
 
 class _Hashing:
-    """A file to write into that computes the SHA-256 of what is written."""
+    """A file to write into that computes the SHA-256 of what is written, and keeps the error that ended it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()
+        self.error: OSError | None = None
 
     def write(self, block: bytes) -> int:
         self.digest.update(block)
-        return self.file.write(block)
+        try:
+            return self.file.write(block)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

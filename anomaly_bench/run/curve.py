@@ -19,6 +19,8 @@ from anomaly_bench.files import write_atomic
 from anomaly_bench.run.logs import console_log, file_log
 
 EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: what no training that learns reaches
+DIVERGED = "the training diverged; a smaller method.lr?"
+NOT_LEARNED = "before anything was learned: are the pretrained weights in order? does hardware.precision=32-true help?"
 log = logging.getLogger("anomaly_bench")
 
 
@@ -87,15 +89,27 @@ class Curve(Callback):
             said = ["a weight is no longer finite"]
         if said:
             where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
-            raise UserError(where, ", ".join(said), "the training diverged; a smaller method.lr?")
+            at_once = not trainer.current_epoch and losses and not math.isfinite(losses[0])
+            raise UserError(where, ", ".join(said), NOT_LEARNED if at_once else DIVERGED)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of training.csv; none where there is no file yet."""
+    """The rows of training.csv; none where there is no file yet.  Raises UserError for a damaged file."""
     if not path.exists():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows: list[dict[str, Any]] = list(reader)
+        if lacking := {"stage", "epoch", "seconds"} - set(reader.fieldnames or ()):
+            raise ValueError(f"no column {min(lacking)}")
+        numbers = [(int(r["epoch"]), float(r["seconds"]), float(r.get("loss") or 0)) for r in rows if r["stage"]]
+        if len(numbers) < len(rows) or not all(math.isfinite(value) for row in numbers for value in row):
+            raise ValueError("a row without stage, or with a number that is not finite")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        hint = "remove it: the training goes on, its curve and seconds begin anew"
+        raise UserError(str(path), f"is damaged ({type(error).__name__}: {error})", hint) from error
+    return rows
 
 
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from anomaly_bench import config
 from anomaly_bench.checksums import checksums
-from anomaly_bench.data.checks import check_names, check_overlap
+from anomaly_bench.data.checks import check_names, check_overlap, checked_records
 from anomaly_bench.data.files import fingerprint, found_line
 from anomaly_bench.data.listing import Entry, differences, digest_of, from_csv, listing
 from anomaly_bench.errors import UserError, check_name
@@ -81,7 +81,7 @@ def find_data(settings: config.Settings) -> Data:
     dataset: Dataset = config.build("dataset", settings.dataset)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        train, test = dataset.records("train"), dataset.records("test")
+        train, test = checked_records(dataset, "train"), checked_records(dataset, "test")
         check_names([*train, *test])
         entries = listing(train, test)
         check_overlap(train, test, entries)

@@ -20,8 +20,7 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import unwritable
-from anomaly_bench.run.checkpoints import CheckedIO, read, usable, write
+from anomaly_bench.run.checkpoints import CheckedIO, DamagedCheckpoint, read, usable, write
 from anomaly_bench.run.curve import Curve, last_seconds, quiet
 
 log = logging.getLogger("anomaly_bench")
@@ -32,7 +31,9 @@ def fit(
 ) -> dict[str, float]:
     """Train a stage, from its last checkpoint if there is one.  Returns seconds (all attempts) and peak MiB."""
     last = checkpoint_path(folder, stage)
-    last.parent.mkdir(parents=True, exist_ok=True)
+    for place in (last.parent.parent, last.parent):
+        if place.is_symlink():
+            raise UserError(str(place), "is a symbolic link; nothing is written through it", "remove it")
     progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
     curve = Curve(folder / "training.csv", stage.name, seed, logging.DEBUG if progress else logging.INFO)
     limits = {"max_epochs": -1, **stage.trainer}
@@ -56,7 +57,7 @@ def fit(
         enable_model_summary=False,
         **limits,
     )
-    resumed = usable(last)
+    resumed = resume_from(last, stage.module)
     log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")
     reset_peak_memory()
     try:
@@ -76,37 +77,53 @@ def checkpoint_path(folder: Path, stage: Stage) -> Path:
     return folder / "checkpoints" / stage.name / "last.ckpt"
 
 
-def load_fitted(stage: Stage, folder: Path) -> bool:
-    """Bring a stage that was finished in an earlier attempt to its fitted state; False where its checkpoints are bad.
+def resume_from(last: Path, module: LightningModule) -> Path | None:
+    """The checkpoint that a training goes on from, if there is one.  Raises UserError for one of another method."""
+    found = usable(last)
+    if found is None:
+        return None
+    path, content = found
+    require_weights_of(module, content["state_dict"], path)
+    return path
 
-    Raises UserError where a checkpoint is of another method.
+
+def load_fitted(stage: Stage, folder: Path) -> bool:
+    """Bring a stage that was finished in an earlier attempt to its fitted state from what `keep_weights_only` wrote.
+
+    False where that is not possible: then `fit` goes on from the last whole checkpoint, of which nothing or little is
+    left to train, or starts anew.  Raises UserError for a checkpoint of another method.
     """
     path = checkpoint_path(folder, stage)
-    found = usable(path)
-    if found is None:
+    try:
+        content = read(path)
+    except DamagedCheckpoint as error:
+        if not path.parent.is_dir():  # else `fit` says it
+            log.warning("%s %s, so this stage starts anew", path, error)
         return False
-    frozen = {name for name, p in stage.module.named_parameters() if not p.requires_grad}
-    missing, unexpected = stage.module.load_state_dict(read(found)["state_dict"], strict=False)
-    if unexpected or set(missing) - frozen:
-        raise UserError(str(found), "does not fit this method", "force=true trains the run anew")
+    if content.keys() != {"state_dict"}:  # stopped before `keep_weights_only`, or while it was fitted again
+        return False
+    require_weights_of(stage.module, content["state_dict"], path)
+    stage.module.load_state_dict(content["state_dict"], strict=False)
     return True
 
 
+def require_weights_of(module: LightningModule, state: Any, path: Path) -> None:
+    """Raises UserError unless a checkpoint's tensors are those of the module, of which frozen parameters may lack."""
+    shapes = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
+    found = {name: getattr(value, "shape", None) for name, value in state.items()} if isinstance(state, dict) else {}
+    if shapes.keys() - found.keys() - frozen(module) or found.items() - shapes.items():
+        raise UserError(str(path), "does not fit this method", "force=true trains the run anew")
+
+
+def frozen(module: LightningModule) -> set[str]:
+    """Names of the parameters that are not trained; every start loads them anyway."""
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
 def keep_weights_only(stage: Stage, folder: Path) -> None:
-    """A finished stage needs no optimiser state: write its checkpoint without it; the whole one becomes `previous`."""
-    path = checkpoint_path(folder, stage)
-    found = usable(path)
-    if found is None:
-        raise UserError(
-            str(path), "was written and cannot be read back", "another output_dir=DIR; is the disk in order?"
-        )
-    content = read(found)
-    if found == path and len(content) == 1:
-        return
-    try:
-        write(path, {"state_dict": content["state_dict"]})
-    except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
-        raise unwritable(path, error if isinstance(error, OSError) else OSError(str(error))) from error
+    """Write what `load_fitted` reads: a fitted stage needs no optimiser.  The whole checkpoint becomes `previous`."""
+    state = {name: value for name, value in stage.module.state_dict().items() if name not in frozen(stage.module)}
+    write(checkpoint_path(folder, stage), {"state_dict": state})
 
 
 class StepLimit(Callback):
@@ -131,9 +148,8 @@ class Checkpoint(Callback):
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        for name, parameter in pl_module.named_parameters():
-            if not parameter.requires_grad:  # every start loads frozen weights anyway
-                checkpoint["state_dict"].pop(name, None)
+        for name in frozen(pl_module):
+            checkpoint["state_dict"].pop(name, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         due = time.monotonic() - self.saved >= self.seconds
@@ -144,10 +160,7 @@ class Checkpoint(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
-        try:
-            trainer.save_checkpoint(self.path)
-        except (OSError, RuntimeError) as error:  # torch's archive writer turns a full disk into a RuntimeError
-            raise unwritable(self.path, error if isinstance(error, OSError) else OSError(str(error))) from error
+        trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 
 

@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,22 @@ def _warn(
     log.log(logging.WARNING if ours else logging.DEBUG, "%s: %s", category.__name__, message)
 
 
+class _LogFile(logging.FileHandler):
+    """Where it cannot be written any more, this is said once, and a run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Called while an error is handled."""
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            return super().handleError(record)
+        self.setLevel(logging.CRITICAL + 1)
+        return log.warning("%s cannot be written: %s; what follows is missing there", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost."""
+        with suppress(OSError):
+            super().close()
+
+
 def file_log(folder: Path) -> logging.Handler:
     """What appends to a run's log.txt.  Raises UserError where that is a symbolic link, which could lead anywhere."""
     file = folder / "log.txt"
@@ -69,7 +85,7 @@ def file_log(folder: Path) -> logging.Handler:
         if file.is_symlink():
             raise UserError(str(file), "is a symbolic link; nothing is written through it", "remove it") from error
         raise unwritable(file, error) from error
-    handler = logging.FileHandler(file, encoding="utf-8", delay=True)
+    handler = _LogFile(file, encoding="utf-8", delay=True)
     handler.setStream(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     return handler

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from anomaly_bench import metrics
 from anomaly_bench.config import Settings
 from anomaly_bench.contracts import Method, Sample, Scores
 from anomaly_bench.data.loading import ImageSet
-from anomaly_bench.errors import UserError
+from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
 from anomaly_bench.report.figures import write_heatmaps
 from anomaly_bench.run.fit import peak_memory_mb, reset_peak_memory
@@ -41,7 +42,7 @@ class Scored:
             if self.maps is None:
                 self.maps = open_maps(self.file, (len(self.scores), *scores.map.shape[-2:]))
             self.maps[b] = scores.map.float().cpu().numpy()
-            refuse_not_finite(self.maps[b].sum((1, 2)), paths)
+            refuse_not_finite(self.maps[b], paths)
 
 
 def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
@@ -56,7 +57,12 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     with torch.inference_mode():
         for batch in bar:
             scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
-            for name, part in {"": scores, **(scores.parts or {})}.items():
+            given = {"": scores, **(scores.parts or {})}
+            kinds = {name: part.map is not None for name, part in given.items()}
+            if at and kinds != {name: known.maps is not None for name, known in scored.items()}:
+                what = "gives maps or parts for some batches, and none for others"
+                raise UserError(f"{type(method).__qualname__}.score", what)
+            for name, part in given.items():
                 if name not in scored:
                     scored[name] = Scored(n, scratch / f"maps_{name}.npy")
                 scored[name].add(at, part, batch["path"])
@@ -69,19 +75,32 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
 
 def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
     """What a method's `score` returned.  shape: of the images [B, 3, H, W].  Raises UserError for anything else."""
-    for name, each in {"": scores, **(getattr(scores, "parts", None) or {})}.items():
-        where = f"{type(method).__qualname__}.score" + (f", part '{name}'" if name else "")
+    where = f"{type(method).__qualname__}.score"
+    parts = getattr(scores, "parts", None) or {}
+    if not isinstance(parts, Mapping):
+        raise UserError(where, f"`parts` is {type(parts).__name__}; a mapping of names to Scores is needed")
+    for name in parts:
+        check_name(f"{where}, name of a part", name)
+    for name, each in {"": scores, **parts}.items():
+        at = where + (f", part '{name}'" if name else "")
         if not isinstance(each, Scores):
-            raise UserError(
-                where, f"returned {type(each).__name__}; Scores(image=[B], map=[B, H, W] or None) is needed"
-            )
-        for what, tensor, wanted in (("image", each.image, shape[:1]), ("map", each.map, (shape[0], *shape[2:]))):
-            if tensor is None and what == "map":
-                continue
-            if not isinstance(tensor, torch.Tensor) or tuple(tensor.shape) != tuple(wanted):
-                found = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-                raise UserError(where, f"`{what}` is {found} for images {list(shape)}; {list(wanted)} is needed")
+            raise UserError(at, f"returned {type(each).__name__}; Scores(image=[B], map=[B, H, W] or None) is needed")
+        if name and each.parts:
+            raise UserError(at, "has parts itself; one level of parts is measured")
+        _check_tensor(at, "image", each.image, shape, shape[:1])
+        if each.map is not None:
+            _check_tensor(at, "map", each.map, shape, (shape[0], *shape[2:]))
     return scores
+
+
+def _check_tensor(where: str, name: str, given: object, images: torch.Size, wanted: Sequence[int]) -> None:
+    """Raises UserError unless what is `given` can be stored as float32 of the shape `wanted`."""
+    if not isinstance(given, torch.Tensor) or tuple(given.shape) != tuple(wanted):
+        found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
+        raise UserError(where, f"`{name}` is {found} for images {list(images)}; {list(wanted)} is needed")
+    if not given.is_floating_point() or given.layout != torch.strided or given.is_meta:
+        kind = ", ".join(str(each).removeprefix("torch.") for each in (given.dtype, given.layout, given.device))
+        raise UserError(where, f"`{name}` is a tensor of {kind}; floating-point numbers in memory are needed")
 
 
 def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:
@@ -97,12 +116,11 @@ def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
-    """Raises UserError naming the first image whose value is NaN or infinite."""
-    for path, ok in zip(paths, np.isfinite(values), strict=True):
+    """Raises UserError naming the first image with a value that is NaN or infinite.  values: [B, ...]."""
+    for path, ok in zip(paths, np.isfinite(values).reshape(len(values), -1).all(1), strict=True):
         if not ok:
-            raise UserError(
-                path, "its score is not finite", "the training diverged? see training.csv in the run folder"
-            )
+            hint = "did the training diverge? see training.csv in the run folder"
+            raise UserError(path, "its score is not finite as float32", hint)
 
 
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
