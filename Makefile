@@ -2,7 +2,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-browser test-slurm test-ray demo reproduce lint bench clean
+.PHONY: help test bad-inputs test-browser test-slurm test-ray demo reproduce lint bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -13,7 +13,10 @@ help:  ## what there is to make
 	@touch $@
 
 test: lint  ## lint, then all tests (CPU, no network); installs into .venv first
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+
+bad-inputs: .venv/installed  ## every bad input of tests/bad_inputs through the real command; writes docs/bad_inputs.md
+	$(BIN)/python tests/bad_inputs/table.py --write docs/bad_inputs.md
 
 test-browser: .venv/installed  ## the report in a real browser (root on Debian, where Chromium is missing)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }

@@ -72,4 +72,5 @@ def remembered() -> Iterator[None]:
 
 def _load(file: Path) -> dict[str, tuple[Stamp, str]]:
     kept = files.read_sealed(file)
-    return {key: (stamp, digest) for key, (stamp, digest) in kept.items()} if isinstance(kept, dict) else {}
+    items = kept.items() if isinstance(kept, dict) else ()
+    return {key: (item[0], item[1]) for key, item in items if isinstance(item, list) and len(item) == 2}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from anomaly_bench.console import explain, open_streams, say, to_stderr
 
 HELP = """usage: bench VERB [KEY=VALUE ...]
 
@@ -18,9 +19,9 @@ train, measure and compare unsupervised visual anomaly detection
               train and measure; a finished run is not repeated, an interrupted one goes on
               -m, --multirun     what is missing of every combination: method=rd,csflow dataset=mvtec/all seed=0,1,2
               --cfg job          print the configuration and stop
-              --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... in DIR
+              --config-dir DIR   also look for method/*.yaml, dataset/*.yaml ... and for their classes in DIR
               without method, dataset and experiment: method=us_fast dataset=demo/brick
-  bench eval RUN [RUN ...] [dataset.root=DIR]
+  bench eval RUN [RUN ...] [dataset.root=DIR] [--config-dir DIR]
               measure a finished run again, from its stored maps; its metrics are confirmed or corrected
               --write-tiff DIR   write its maps as TIFF files in MVTec's layout instead
               --accept-changes   take result files that do not fit their checksums as they are; otherwise an error
@@ -39,7 +40,7 @@ train, measure and compare unsupervised visual anomaly detection
               exit code: 0 all that can run is done, 1 a run failed, 2 a mistake in these words
   bench data list|prepare|verify [NAME] [root=DIR]
               what is here; download and unpack; check what is there
-  bench data cache [clear [pixels|features|teachers|parts ...] [older=DAYS]] [root=DIR]
+  bench data cache [clear [pixels|features|teachers|demo|checksums|parts ...] [older=DAYS]] [cache_dir=DIR]
               what the cache folder holds; make room in it (teachers, which cost hours, only when named)
   bench list methods|datasets|hardware|loggers|experiments
   bench list runs [OUTPUTS] [method=NAME] [dataset=NAME] [category=NAME] [seed=N] [status=failed,interrupted]
@@ -51,32 +52,25 @@ train, measure and compare unsupervised visual anomaly detection
 
 Keys: bench show method=NAME.  More: README.md, CONTRIBUTING.md.
 """
+HELP_WORDS = {"help", "-h", "--help"}
 FIRST_RUN = ["method=us_fast", "dataset=demo/brick"]  # offline, in minutes, on any laptop
-UNWRITABLE = {
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENOTDIR,
-    errno.EFBIG,
-    errno.EDQUOT,
-    errno.EEXIST,
-}
 
 
 def main(words: list[str] | None = None) -> int:
     """Entry point.  Exit codes: 0 done, 1 failed, 2 the user can mend it, 3 in work elsewhere, 130 interrupted."""
     words = sys.argv[1:] if words is None else words
+    open_streams()
     try:
-        return dispatch(words)
+        code = dispatch(words)
+        sys.stdout.flush()  # while it can be said that it failed
+        return code
     except KeyboardInterrupt:
         say("interrupted; the same command goes on where it stopped")
         return 130
-    except BrokenPipeError:  # `bench list runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except Exception as error:
         return explain(error)
+    finally:
+        to_stderr("")
 
 
 def dispatch(words: list[str]) -> int:
@@ -96,37 +90,22 @@ def dispatch(words: list[str]) -> int:
         "completion": completion,
         "--complete": complete,
     }
-    asked = {"-h", "--help"} & set(words) and words[0] != "train"  # that one is Hydra's
-    if not words or words[0] == "help" or asked:
+    names = [verb for verb in verbs if verb[0] != "-"]
+    first, rest = (words or ["help"])[0], words[1:]
+    if first in HELP_WORDS or (first in names and first != "train" and HELP_WORDS & {*rest}):  # that one's is Hydra's
+        if first in HELP_WORDS and (unknown := [word for word in rest if word not in (*names, *HELP_WORDS)]):
+            raise none_of("bench help", unknown[0], names)
         sys.stdout.write(HELP)
         return 0
-    if words[0] == "--version":
+    if first == "--version":
         from anomaly_bench import __version__
 
+        _at_most(rest, 0, "nothing more")
         sys.stdout.write(f"{__version__}\n")
         return 0
-    if words[0] not in verbs:
-        raise none_of("bench", words[0], [v for v in verbs if v[0] != "-"])
-    return verbs[words[0]](words[1:])
-
-
-def explain(error: BaseException) -> int:
-    """Say what went wrong; a traceback only for what no user can have meant."""
-    from anomaly_bench.errors import UserError
-
-    if isinstance(error, UserError):
-        say(str(error))
-        return error.code
-    if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        say(f"{error.filename}: {error.strerror} (free some space or choose another output_dir=DIR)")
-        return 2
-    traceback.print_exception(error)
-    say(f"failed: {type(error).__name__}: {error}")
-    return 1
-
-
-def say(text: str) -> None:
-    sys.stderr.write("".join(f"bench: {line}\n" for line in text.splitlines()))
+    if first not in verbs:
+        raise none_of("bench", first, ["--help", "--version"] if first.startswith("-") else names)
+    return verbs[first](rest)
 
 
 def train(words: list[str]) -> int:
@@ -135,28 +114,38 @@ def train(words: list[str]) -> int:
     from hydra._internal.utils import get_args_parser
 
     from anomaly_bench import config
-    from anomaly_bench.errors import UserError
+    from anomaly_bench.errors import UserError, none_of
 
-    args = get_args_parser().parse_args(words)
-    if not any(re.match(r"\+?(method|dataset|experiment)=", word) for word in args.overrides):
-        words, args.overrides = [*words, *FIRST_RUN], [*args.overrides, *FIRST_RUN]
+    parser = get_args_parser()
+    parser.error = _wrong_option  # type: ignore[method-assign]
+    args, rest = parser.parse_known_args(words)  # overrides that stand behind an option are left over
+    if wrong := [word for word in rest if word.startswith("-")]:
+        raise none_of("bench train", wrong[0].partition("=")[0], re.findall(r"--[\w-]+", parser.format_usage()))
+    overrides = [*args.overrides, *rest]
+    options = [word for word in words if word not in overrides]
+    if not any(re.match(r"\+?(method|dataset|experiment)=", word) for word in overrides):
+        overrides += FIRST_RUN
     if args.cfg and args.multirun:
         raise UserError("--cfg", "prints one configuration, --multirun asks for several", "leave out one of them")
     if args.multirun:
-        sys.stderr.write(f"planning {config.count(args.overrides, args.config_dir)} runs\n")  # torch is slow to import
-        sys.stderr.flush()
+        to_stderr(f"planning {config.count(overrides, args.config_dir)} runs\n")  # torch is slow to import
         from anomaly_bench.run.sweep import console_log, sweep
 
         console_log()
-        return sweep(args.overrides, main, args.config_dir)
+        return sweep(overrides, main, args.config_dir)
     if not (args.help or args.hydra_help or args.info or args.shell_completion):
-        (job,) = config.check(args.overrides, types=not args.cfg, extra=args.config_dir)
-        words = [*(word for word in words if word not in args.overrides), *job]
+        (overrides,) = config.check(overrides, types=not args.cfg, extra=args.config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
-    sys.argv = ["bench", *words]
+    sys.argv = ["bench", *options, *overrides]
     _failed.clear()
     hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(train_one)()
     return max((explain(e) for e in _failed), default=0)
+
+
+def _wrong_option(message: str) -> NoReturn:
+    from anomaly_bench.errors import UserError
+
+    raise UserError("bench train", message.removeprefix("argument "), "bench --help")
 
 
 _failed: list[BaseException] = []
@@ -183,6 +172,10 @@ def eval_(words: list[str]) -> int:
     from anomaly_bench.evaluate.words import parse
 
     asked = parse(words)
+    if asked.config_dir:
+        from anomaly_bench import config
+
+        config.allow_folder(asked.config_dir)
     if asked.maps and asked.masks:
         from anomaly_bench.evaluate.maps import eval_maps
         from anomaly_bench.report.tables import print_measured
@@ -203,7 +196,7 @@ def eval_(words: list[str]) -> int:
 def report(words: list[str]) -> int:
     from anomaly_bench.report.tables import write_report
 
-    write_report((_at_most(words, 1, "OUTPUTS") or ["outputs"])[0])
+    write_report(Path((_at_most(words, 1, "OUTPUTS") or ["outputs"])[0]))
     return 0
 
 

@@ -64,7 +64,7 @@ def _of_cache(before: list[str]) -> list[str]:
     from anomaly_bench.data.cached import FILES
 
     kinds = [kind for kind in FILES if kind not in before]
-    return [*kinds, "older=", "root="] if "clear" in before else ["list", "clear", "root="]
+    return [*kinds, "older=", "cache_dir="] if "clear" in before else ["list", "clear", "cache_dir="]
 
 
 def _of_reproduce(before: list[str]) -> list[str]:
@@ -76,13 +76,16 @@ def _of_reproduce(before: list[str]) -> list[str]:
 
 
 def _overrides(before: list[str], word: str) -> list[str]:
+    if word.startswith("-"):
+        return ["--config-dir", "--multirun", "--cfg"]
     key, equals, _ = word.partition("=")
-    with config.hydra_context() as loader:
+    extra, before = config.split_config_dir(before)
+    with config.hydra_context(extra) as loader:
         if equals and key in GROUPS:
             names = config.options(loader, key)
             sets = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name) if key == "dataset" else {}
             return [f"{key}={name}" for name in [*names, *(f"{name}/all" for name in sets)]]
-        cfg = config.compose_known(loader, before)
+        cfg = config.compose_known(loader, [each for each in before if not each.startswith("-")])
     if equals:
         field = config.Hardware.model_fields.get(key.removeprefix("hardware."))
         boolean = isinstance(OmegaConf.select(cfg, key), bool)

@@ -6,7 +6,8 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.errors import Mistakes, UserError, none_of
 from anomaly_bench.report.index import indexed, state
 from anomaly_bench.report.summary import MAIN
 from anomaly_bench.store import LARGE, SMALL, RunFolder, find
@@ -28,6 +29,7 @@ LISTS = {
     "experiments": "experiment",
 }
 FILTERS = ("method", "dataset", "category", "seed")  # of `bench list runs`, besides status
+STATES = ("done", "running", "interrupted", "failed", "damaged", "new")
 LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
 HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 
@@ -62,26 +64,11 @@ def names(group: str) -> Iterator[str]:
 
 
 def runs(words: list[str]) -> Iterator[str]:
-    """[OUTPUTS] [KEY=VALUE[,VALUE] ...]: one line for each run folder with these values."""
-    verify = "--verify" in words
-    words = [word for word in words if word != "--verify"]
-    wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
-    places = [w for w in words if "=" not in w] or ["outputs"]
-    if flags := [w for w in places if w.startswith("-")]:
-        raise none_of("bench list runs", flags[0], ("--verify",))
-    allowed_states = ("done", "running", "interrupted", "failed", "damaged", "new")
-    for value in wanted.get("status", []):
-        if value not in allowed_states:
-            raise none_of("status", value, allowed_states)
-    for value in wanted.get("seed", []):
-        if not value.isdecimal():
-            raise UserError("seed", f"'{value}' given, allowed: whole numbers from 0")
-    if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
-        raise none_of("bench list runs", unknown[0], (*FILTERS, "status"))
-    if len(places) > 1:
-        raise UserError("bench list runs", f"too many words: {' '.join(places)}", "it takes OUTPUTS and KEY=VALUE")
-    outputs = Path(places[0])
-    with indexed(outputs, [folder.path for folder in find(outputs)]) as folders:
+    """[OUTPUTS] [KEY=VALUE[,VALUE] ...] [--verify]: one line for each run folder with these values."""
+    outputs, wanted, verify = _request(words)
+    found = [folder.path for folder in find(outputs)]
+    with indexed(outputs, found) as folders:
+        _refuse_unknown_names(wanted, folders)
         for folder in folders:
             try:
                 damage = folder.damage((*SMALL, *LARGE) if verify else SMALL)
@@ -91,10 +78,48 @@ def runs(words: list[str]) -> Iterator[str]:
                 manifest, status, line = {}, "damaged", str(error)
             except (AttributeError, TypeError, ValueError) as error:
                 manifest, status, line = {}, "damaged", f"its files hold something else than a run: {error}"
-            values = {key: [str(manifest.get(key))] for key in FILTERS} | {"status": [status]}
-            values["dataset"].append(f"{manifest.get('dataset')}/{manifest.get('category')}")
-            if all(set(values[key]) & set(allowed) for key, allowed in wanted.items()):
+            values = values_of(manifest) | {"status": {status}}
+            if all(values[key] & set(allowed) for key, allowed in wanted.items()):
                 yield f"{status:11} {folder.path}  {line}".rstrip()
+
+
+def _request(words: list[str]) -> tuple[Path, dict[str, list[str]], bool]:
+    """The folder of runs, the values that a run may have of each key, and whether every file is to be read."""
+    wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
+    places = [w for w in words if "=" not in w and w != "--verify"] or ["outputs"]
+    if flags := [w for w in words if w.startswith("-") and w != "--verify"]:
+        raise none_of("bench list runs", flags[0], ("--verify",))
+    if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
+        raise none_of("bench list runs", unknown[0], (*FILTERS, "status"))
+    if wrong := [value for value in wanted.get("status", []) if value not in STATES]:
+        raise none_of("status", wrong[0], STATES)
+    if wrong := [value for value in wanted.get("seed", []) if not value.isdecimal()]:
+        raise UserError("seed", f"'{wrong[0]}' given, allowed: whole numbers from 0")
+    if len(places) > 1:
+        raise UserError("bench list runs", f"too many words: {' '.join(places)}", "it takes OUTPUTS and KEY=VALUE")
+    return Path(places[0]), wanted, "--verify" in words
+
+
+def values_of(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
+    """What a run may be called by each of FILTERS; a category also by `mvtec/bottle`."""
+    values = {key: {str(manifest.get(key))} for key in FILTERS}
+    values["dataset"].add(f"{manifest.get('dataset')}/{manifest.get('category')}")
+    return values
+
+
+def _refuse_unknown_names(wanted: Mapping[str, list[str]], folders: Sequence[RunFolder]) -> None:
+    """Raises UserError for a method, data set or category that neither the configuration knows nor any of the runs."""
+    with config.hydra_context() as loader:
+        methods, datasets = (config.options(loader, group) for group in ("method", "dataset"))
+    known = {"method": set(methods), "dataset": {*datasets, *(name.partition("/")[0] for name in datasets)}}
+    known["category"] = {name.rpartition("/")[2] for name in datasets}
+    for key, names in known.items():
+        if not set(wanted.get(key, [])) <= names:
+            for folder in folders:
+                with suppress(UserError, AttributeError):  # damaged
+                    names |= values_of(folder.manifest)[key]
+        if unknown := [value for value in wanted.get(key, []) if value not in names]:
+            raise none_of(key, unknown[0], names)
 
 
 def _figures(folder: RunFolder) -> str:
@@ -117,18 +142,18 @@ def ago(when: str) -> str:
 
 def show_command(words: list[str]) -> int:
     """bench show [--config-dir DIR] [method=NAME] [dataset=NAME] [KEY=VALUE ...]"""
-    extra = None
-    if "--config-dir" in words[:-1]:
-        at = words.index("--config-dir")
-        extra, words = words[at + 1], words[:at] + words[at + 2 :]
+    extra, words = config.split_config_dir(words)
     if flags := [w for w in words if w.startswith("-")]:
         raise none_of("bench show", flags[0], ("--config-dir",))
     given = {w.split("=")[0].split(".")[0] for w in words}
-    if not given & {"method", "dataset", "experiment"}:
+    if not given & {"method", "dataset", "experiment"} and all("=" in word for word in words):
         raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
     choices = dict(w.split("=", 1) for w in words if "=" in w)
     with config.hydra_context(extra) as loader:
-        cfg = config.compose_known(loader, config.for_its_method(words, loader), strict=True)
+        job = config.for_its_method(words, loader)
+        cfg = config.compose_known(loader, job, strict=True)
+        if wrong := [m for m in config.value_mistakes(cfg, job) if m.what != config.NOT_GIVEN]:
+            raise Mistakes(wrong)
     for group in ("method", "dataset", "hardware"):
         if group in cfg and (group in given or group == "method"):
             name = choices.get(group) or cfg[group].get("name") or "auto"

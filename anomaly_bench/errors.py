@@ -63,8 +63,8 @@ def none_of(where: str, name: str, names: Iterable[str]) -> UserError:
     return UserError(where, f"'{name}' is none of {', '.join(names) or '(nothing)'}", nearest(name, names))
 
 
-def check_name(where: str, name: str) -> None:
+def check_name(where: str, name: object) -> None:
     """Raises UserError unless a name can be that of a folder below `output_dir`, and of nothing else."""
-    if not NAME.fullmatch(name):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
         what = f"{name!r} given; allowed: letters, digits, '.', '_' and '-', at most 64, the first no '.' or '-'"
         raise UserError(where, what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,12 @@ from small_runs import TOY, TOYS, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.cli import main
 from anomaly_bench.store import RunFolder, find
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run side by side, each process computes on one thread; before torch is imported."""
+    if hasattr(config, "workerinput"):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session", autouse=True)

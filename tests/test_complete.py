@@ -19,8 +19,11 @@ from anomaly_bench.cli import main
     [
         (["tr"], ["train"]),
         (["data", "p"], ["prepare"]),
-        (["data", "cache", "c"], ["clear"]),
-        (["data", "cache", "clear", "pixels", ""], ["features", "teachers", "parts", "older=", "root="]),
+        (["data", "cache", "cl"], ["clear"]),
+        (
+            ["data", "cache", "clear", "pixels", ""],
+            ["features", "teachers", "demo", "checksums", "parts", "older=", "cache_dir="],
+        ),
         (["list", "m"], ["methods"]),
         (["reproduce", "rd_mvtec", "rd"], ["rd_one_class"]),
         (["reproduce", "pre"], ["preset=smoke"]),

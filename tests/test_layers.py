@@ -25,13 +25,13 @@ LEVELS = [
     ["methods", "data"],
     ["nets", "metrics", "store", "config", "launch"],
     ["checksums"],
-    ["contracts records", "lock", "paths", "files"],
+    ["contracts records", "lock", "paths", "files", "ranges", "console"],
     ["errors"],
     ["__init__"],  # the version
 ]
 ACROSS = {("run", "report.figures")}  # the one exception: the runner draws heat maps while it has the images
 WITHOUT_TORCH = """__init__ __main__ cli complete describe report evaluate store config metrics records errors
-lock launch files paths checksums"""
+lock launch files paths checksums ranges console"""
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}
 
 

@@ -1,6 +1,15 @@
 """Compose, validate, identify, build: from the command line's words to checked values and objects."""
 
-from anomaly_bench.config.compose import compose, compose_known, conf_dir, flatten, hydra_context, options
+from anomaly_bench.config.compose import (
+    NOT_GIVEN,
+    compose,
+    compose_known,
+    conf_dir,
+    flatten,
+    hydra_context,
+    options,
+    split_config_dir,
+)
 from anomaly_bench.config.identity import (
     OWN_FOLDER,
     Identity,
@@ -11,8 +20,8 @@ from anomaly_bench.config.identity import (
     read_once,
     weight_files,
 )
-from anomaly_bench.config.jobs import check, composed, count, for_its_method
-from anomaly_bench.config.targets import forget_folders, is_allowed, locate
+from anomaly_bench.config.jobs import check, composed, count, for_its_method, value_mistakes
+from anomaly_bench.config.targets import allow_folder, forget_folders, is_allowed, locate
 from anomaly_bench.config.validate import (
     NOT_ARGUMENTS,
     Hardware,
@@ -23,11 +32,13 @@ from anomaly_bench.config.validate import (
 
 __all__ = [
     "NOT_ARGUMENTS",
+    "NOT_GIVEN",
     "OWN_FOLDER",
     "Hardware",
     "Identity",
     "Settings",
     "WeightFiles",
+    "allow_folder",
     "build",
     "check",
     "compose",
@@ -46,6 +57,8 @@ __all__ = [
     "options",
     "place_of",
     "read_once",
+    "split_config_dir",
     "validate",
+    "value_mistakes",
     "weight_files",
 ]

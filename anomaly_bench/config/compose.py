@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
-import yaml  # type: ignore[import-untyped]
 from hydra import compose as hydra_compose
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.hydra import Hydra
@@ -25,7 +25,8 @@ from hydra.errors import HydraException
 from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from anomaly_bench.config.targets import allow_folder, config_folders
+from anomaly_bench.config.targets import allow_folder
+from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 
 # Hydra's word on a file that bears the name of a plugin's own configuration, on purpose.
@@ -54,10 +55,8 @@ def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
     try:
         path = create_config_search_path(str(conf_dir()))
         if extra:
-            if not Path(extra).is_dir():
-                raise UserError("--config-dir", f"no such folder: {extra}")
-            path.prepend("command-line", f"file://{Path(extra).resolve()}", "schema")  # as Hydra does
             allow_folder(extra)
+            path.prepend("command-line", f"file://{Path(extra).resolve()}", "schema")  # as Hydra does
         yield Hydra.create_main_hydra2("bench", path).config_loader  # type: ignore[misc]
     finally:
         GlobalHydra.instance().hydra = outer
@@ -81,6 +80,18 @@ def compose_known(loader: ConfigLoaderImpl, overrides: Iterable[str], strict: bo
     return cfg
 
 
+def split_config_dir(words: Iterable[str]) -> tuple[str | None, list[str]]:
+    """The folder of `--config-dir DIR` or `--config-dir=DIR`, and the other words.  Raises UserError without a DIR."""
+    folder, rest, left = None, [], iter(words)
+    for word in left:
+        option, equals, value = word.partition("=")
+        if option != "--config-dir":
+            rest.append(word)
+        elif not (folder := value if equals else next(left, "")):
+            raise UserError("--config-dir", "names no folder", "--config-dir DIR")
+    return folder, rest
+
+
 def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
     """loader: knows what a glob() stands for."""
     parsed: list[Override] = []
@@ -88,9 +99,11 @@ def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[
     for text in overrides:
         try:
             parsed += _parsed(text, loader)
+            if not parsed[-1].key_or_group:
+                raise HydraException("it has no key")
         except HydraException as error:  # noqa: PERF203  each word's mistake counts
             what = f"not of the form key=value: {str(error).splitlines()[0]}"
-            errors.append(UserError(text, what, "quote special characters"))
+            errors.append(UserError(text or "''", what, "quote special characters"))
     if errors:
         raise Mistakes(errors)
     return parsed
@@ -115,6 +128,8 @@ def try_compose(
             wrong = _unknown_option(loader, group, o.value())
             mistakes += [wrong] if wrong else []
             chosen += [] if wrong else [str(o.input_line)]
+        elif group in ("method", "dataset", "hardware"):
+            mistakes.append(UserError(str(o.input_line), "no run can do without", f"{group}=NAME"))
         else:
             values.append(o)
     given = {text.lstrip("+").split("=")[0].split("@")[0] for text in chosen}
@@ -157,28 +172,11 @@ def _with_values(cfg: DictConfig, values: list[Override]) -> DictConfig:
 
 
 def _configuration(error: Exception) -> UserError:
-    said = str(error), str(error.__cause__ or "").partition("\n")[0]
-    return UserError("configuration", ": ".join(filter(None, said)) or type(error).__name__)
-
-
-def damaged_yaml() -> UserError | None:
-    """The first yaml of a `--config-dir` that cannot be read, with the line; None where all are in order."""
-    for folder in config_folders():
-        for file in sorted(folder.rglob("*.yaml")):
-            try:
-                read = OmegaConf.create(file.read_text(encoding="utf-8"))
-            except UnicodeDecodeError as error:
-                return UserError(
-                    str(file), f"is no UTF-8 text: {error.reason} at byte {error.start}", "save it as UTF-8"
-                )
-            except yaml.MarkedYAMLError as error:
-                line = error.problem_mark.line + 1 if error.problem_mark else 1
-                return UserError(f"{file}:{line}", " ".join(filter(None, (error.context, error.problem))))
-            except Exception as error:
-                return UserError(str(file), f"cannot be read as yaml: {' '.join(str(error).split())}")
-            if not isinstance(read, DictConfig):
-                return UserError(str(file), f"holds a {type(read).__name__.removesuffix('Config').lower()}, no keys")
-    return None
+    if isinstance(error, RecursionError):
+        return UserError("configuration", "the `defaults` of a yaml lead back to itself")
+    said = [str(each or "").partition("Config search path")[0] for each in (error, error.__cause__)]
+    text = ": ".join(filter(None, (said[0].strip(), said[1].partition("\n")[0])))
+    return UserError("configuration", shorten(text or type(error).__name__, 300))
 
 
 @lru_cache(maxsize=64)  # a loader is made for each command

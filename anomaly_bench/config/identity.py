@@ -59,6 +59,9 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
     """
     method = locate("method._target_", settings.method["_target_"])
     found: WeightFiles = _once([settings.method, fetch], lambda: method.weight_files(settings.method, fetch))  # type: ignore[attr-defined]
+    if not isinstance(found, dict) or not all(key in settings.method and isinstance(found[key], list) for key in found):
+        what = "returned something else than a list of files for each key of weights"
+        raise UserError(f"{method.__qualname__}.weight_files", what)
     return found
 
 

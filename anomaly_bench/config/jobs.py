@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.config.compose import hydra_context, options, parse, try_compose
 from anomaly_bench.config.validate import validate
+from anomaly_bench.config.yaml_files import with_its_line
 from anomaly_bench.errors import Mistakes, UserError
 
 ALL = "/all"  # dataset=mvtec/all: every category
@@ -48,15 +49,7 @@ def composed(
     with hydra_context(extra) as loader:
         for job in _jobs(list(overrides), loader, multirun):
             cfg, found = try_compose(loader, job, seen)
-            known = {m.where for m in found}
-            inside = [
-                o for o in job if o.lstrip("+").startswith(("method.", "dataset.")) and o.split("=")[0] not in known
-            ]
-            try:  # signatures need torch: a name's mistake is said at once where no value could be wrong besides
-                if types and cfg:
-                    validate(cfg, signatures=bool(inside or not found))
-            except Mistakes as wrong:
-                found += wrong.errors
+            found += value_mistakes(cfg, job, found, not found) if types and cfg else []
             for m in found:
                 if m.where.startswith("method.") and m.what == "no such key":
                     lacking.setdefault(m.where, set()).add(_method_of(cfg))
@@ -68,6 +61,23 @@ def composed(
     if mistakes:
         raise Mistakes(list(mistakes.values()))
     return composed
+
+
+def value_mistakes(
+    cfg: DictConfig, job: list[str], found: Sequence[UserError] = (), signatures: bool = False
+) -> list[UserError]:
+    """What is wrong with the values of a configuration.  found: the mistakes in its job's words so far.
+
+    signatures: read those of method and data set, which import torch, also where no word gives a value to one of them.
+    """
+    given = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in job}
+    inside = {key for key in given if key.startswith(("method.", "dataset."))}
+    try:
+        validate(cfg, signatures or bool(inside - {m.where for m in found}))
+    except Mistakes as wrong:
+        names = {part: given.get(part) or str((cfg.get(part) or {}).get("name")) for part in ("method", "dataset")}
+        return [m if m.where in inside else with_its_line(m, names) for m in wrong.errors]
+    return []
 
 
 def _method_of(cfg: DictConfig) -> str:
@@ -86,25 +96,39 @@ def _only_for_some(mistake: UserError, lacking: dict[str, set[str]], methods: se
     return mistake
 
 
-def for_its_method(job: list[str], loader: ConfigLoaderImpl) -> list[str]:
+def for_its_method(job: list[str], loader: ConfigLoaderImpl, methods: Collection[str] | None = None) -> list[str]:
     """A job's overrides with `csflow.hidden=64` as `method.hidden=64` where its method is csflow, and without it where
-    it is another one."""
-    names = options(loader, "method")
-    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
-    if not any(key.partition(".")[0] in names and "." in key for key in keys.values()):
+    it is another one.
+
+    methods: of all jobs of the command line; by default of this one.  Raises UserError for a word for none of them.
+    """
+    owners = _owners(job, options(loader, "method"))
+    if not any(owners.values()):
         return job
-    chosen = [word.partition("=")[2] for word, key in keys.items() if key == "method"]
-    if not chosen:
-        plain = [word for word, key in keys.items() if "." not in key]
-        chosen = [_method_of(try_compose(loader, plain)[0])]
+    chosen = _chosen_method(job, loader)
     kept = []
-    for word, key in keys.items():
-        name, _, rest = key.partition(".")
-        if name not in names or not rest:
-            kept.append(word)
-        elif name == chosen[-1]:
-            kept.append(word.replace(f"{name}.", "method.", 1))
+    for word, owner in owners.items():
+        if owner and owner not in (methods or (chosen,)):
+            raise UserError(word, f"no run of {owner} is asked for", f"method={owner} or method={chosen},{owner}")
+        if owner in ("", chosen):
+            kept.append(word.replace(f"{owner}.", "method.", 1) if owner else word)
     return kept
+
+
+def _owners(job: list[str], names: Collection[str]) -> dict[str, str]:
+    """Each word of a job, and the method that it is for alone; empty for the others."""
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    return {
+        word: key.partition(".")[0] if "." in key and key.partition(".")[0] in names else ""
+        for word, key in keys.items()
+    }
+
+
+def _chosen_method(job: list[str], loader: ConfigLoaderImpl) -> str:
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    if chosen := [word.partition("=")[2] for word, key in keys.items() if key == "method"]:
+        return chosen[-1]
+    return _method_of(try_compose(loader, [word for word, key in keys.items() if "." not in key])[0])
 
 
 def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> list[list[str]]:
@@ -120,17 +144,18 @@ def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> lis
             what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
             raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
         return [for_its_method(overrides, loader)]
+    if empty := [str(o.input_line) for o in parsed if not _values(o)]:
+        hint = "`bench list datasets` has the names that a glob() can match" if "glob(" in empty[0] else ""
+        raise UserError(empty[0], "stands for no value, so that no run is asked for", hint)
     jobs = []
     for alternative in _experiments(parsed, loader):  # each may have a matrix of its own
         both = parse(_matrix(alternative, loader), loader) + alternative
-        jobs += [
-            for_its_method(list(job), loader) for batch in BasicSweeper.split_arguments(both, None) for job in batch
-        ]
-    jobs = [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # those that differed in another method's words only
-    if not jobs:
-        hint = "a glob() that matches nothing? see `bench list datasets`"
-        raise UserError("overrides", "these words ask for no run at all", hint)
-    return jobs
+        jobs += [list(job) for batch in BasicSweeper.split_arguments(both, None) for job in batch]
+    names = options(loader, "method")
+    if any(any(_owners(job, names).values()) for job in jobs):
+        methods = {_chosen_method(job, loader) for job in jobs}
+        jobs = [for_its_method(job, loader, methods) for job in jobs]
+    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in another method's words only
 
 
 def _experiments(parsed: list[Override], loader: ConfigLoaderImpl) -> list[list[Override]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+import traceback
 from importlib.machinery import PathFinder
 from pathlib import Path
 
@@ -18,8 +19,10 @@ _folders: list[Path] = []  # given as --config-dir
 
 
 def allow_folder(folder: Path | str) -> None:
-    """From now on, classes may come from files below this folder."""
+    """From now on, classes may come from files below this folder.  Raises UserError where there is none."""
     place = Path(folder).resolve()
+    if not place.is_dir():
+        raise UserError("--config-dir", f"no such folder: {folder}")
     if place not in _folders:
         _folders.append(place)
     if str(place) not in sys.path:
@@ -54,14 +57,24 @@ def locate(where: str, target: str) -> type:
         raise UserError(where, what, "a class of your own lies in the folder that --config-dir names, beside method/")
     try:
         loaded = importlib.import_module(module)
-    except Exception as error:  # whatever a module of the user's own does when it is imported
-        raise UserError(where, f"'{target}' cannot be imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever a module of the user's own does when it is imported
+        what = f"'{target}' cannot be imported: {type(error).__name__}: {error}"
+        raise UserError(where, what, raised_at(error)) from error
     found = getattr(loaded, name, None)
     bases = _bases(part)
-    if not isinstance(found, type) or not issubclass(found, bases):
+    if not isinstance(found, type) or not issubclass(found, bases) or found in bases:
         names = [key for key, value in vars(loaded).items() if isinstance(value, type) and issubclass(value, bases)]
-        raise UserError(where, f"'{target}' is no {' or '.join(b.__name__ for b in bases)}", nearest(name, names))
+        names = [key for key in names if vars(loaded)[key] not in bases]
+        hint = nearest(name, names) or (f"there: {', '.join(names)}" if names else "")
+        raise UserError(where, f"'{target}' is no {' or '.join(b.__name__ for b in bases)}", hint)
     return found
+
+
+def raised_at(error: BaseException) -> str:
+    """FILE:LINE, where an exception came from a file below a `--config-dir`; else an empty string."""
+    frames = traceback.extract_tb(error.__traceback__)
+    places = [f"{f.filename}:{f.lineno}" for f in frames if any(map(Path(f.filename).is_relative_to, _folders))]
+    return places[-1] if places else ""
 
 
 def is_allowed(module: str) -> bool:

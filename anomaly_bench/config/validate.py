@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from anomaly_bench.config.targets import locate
+from anomaly_bench.config.targets import locate, raised_at
 from anomaly_bench.errors import Mistakes, UserError, check_name, nearest
 from anomaly_bench.paths import cache_root
 
@@ -59,14 +59,14 @@ class Hardware(Checked):
     """conf/hardware: where and how fast, never what."""
 
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: Annotated[int, Field(ge=1)] | Literal["auto"]
+    devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
     strategy: Literal["auto", "ddp_spawn"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
     memory_format: Literal["channels_last", "contiguous"]
     sync_batchnorm: bool
     workers: Annotated[int, Field(ge=0, le=1024)]
     threads: Annotated[int, Field(ge=1, le=1024)] | None
-    metrics_memory_mb: Annotated[int, Field(ge=0)]
+    metrics_memory_mb: Annotated[int, Field(ge=0, le=10**9)]
 
 
 class Settings(Checked):
@@ -84,7 +84,7 @@ class Settings(Checked):
     weights_dtype: Literal["float32", "float16"]
     save_maps: bool
     save_heatmaps: bool
-    checkpoint_seconds: Annotated[float, Field(ge=0)]
+    checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)]
 
 
 def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
@@ -101,7 +101,7 @@ def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
         ) from error
     mistakes: list[UserError] = []
     for part in ("method", "dataset"):
-        values[part] = _checked(part, values.get(part), mistakes) if signatures else {}
+        values[part] = _checked(part, values.get(part), signatures, mistakes)
     try:
         settings = Settings.model_validate(values)
     except ValidationError as error:
@@ -111,7 +111,7 @@ def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
     return settings
 
 
-def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]:
+def _checked(part: str, given: Any, signatures: bool, mistakes: list[UserError]) -> dict[str, Any]:
     """The arguments of a method or data set in their declared types; `_target_` and `name` kept."""
     if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in NOT_ARGUMENTS):
         mistakes += [] if given is None else [UserError(part, "needs the keys _target_ and name, each a text")]
@@ -119,8 +119,12 @@ def _checked(part: str, given: Any, mistakes: list[UserError]) -> dict[str, Any]
     kept = {key: given[key] for key in NOT_ARGUMENTS}
     try:
         check_name(f"{part}.name", given["name"])
+        if not signatures:
+            return kept
         model = signature_model(locate(f"{part}._target_", given["_target_"]))
         checked = model.model_validate({k: v for k, v in given.items() if k not in NOT_ARGUMENTS and v != "???"})
+        if category := getattr(checked, "category", None):
+            check_name(f"{part}.category", category)
         return {**kept, **{key: getattr(checked, key) for key in model.model_fields}}
     except UserError as error:
         mistakes.append(error)
@@ -146,9 +150,10 @@ def _mistake(key: str, errors: list[ErrorDetails], names: list[str]) -> UserErro
         return UserError(
             key, "no such key", nearest(key.rpartition(".")[2], names) or f"keys there: {', '.join(names)}"
         )
-    if first["type"] == "missing":
+    if first["type"] == "missing" and first["loc"][-1] == key.rpartition(".")[2]:
         return UserError(key, "not given", f"{key}=VALUE")
     said = [re.sub(r"^(Value error, |Input (should be|is not) )| for <class .*", "", e["msg"]) for e in errors]
+    said = ["more values" if text == "Field required" else text for text in said]  # of a tuple
     choices = re.findall(r"'([^']+)'", first.get("ctx", {}).get("expected", ""))
     what = f"{first['input']!r} given, allowed: {' or '.join(dict.fromkeys(said))}"
     return UserError(key, what, nearest(str(first["input"]), choices))
@@ -163,14 +168,27 @@ def signature_model(target: type) -> type[BaseModel]:
     try:
         hints = get_type_hints(target.__init__, include_extras=True)  # type: ignore[misc]
         parameters = inspect.signature(target).parameters.values()
-    except Exception as error:  # a name in an annotation that is not there
-        raise UserError(target.__qualname__, f"its constructor cannot be read: {error}") from error
-    for p in parameters:
-        if p.name not in hints or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
-            what = f"the argument '{p.name}' of its constructor has no type, so that its key cannot be checked"
-            raise UserError(target.__qualname__, what, "annotate it: lr: float")
-    fields: dict[str, Any] = {p.name: (hints[p.name], ...) for p in parameters}
-    return create_model(target.__name__, __base__=Checked, **fields)
+        for p in parameters:
+            if p.name not in hints or p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                what = (
+                    f"the argument '{p.name}' of {target.__qualname__} has no type, so that its key cannot be checked"
+                )
+                raise UserError(_written_at(target), what, "annotate it: lr: float")
+        fields: dict[str, Any] = {p.name: (hints[p.name], ...) for p in parameters}
+        return create_model(target.__name__, __base__=Checked, **fields)
+    except UserError:
+        raise
+    except Exception as error:  # a name in an annotation that is not there, a type that no yaml can hold
+        said = str(error).partition("\n")[0].partition(". ")[0]
+        raise UserError(
+            _written_at(target), f"the arguments of {target.__qualname__} cannot be read: {said}"
+        ) from error
+
+
+def _written_at(target: type) -> str:
+    """FILE:LINE of a class's constructor."""
+    code = getattr(target.__init__, "__code__", None)  # type: ignore[misc]
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else target.__qualname__
 
 
 def build(part: str, values: dict[str, Any], **more: Any) -> Any:
@@ -185,4 +203,4 @@ def build(part: str, values: dict[str, Any], **more: Any) -> Any:
         raise
     except Exception as error:
         what = f"{values['_target_']} cannot be built: {type(error).__name__}: {error}"
-        raise UserError(f"{part}._target_", what) from error
+        raise UserError(f"{part}._target_", what, raised_at(error)) from error

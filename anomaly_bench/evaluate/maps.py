@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,14 +40,19 @@ def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement
     for i in progress()(range(len(pairs)), f"reading {category}"):
         scores[i], shape = _glance(pairs[i], resize)
         shapes.append(shape)
-    maps = OneByOne(len(pairs), lambda i: read_map(pairs[i].map))
-    masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize))
-    return measured(
+    maps, empty = OneByOne(len(pairs), lambda i: read_map(pairs[i].map)), set[Path]()
+    masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize, empty))
+    found = measured(
         *(category, scores, np.array([pair.kind != "good" for pair in pairs]), maps, masks),
         memory_mb=MEMORY_MB if asked.memory_mb is None else asked.memory_mb,
         resamples=RESAMPLES if asked.resamples is None else asked.resamples,
         threads=asked.threads,
     )
+    with warnings_in_lines(f"{category}: "):
+        if empty:
+            text = f"{len(empty)} anomalous images have an empty mask (first: {min(empty)}); "
+            warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=1)
+    return found
 
 
 def _glance(pair: Pair, resize: bool) -> tuple[float, tuple[int, int]]:
@@ -58,10 +64,13 @@ def _glance(pair: Pair, resize: bool) -> tuple[float, tuple[int, int]]:
     return float(scores.max()), (height, width)
 
 
-def _mask(pair: Pair, shape: tuple[int, int], resize: bool) -> np.ndarray:
+def _mask(pair: Pair, shape: tuple[int, int], resize: bool, empty: set[Path]) -> np.ndarray:
+    """empty: gets the masks of anomalous images that mark nothing."""
     if pair.mask is None:
         return np.zeros(shape, bool)
     mask = read_mask_for(pair.mask, shape, resize)
     if pair.kind == "good" and mask.any():
         raise UserError(str(pair.mask), "marks a defect in an image of kind 'good'")
+    if pair.kind != "good" and not mask.any():
+        empty.add(pair.mask)
     return mask

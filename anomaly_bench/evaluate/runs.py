@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,8 @@ from pydantic import ValidationError
 from anomaly_bench import __version__, config
 from anomaly_bench.checksums import remembered
 from anomaly_bench.config.validate import signature_model
-from anomaly_bench.data.cache import Masks, cache_key, cached_rows, has_masks
+from anomaly_bench.data.cache import Masks, cached_rows, has_masks
+from anomaly_bench.data.checks import checked_records
 from anomaly_bench.data.files import fingerprint
 from anomaly_bench.data.kept import Rows
 from anomaly_bench.data.listing import differences, digest_of, from_csv, listing
@@ -24,7 +26,7 @@ from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluate.measured import measured, print_json, warnings_in_lines
 from anomaly_bench.evaluate.words import MEMORY_MB, RESAMPLES, Asked
 from anomaly_bench.metrics import Measurement
-from anomaly_bench.paths import cache_root
+from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.store import IMAGES, LARGE, SMALL, RunFolder, ScoreRow, now
 
@@ -77,12 +79,17 @@ def open_run(path: Path, asked: Asked) -> Stored:
     if not asked.accept_changes:
         folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in ANEW_HERE])
     cfg = _config(path / "config.yaml", asked.overrides)
+    with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
+        return _open(folder, cfg)
+
+
+def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
     records = _test_images(folder, cfg)
     maps = _maps(folder, cfg, len(records))
     if maps is None:
         return Stored(folder, cfg, records, None, None, None)
-    size, cache_dir = maps[0].shape[0], Path(cfg.cache_dir or cache_root()).expanduser()
-    rows = cached_rows(records, size, cache_dir, cache_key(records, size))
+    size = maps[0].shape[0]
+    rows = cached_rows(records, size, cache_root())
     return Stored(folder, cfg, records, maps, rows, Masks(rows, size) if has_masks(records) else None)
 
 
@@ -90,7 +97,7 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
     """The test images, which must be those that the run was measured on."""
     dataset = _dataset(cfg)
     with warnings_in_lines():
-        train, records = dataset.records("train"), dataset.records("test")
+        train, records = checked_records(dataset, "train"), checked_records(dataset, "test")
     where = f"its files are not those that {folder.path} was measured on"
     if folder.manifest.get("format") == 1:  # told apart by their sizes
         same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
@@ -123,7 +130,12 @@ def measure_run(stored: Stored, asked: Asked) -> Measurement:
 
 def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
     """config.yaml with other places; only keys that name a place may be given."""
-    cfg = OmegaConf.load(file) if file.is_file() else None
+    try:
+        cfg = OmegaConf.load(file) if file.is_file() else None
+        if cfg is not None:
+            OmegaConf.resolve(cfg)
+    except Exception as error:  # whatever a damaged yaml makes of its parser
+        raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
     if not isinstance(cfg, DictConfig) or not cfg.get("dataset") or "cache_dir" not in cfg:
         raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
     places = ["cache_dir", *(f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))]
@@ -142,7 +154,7 @@ def _scores(folder: RunFolder) -> list[ScoreRow]:
 
 
 def _dataset(cfg: DictConfig) -> Dataset:
-    values: dict[str, Any] = OmegaConf.to_container(cfg.dataset, resolve=True)  # type: ignore[assignment]
+    values: dict[str, Any] = OmegaConf.to_container(cfg.dataset)  # type: ignore[assignment]
     model = signature_model(config.locate("dataset._target_", str(values.get("_target_"))))
     try:
         checked = model(**{key: v for key, v in values.items() if key not in config.NOT_ARGUMENTS})

@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from PIL import Image
 
 from anomaly_bench.data.maps import write_map
-from anomaly_bench.errors import UserError
+from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.evaluate.measured import progress
 from anomaly_bench.evaluate.runs import Stored, open_run
 from anomaly_bench.evaluate.words import Asked
@@ -25,7 +25,8 @@ def write_runs(target: Path, asked: Asked) -> None:
     Raises UserError where a folder cannot be written or holds something, and what `runs.open_run` raises.
     """
     for stored in [open_run(path, asked) for path in asked.runs]:
-        place = target / str(stored.folder.manifest["category"])
+        check_name(f"{stored.folder.path}, category", category := stored.folder.manifest.get("category"))
+        place = target / str(category)
         try:
             write_category(stored, place)
         except OSError as error:

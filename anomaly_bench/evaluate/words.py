@@ -13,7 +13,7 @@ from anomaly_bench.errors import UserError, none_of
 
 MEMORY_MB, RESAMPLES = 2048, 1000  # where neither the words nor a run's configuration says anything
 OPTIONS = (
-    *("--maps", "--masks", "--resize-masks", "--write-tiff", "--accept-changes"),
+    *("--maps", "--masks", "--resize-masks", "--write-tiff", "--accept-changes", "--config-dir"),
     *("--json", "--memory-mb", "--resamples", "--threads"),
 )
 
@@ -29,6 +29,7 @@ class Asked:
     resize_masks: bool
     write_tiff: Path | None
     accept_changes: bool  # files that are not as the run wrote them are its own from now on
+    config_dir: Path | None  # where the data sets' classes may come from, besides this package
     json: bool
     memory_mb: int | None  # MiB of maps that are measured exactly
     resamples: int | None  # of the bootstrap; 0: no intervals
@@ -43,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 def parse(words: list[str]) -> Asked:
     """Raises UserError for words that do not go together."""
     parser = _Parser(add_help=False, allow_abbrev=False)
-    for name in ("--maps", "--masks", "--write-tiff"):
+    for name in ("--maps", "--masks", "--write-tiff", "--config-dir"):
         parser.add_argument(name, type=Path)
     for name in ("--resize-masks", "--json", "--accept-changes"):
         parser.add_argument(name, action="store_true")
@@ -84,6 +85,7 @@ def _check(asked: Asked) -> None:
         (asked.write_tiff, "--write-tiff", "RUN"),
         (asked.resize_masks, "--resize-masks", "--maps"),
         (asked.accept_changes, "--accept-changes", "RUN"),
+        (asked.config_dir, "--config-dir", "RUN"),
     ):
         if value and bool(asked.runs) != (wants == "RUN"):
             raise UserError("bench eval", f"{name} goes with {wants} only")

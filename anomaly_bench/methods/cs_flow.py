@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
+from anomaly_bench.ranges import BatchSize, Count, Decay, ImageSize, NotNegative, Positive, Width
 
 SCALES = 3  # sizes of the image: all of it, a half, a quarter
 SLOPE = 0.1  # of the leaky ReLU
@@ -40,9 +41,6 @@ SOFT = 0.636  # about 2 / pi: the soft clamp's atan then reaches the clamp itsel
 HARD_CLAMP = 1e6
 
 Maps = list[Tensor]  # one for each size, the largest first: [B, C, h / 2^i, w / 2^i]
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class CSFlow(Method):
@@ -53,17 +51,17 @@ class CSFlow(Method):
         backbone: str,
         weights: str | None,
         layer: str,
-        image_size: Annotated[int, Field(ge=32, le=8192)],
+        image_size: Annotated[ImageSize, Field(ge=32)],
         downscale: Literal["nearest", "antialias"],
         kernels: Annotated[tuple[Literal[1, 3, 5, 7], ...], Field(min_length=1)],
-        hidden: Count,
+        hidden: Width,
         clamp: Positive,
-        batch_size: Count,
+        batch_size: BatchSize,
         epochs: Count,
         lr: Positive,
-        betas: tuple[Share, Share],
+        betas: tuple[Decay, Decay],
         eps: Positive,
-        weight_decay: Annotated[float, Field(ge=0)],
+        weight_decay: NotNegative,
         gradient_clip: Positive,
         map_scales: Literal["largest", "product"],
         feature_dtype: Literal["float32", "float16"],

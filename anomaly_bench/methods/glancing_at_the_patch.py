@@ -49,12 +49,9 @@ from anomaly_bench.nets.windows import (
     spread_inverse_distance,
     window_places,
 )
+from anomaly_bench.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Share, Width
 
 LEAST_DEVIATION = 1e-6
-Count = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Share = Annotated[float, Field(ge=0, le=1)]
 HalfAxis = Annotated[float, Field(gt=0, le=0.5)]
 
 
@@ -67,7 +64,7 @@ class GlancingAtThePatch(Method):
 
     def __init__(
         self,
-        image_size: Count,
+        image_size: ImageSize,
         patch_size: Literal[17, 33, 65],
         conv1_kernel_33: Literal[3, 5],
         conv3_channels_65: Literal[128, 256],
@@ -78,23 +75,23 @@ class GlancingAtThePatch(Method):
         backbone: str,
         weights: str | None,
         teacher_layer: Annotated[int, Field(ge=1, le=4)],
-        teacher_target_size: Annotated[int, Field(ge=16)] | None,
+        teacher_target_size: Annotated[ImageSize, Field(ge=16)] | None,
         teacher_losses: tuple[NotNegative, NotNegative, NotNegative],
         teacher_compactness: Literal["square", "abs", "signed"],
         teacher_steps: Count,
-        teacher_batch_size: Annotated[int, Field(ge=2)],
+        teacher_batch_size: Annotated[BatchSize, Field(ge=2)],
         teacher_lr: Positive,
         teacher_weight_decay: NotNegative,
-        decoder_layers: Count,
-        tune_steps: Annotated[int, Field(ge=0)],
+        decoder_layers: Annotated[int, Field(ge=1, le=64)],
+        tune_steps: Annotated[int, Field(ge=0, le=10**8)],
         tune_decoder: Literal["new", "kept", "frozen"],
-        tune_batch_size: Annotated[int, Field(ge=2)],
+        tune_batch_size: Annotated[BatchSize, Field(ge=2)],
         tune_lr: Positive,
         steps: Count,
-        batch_size: Count,
+        batch_size: BatchSize,
         lr: Positive,
         dad_lr: Positive,
-        dad_hidden: Count,
+        dad_hidden: Width,
         dad_weight: NotNegative,
         dad_trains_global: bool,
         stain_axes: tuple[HalfAxis, HalfAxis],
@@ -103,7 +100,7 @@ class GlancingAtThePatch(Method):
         iad_share: Share,
         calibrate: bool,
         val_share: Annotated[float, Field(gt=0, lt=1)],
-        windows: Annotated[int, Field(ge=2)],
+        windows: Annotated[int, Field(ge=2, le=8192)],
         interpolation: Literal["bilinear", "inverse_distance"],
     ) -> None:
         super().__init__()

@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
+from anomaly_bench.ranges import BatchSize, Count, Decay, ImageSize, Positive
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {
@@ -56,13 +57,13 @@ class ReverseDistillation(Method):
         self,
         backbone: Annotated[str, AfterValidator(known_resnet)],
         weights: str | None,
-        image_size: Annotated[int, Field(ge=32, le=8192, multiple_of=32)],
-        batch_size: Annotated[int, Field(ge=1, le=65536)],
-        epochs: Annotated[int, Field(ge=1)],
-        lr: Annotated[float, Field(gt=0)],
-        betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]],
+        image_size: Annotated[ImageSize, Field(ge=32, multiple_of=32)],
+        batch_size: BatchSize,
+        epochs: Count,
+        lr: Positive,
+        betas: tuple[Decay, Decay],
         flatten_loss: bool,
-        sigma: Annotated[float, Field(gt=0)],
+        sigma: Annotated[Positive, Field(le=1024)],
         feature_dtype: Literal["float32", "float16"] | None,
     ) -> None:
         super().__init__()

@@ -34,11 +34,9 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import weight_files
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, enlarge
 from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, teacher_files, teacher_stage
+from anomaly_bench.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
 
 LEAST_DEVIATION = 1e-6  # of a descriptor's dimension or a score that never changes
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 
 class UninformedStudents(Method):
@@ -46,14 +44,14 @@ class UninformedStudents(Method):
 
     def __init__(
         self,
-        image_size: Annotated[int, Field(ge=16, le=8192)],
+        image_size: Annotated[ImageSize, Field(ge=16)],
         patch_sizes: Annotated[tuple[Literal[17, 33, 65], ...], Field(min_length=1)],
         dense: bool,
         dense_stride: Literal[1, 2, 4, 8],
         conv1_kernel_33: Literal[3, 5],
         conv3_channels_65: Literal[128, 256],
-        students: Count,
-        batch_size: Count,
+        students: Annotated[int, Field(ge=1, le=256)],
+        batch_size: BatchSize,
         epochs: Count,
         lr: Positive,
         weight_decay: NotNegative,
@@ -63,12 +61,12 @@ class UninformedStudents(Method):
         backbone: str,
         weights: str | None,
         teacher_layer: Annotated[int, Field(ge=1, le=4)],
-        teacher_target_size: Annotated[int, Field(ge=16)] | None,
+        teacher_target_size: Annotated[ImageSize, Field(ge=16)] | None,
         teacher_losses: tuple[NotNegative, NotNegative, NotNegative],
         teacher_margin: Positive,
         teacher_compactness: Literal["square", "abs", "signed"],
         teacher_steps: Count,
-        teacher_batch_size: Annotated[int, Field(ge=2)],
+        teacher_batch_size: Annotated[BatchSize, Field(ge=2)],
         teacher_lr: Positive,
         teacher_weight_decay: NotNegative,
     ) -> None:

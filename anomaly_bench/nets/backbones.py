@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import pickle
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,11 @@ class Backbone(nn.Module):
             said = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
             said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
             raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
-        if bad := next((k for k in own.keys() & state.keys() if not bool(state[k].float().isfinite().all())), None):
-            raise UserError("method.weights", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
+        for k in sorted(own.keys() & state.keys()):
+            if own[k].is_floating_point() and not state[k].is_floating_point():
+                raise UserError("method.weights", f"{file} holds {state[k].dtype} in '{k}'", "another file")
+            if not bool(state[k].isfinite().all()):
+                raise UserError("method.weights", f"{file} holds NaN or infinite numbers in '{k}'", "another file")
         self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
 
     def _draw(self) -> str:
@@ -193,8 +197,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
         state = state.get("state_dict", state)
-        return {k: v for k, v in state.items() if isinstance(v, Tensor)}
+        return {k: v for k, v in state.items() if isinstance(v, Tensor) and v.layout == torch.strided and not v.is_meta}
     except Exception as error:  # safetensors, pickle and zip errors have no common class
-        raise UserError(
-            "method.weights", f"{file} cannot be read as weights: {type(error).__name__}: {error}"
-        ) from error
+        said = f"{type(error).__name__}: {error}"
+        if isinstance(error, pickle.UnpicklingError):
+            said = "it is damaged, or holds code, which is never run"
+        if isinstance(error, AttributeError):
+            said = "it holds no tensors with names"
+        raise UserError("method.weights", f"{file} cannot be read as weights: {said}") from error
