@@ -212,7 +212,12 @@ class RunFolder:
         self.write_metrics(metrics)
         accepted = [line.partition(" ")[0] for line in self.damage((*SMALL, *LARGE)) if "missing" not in line]
         accepted = [name for name in accepted if name not in ("metrics.json", "curves.json")]
-        more = {"accepted_changes": accepted} if accepted else {}
+        more: dict[str, Any] = {}
+        if accepted:
+            manifest = self.manifest
+            line = f"changed after the run was done, and taken as it is: {', '.join(accepted)}"
+            more["accepted_changes"] = list(dict.fromkeys([*manifest.get("accepted_changes", []), *accepted]))
+            more["protocol"] = list(dict.fromkeys([*manifest.get("protocol", []), line]))
         self.update(measurement=measurement, files=self._digests(), **more)
 
     def _digests(self) -> dict[str, str]:
@@ -264,8 +269,8 @@ class RunFolder:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder with all that is in it."""
-    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """A file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def find(outputs: Path | str) -> Iterator[RunFolder]:

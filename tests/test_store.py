@@ -105,6 +105,8 @@ def test_starting_afresh_deletes_everything_starting_again_only_what_a_killed_at
         (folder.path / name).parent.mkdir(exist_ok=True)
         (folder.path / name).write_text("")
     (folder.path / ".scoring3").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    (folder.path / "link").symlink_to(tmp_path / "elsewhere")
     started(tmp_path)
     left = {f.relative_to(folder.path).as_posix() for f in folder.path.rglob("*") if f.is_file()}
     own = {"manifest.json", "config.yaml", "overrides.txt"}
@@ -112,6 +114,7 @@ def test_starting_afresh_deletes_everything_starting_again_only_what_a_killed_at
     assert not (folder.path / ".scoring3").exists()
     folder.start({}, "", [], afresh=True)
     assert {f.name for f in folder.path.iterdir()} == own
+    assert (tmp_path / "elsewhere").is_dir()  # what a link leads to is not the run's
 
 
 def test_undefined_metrics_come_back_as_nan_and_the_file_is_strict_json(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_scores_and_maps_come_back_to_the_bit(tmp_path: Path) -> None:
     assert np.array_equal(folder.maps.ravel(), values)
 
 
-@pytest.mark.parametrize("text", ['{"status": "do', ""])
+@pytest.mark.parametrize("text", ['{"status": "do', "", "[]", "null", "{}", '{"status": "doen"}'])
 def test_a_damaged_manifest_is_named(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     started(tmp_path, "wood").finish()
     folder = started(tmp_path)
@@ -154,6 +157,13 @@ def test_a_damaged_manifest_is_named(text: str, tmp_path: Path, capsys: pytest.C
     damaged, sound = capsys.readouterr().out.splitlines()
     assert damaged.split()[:3] == ["damaged", str(folder.path), f"{folder.path}/manifest.json:"]
     assert sound.startswith("done ")  # one damaged folder does not hide the others
+
+
+def test_a_manifest_of_a_later_version_is_left_to_it(tmp_path: Path) -> None:
+    folder = started(tmp_path)
+    folder.update(format=99)
+    with pytest.raises(UserError, match="has the format 99, which this version does not know"):
+        _ = folder.status
 
 
 def test_a_finished_run_waits_aside_while_it_is_trained_anew(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from anomaly_bench.data.layout import MASK_FOLDERS, Found, Omitted, layout, note
 from anomaly_bench.errors import UserError
 from anomaly_bench.records import Dataset, Record
 
-GOOD_DIR, BAD_DIR = "good", "bad"  # as in conf/dataset/folder.yaml
+DEFAULTS = {"good_dir": "good", "bad_dir": "bad", "test_share": 0.2, "split_seed": 0}  # as in conf/dataset/folder.yaml
 
 
 def records_of(found: list[Found], root: Path) -> list[Record]:
@@ -39,8 +39,8 @@ class Folder(Dataset):
         root = self._existing_root()
         if not (root / "train").is_dir():
             return records_of(self._flat(root, split), root)
-        for key, value, default in (("good_dir", self.good_dir, GOOD_DIR), ("bad_dir", self.bad_dir, BAD_DIR)):
-            if value != default:
+        for key, default in DEFAULTS.items():
+            if (value := getattr(self, key)) != default:
                 what = f"'{value}' given, but {root} has a folder train, whose layout would be read"
                 raise UserError(f"dataset.{key}", what, "rename one of them, or leave out the key")
         return records_of(layout(root, split), root)

@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ OPTIONS = {
     **{"list": ("root",), "prepare": ("root", "urls"), "verify": ("root", "decode")},
     "cache": ("cache_dir", "root", "older"),
 }
+OLD = 86400  # seconds: nothing takes so long to unpack
 SCHEMES = ("https://", "http://", "ftp://", "file://")
 USAGE = "bench data list | prepare NAME [root=DIR] [urls=[...]] | verify NAME [root=DIR] [decode=true] | cache [clear]"
 
@@ -178,6 +180,9 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
     archive = target.with_name(f"{name}.archive")
     if not archive.exists():
         download(urls, archive, source["size"], source["sha256"])
+    for left in target.parent.glob(f".{name}-*"):  # by a process that was killed while it unpacked
+        if time.time() - left.stat().st_mtime > OLD:
+            shutil.rmtree(left, ignore_errors=True)
     with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as part:
         folder = Path(part) / name  # the folder `part` itself is closed to other users
         extract(archive, folder, source.get("unpacked"))

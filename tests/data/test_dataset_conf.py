@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from anomaly_bench.config import compose, conf_dir
 from anomaly_bench.data import textures
-from anomaly_bench.data.folder import BAD_DIR, GOOD_DIR
+from anomaly_bench.data.folder import DEFAULTS
 from anomaly_bench.data.mvtec import Category
 from anomaly_bench.data.one_class import CATEGORIES
 from anomaly_bench.errors import UserError
@@ -40,7 +40,7 @@ def test_the_keys_are_the_arguments(path: Path) -> None:
 
 def test_what_counts_as_given_in_a_folder_is_what_differs_from_its_file() -> None:
     values = OmegaConf.load(CONF / "folder.yaml")
-    assert (values.good_dir, values.bad_dir) == (GOOD_DIR, BAD_DIR)
+    assert {key: values[key] for key in DEFAULTS} == DEFAULTS
 
 
 def test_a_choice_is_the_group_dataset() -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from small_images import grey, save, square
 
 from anomaly_bench.data.decode import read_mask
-from anomaly_bench.data.folder import Folder
+from anomaly_bench.data.folder import DEFAULTS, Folder
 from anomaly_bench.data.mtd import MTD
 from anomaly_bench.errors import UserError
 from anomaly_bench.records import Dataset, Record
@@ -275,6 +275,13 @@ def test_flat_folders_beside_train_are_refused_when_they_are_named(category: Pat
     names = {"good": "good", "bad": "bad"} | {key[: -len("_dir")]: "other"}
     line = f"dataset.{key}: 'other' given, but {category} has a folder train, whose layout would be read "
     assert refused(folder(category, **names)).startswith(line)
+
+
+@pytest.mark.parametrize(("key", "value"), [("test_share", 0.3), ("split_seed", 1)])
+def test_a_split_that_would_not_be_made_is_refused(category: Path, key: str, value: float) -> None:
+    given = DEFAULTS | {key: value}
+    with pytest.raises(UserError, match=f"dataset.{key}: '{value}' given, but .* has a folder train"):
+        Folder(str(category), **given).records("test")
 
 
 def test_normal_images_in_a_folder_of_another_case_are_refused(category: Path) -> None:

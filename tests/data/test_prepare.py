@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -134,8 +135,11 @@ def wrapped(folder: Path, file: Path) -> Path:
 @pytest.mark.usefixtures("small_inventory")
 def test_prepare_downloads_unpacks_and_checks(tiles: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
+    for name, age in ((".mtd-killed", 2 * 86400), (".mtd-unpacking", 0)):
+        (tmp_path / "new" / name / "mtd").mkdir(parents=True)
+        os.utime(tmp_path / "new" / name, times=(time.time() - age,) * 2)
     assert data_command(["prepare", "mtd", f"root={tmp_path / 'new'}", f"urls=[file:///absent.zip, {url}]"]) == 0
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["mtd"]
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".mtd-unpacking", "mtd"]
     assert (tmp_path / "new/mtd/MT_Free/Imgs/exp0_num_Free.jpg").is_file()
     assert (tmp_path / "new/mtd").stat().st_mode & 0o055  # others may read it
     capsys.readouterr()

@@ -76,6 +76,8 @@ def test_what_is_measured_is_what_is_stored(train: Train, capsys: Capsys) -> Non
     assert (folder.path / "metrics.json").read_bytes() == before
     found = eval_json(capsys, folder.path, "--accept-changes")[str(folder.path)]["metrics"]
     assert folder.manifest["accepted_changes"] == ["scores.csv", "maps.npy"]
+    line = "changed after the run was done, and taken as it is: scores.csv, maps.npy"
+    assert folder.manifest["protocol"][-1] == line  # which the terminal and the page show
     assert folder.damage((*SMALL, *LARGE)) == []
     masks = [masks_of(folder)[row.path] for row in folder.scores]
     labels = np.array([row.label for row in folder.scores])
