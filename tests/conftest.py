@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from forks import Forks
 from small_runs import TOY, TOYS, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.cli import main
@@ -53,17 +54,29 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Forks]:
+    """One process for all tests that has imported what takes long."""
+    server = Forks(tmp_path_factory.mktemp("forks"))
+    yield server
+    server.end()
+
+
 @pytest.fixture
-def bench(tmp_path: Path) -> Bench:
-    """bench("train", ..., cwd=..., env={...}): the real command in a process of its own, below `tmp_path`."""
+def bench(tmp_path: Path, forks: Forks) -> Bench:
+    """bench("train", ..., cwd=..., env={...}): the real command in a process of its own, below `tmp_path`.
+
+    fresh=True: one that has to import everything itself.
+    """
 
     def call(
-        *words: str, cwd: Path | None = None, env: dict[str, str] | None = None
+        *words: str, cwd: Path | None = None, env: dict[str, str] | None = None, fresh: bool = False
     ) -> subprocess.CompletedProcess[str]:
+        place, variables = cwd or tmp_path, environment(**env or {})
+        if not fresh:
+            return forks.bench(words, place, variables)
         command = [sys.executable, "-m", "anomaly_bench", *words]
-        return subprocess.run(
-            command, cwd=cwd or tmp_path, env=environment(**env or {}), capture_output=True, text=True, timeout=120
-        )
+        return subprocess.run(command, cwd=place, env=variables, capture_output=True, text=True, timeout=120)
 
     return call
 

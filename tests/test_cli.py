@@ -146,7 +146,7 @@ def test_a_data_set_without_test_images_is_refused(train: Train, capsys: pytest.
 
 def test_an_unreadable_image_ends_the_real_command_with_one_line(bench: Bench, images: Path) -> None:
     (images / "test/hole/001.png").write_bytes(b"nothing")
-    done = bench("train", *TOY, f"dataset.root={images}")
+    done = bench("train", *TOY, f"dataset.root={images}", fresh=True)
     assert done.returncode == 2
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"bench: {images}/test/hole/001.png: cannot be read as an image")

@@ -13,7 +13,10 @@ from anomaly_bench.run import logs
 from anomaly_bench.store import RunFolder
 
 
-def test_a_full_disk_is_said_once_and_hides_no_other_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_disk_is_said_once_and_hides_no_other_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs.log, "handlers", [])  # of other tests
     folder = RunFolder(tmp_path)
     folder.start({}, "", [], afresh=False)
     (tmp_path / "log.txt").write_text("x" * 100_000)
