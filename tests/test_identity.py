@@ -249,3 +249,19 @@ def test_a_default_that_was_typed_out_is_the_same_setting(tmp_path: Path, capsys
     rows = collect("outputs").rows
     assert {row.label for row in rows} == {"toy", "toy method.lr=0.1"}
     assert len(list(Path("outputs/report/pages").glob("folder.?.html"))) == 3
+
+
+def test_where_in_the_package_a_class_lies_does_not_count_which_one_it_is_does() -> None:
+    words = ["method=rd", "method.weights=random", "dataset=mvtec/bottle", "hardware=cpu"]
+    settings = config.validate(config.compose(words))
+
+    def identity(target: str) -> config.Identity:
+        changed = {"dataset": {**settings.dataset, "_target_": target}}
+        return config.identify(settings.model_copy(update=changed), {})
+
+    name = settings.dataset["_target_"].rpartition(".")[2]
+    given = config.identify(settings, {})
+    assert identity(f"anomaly_bench.elsewhere.{name}") == given
+    for other in ("anomaly_bench.elsewhere.Other", f"mine.{name}", f"yours.{name}"):
+        assert identity(other) != given
+    assert identity(f"mine.{name}") != identity(f"yours.{name}")

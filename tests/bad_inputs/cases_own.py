@@ -183,6 +183,8 @@ WEIGHTS = [
     _weights("pickle with os.system", _pickled("shell"), file="w.pth"),
     _weights("pickle of a list", _pickled("list"), file="w.pth"),
     _weights("pickle of weights", _pickled("weights"), works(), file="w.pth"),
+    Case("teacher: pickle with os.system", ["train", "method=us_fast", "method.teacher=w.pth", "dataset=folder", "dataset.root=widgets", "hardware=cpu"],
+         (refused("method.teacher", "w.pth"), refused("method.teacher", "w.pth", failed=True)), "weights", _pickled("shell")),
     _weights("a file called random", h.content("random", "x"), works(), file="random"),
     _weights("an unknown user", None, refused("method.weights"), file="~nobody_here/w.pth"),
     _weights("no word", None, refused("method.weights"), said(), file="''"),

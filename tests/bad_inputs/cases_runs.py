@@ -108,6 +108,7 @@ CASES = [
     _run("config.yaml with a tag of Python: eval", ACCEPT, h.on(f"{RUN}/config.yaml", lambda p: p.write_text("a: !!python/object/apply:os.system ['touch ran']\n")), refused("config.yaml")),
     _run("maps.npy with os.system: eval", ACCEPT, h.on(f"{RUN}/maps.npy", _objects), refused("maps.npy")),
     _run("maps.npy with os.system, as a pickle: eval", ACCEPT, h.on(f"{RUN}/maps.npy", _pickle), refused("maps.npy")),
+    _run("the index with os.system: list", LIST, h.both(h.content("outputs/.index.json", ""), h.on("outputs/.index.json", _pickle)), said("done", "s0-")),
     _run("eval with a root that is not there", ["eval", f"@{RUN}", "dataset.root=nix"], None, refused("nix")),
     _run("eval with a key that is none", ["eval", f"@{RUN}", "dataset.nix=1"], None, refused("dataset.nix")),
     _run("eval of other images", ["eval", f"@{RUN}"], h.on("data/mvtec/bottle/test/hole/000.png", h.pixels(lambda a: 255 - a)), refused("hole/000.png")),
