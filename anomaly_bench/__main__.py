@@ -1,4 +1,4 @@
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 
 if __name__ == "__main__":  # spawned training processes import this module too
     raise SystemExit(main())

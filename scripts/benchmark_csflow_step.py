@@ -28,10 +28,10 @@ from torch.nn.utils import clip_grad_norm_
 
 from anomaly_bench.config import build, compose, validate
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Record, Scores
-from anomaly_bench.data.loading import NormalLoaders
+from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.cs_flow import CSFlow, Likelihood, negative_log_likelihood
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.run import run
+from anomaly_bench.runs.runner import run
 
 SMALL = [
     "method=csflow", "dataset=demo/brick", "method.backbone=resnet18", "method.layer=layer3", "method.image_size=128",

@@ -17,9 +17,9 @@ from typing import get_args
 import numpy as np
 from PIL import Image
 
-from anomaly_bench.data.mvtec import Category
+from anomaly_bench.datasets.mvtec import Category
 from anomaly_bench.paths import cache_at
-from anomaly_bench.run.plan import plan, summary
+from anomaly_bench.sweeps.plan import plan, summary
 
 FOLDERS = {"train/good": 8, "test/good": 3, "test/cut": 3}
 

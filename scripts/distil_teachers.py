@@ -29,9 +29,9 @@ from anomaly_bench import config
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import save_teacher, teacher_stage
-from anomaly_bench.run import console_log
-from anomaly_bench.run.fit import fit
-from anomaly_bench.run.manifest import cpu_model, version
+from anomaly_bench.runs.fit import fit
+from anomaly_bench.runs.manifest import cpu_model, version
+from anomaly_bench.runs.runner import console_log
 
 TEACHERS = Path(__file__).parents[1] / "anomaly_bench" / "nets" / "teachers"
 SEED, PATCHES, RIDGE = 0, 1024, 10.0

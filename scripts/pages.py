@@ -8,7 +8,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from anomaly_bench.run.manifest import cpu_model, version
+from anomaly_bench.runs.manifest import cpu_model, version
 
 
 def provenance(*packages: str) -> str:

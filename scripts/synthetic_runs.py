@@ -15,8 +15,8 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from anomaly_bench.metrics import measure
-from anomaly_bench.report.figures import write_heatmaps
-from anomaly_bench.store import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.heatmaps import write_heatmaps
 
 KINDS = ("crack", "hole", "scratch", "stain")
 NORMAL = 0.35  # share of the test images

@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from anomaly_bench.report.collect import Row, collect
-from anomaly_bench.store import RunFolder
+from anomaly_bench.results.collect import Row, collect
+from anomaly_bench.runs.folder import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"

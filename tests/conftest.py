@@ -15,8 +15,8 @@ import pytest
 from forks import Forks
 from small_runs import TOY, TOYS, Bench, Noted, Train, environment, make_images
 
-from anomaly_bench.cli import main
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.commands.main import main
+from anomaly_bench.runs.folder import RunFolder, find
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -47,10 +47,10 @@ class Forks:
 
 def serve() -> None:
     """Fork for each request on standard input."""
-    import anomaly_bench.describe
-    import anomaly_bench.evaluate.runs
-    import anomaly_bench.report.tables
-    import anomaly_bench.run.sweep  # noqa: F401
+    import anomaly_bench.commands.listing
+    import anomaly_bench.evaluation.stored_runs
+    import anomaly_bench.results.terminal
+    import anomaly_bench.sweeps.sweep  # noqa: F401
 
     for line in sys.stdin:
         if not (child := os.fork()):

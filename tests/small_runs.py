@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from anomaly_bench.store import RunFolder
+from anomaly_bench.runs.folder import RunFolder
 
 ROOT = Path(__file__).parents[1]
 TOYS = Path(__file__).parent / "toys"

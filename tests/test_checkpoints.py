@@ -24,9 +24,10 @@ from small_runs import TOY, Noted, Train, curve, equal, make_images
 
 from anomaly_bench import config
 from anomaly_bench.errors import UserError
-from anomaly_bench.run import checkpoints, run
-from anomaly_bench.run.checkpoints import MARK, TRAINING, DamagedCheckpoint, previous, read, usable, write
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs import checkpoints
+from anomaly_bench.runs.checkpoints import MARK, TRAINING, DamagedCheckpoint, previous, read, usable, write
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.runner import run
 
 Capsys = pytest.CaptureFixture[str]
 

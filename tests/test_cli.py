@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from small_runs import ROOT, TOY, Bench, Train, environment, save
 
 from anomaly_bench import __version__
-from anomaly_bench.cli import main
-from anomaly_bench.store import find
+from anomaly_bench.commands.main import main
+from anomaly_bench.runs.folder import find
 
 RD = ["method=rd", "dataset=mvtec/bottle"]
 Damage = Callable[[Path], object]

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from small_runs import environment
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 
 
 @pytest.mark.parametrize(

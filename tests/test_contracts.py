@@ -8,7 +8,7 @@ import numpy as np
 from torch.utils.data import SequentialSampler
 
 from anomaly_bench.contracts import Method, Record
-from anomaly_bench.data.loading import NormalLoaders
+from anomaly_bench.loading.loaders import NormalLoaders
 
 
 class Plain(Method):

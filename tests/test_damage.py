@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from small_runs import Train
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
-from anomaly_bench.report.collect import collect
-from anomaly_bench.store import LARGE, SMALL, RunFolder
+from anomaly_bench.results.collect import collect
+from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder
 
 Capsys = pytest.CaptureFixture[str]
 ANEW = ("metrics.json", "curves.json")  # what `bench eval` measures anew

@@ -7,7 +7,7 @@ import re
 import pytest
 from small_runs import ROOT, TOY, Bench, Train
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.methods import reverse_distillation
 
 

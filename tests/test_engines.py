@@ -14,8 +14,8 @@ from small_runs import TOY, TOYS, Bench
 from anomaly_bench import config
 from anomaly_bench.config.compose import PLUGINS
 from anomaly_bench.errors import UserError
-from anomaly_bench.launch import launch, require_resources
-from anomaly_bench.store import find
+from anomaly_bench.runs.folder import find
+from anomaly_bench.sweeps.launchers import launch, require_resources
 
 JOB = ["method=us_fast", "dataset=demo/brick"]
 LAUNCHERS = config.conf_dir() / "hydra" / "launcher"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -14,10 +15,10 @@ from safetensors.torch import save_file
 from small_runs import TOY, Train, make_images, save
 
 from anomaly_bench import config
-from anomaly_bench.cli import main
-from anomaly_bench.report.collect import collect
-from anomaly_bench.run.manifest import masked, masked_config
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.commands.main import main
+from anomaly_bench.results.collect import collect
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.manifest import masked, masked_config
 
 NEW = np.full((32, 32, 3), 7, np.uint8)
 Capsys = pytest.CaptureFixture[str]
@@ -191,8 +192,8 @@ def test_a_shipped_teacher_is_the_same_under_another_name(tmp_path: Path) -> Non
 
 def as_version_1(folder: RunFolder, settings: config.Settings) -> RunFolder:
     """The same run as an earlier version would have left it."""
-    from anomaly_bench.data.files import fingerprint
-    from anomaly_bench.run.find import find_data
+    from anomaly_bench.loading.image_files import fingerprint
+    from anomaly_bench.runs.find import find_data
 
     data = find_data(settings)
     manifest = folder.manifest
@@ -209,6 +210,9 @@ def test_runs_of_an_earlier_version_keep_working(train: Train, images: Path, cap
     overrides = [*TOY[2:], f"dataset.root={images}", "method.notes=notes", "seed=0"]
     settings = config.validate(config.compose(overrides, TOY[1]))
     old = as_version_1(train(), settings)
+    file = old.path / "config.yaml"
+    assert "anomaly_bench.datasets.folder.Folder" in file.read_text()
+    file.write_text(file.read_text().replace("anomaly_bench.datasets.", "anomaly_bench.data."))  # where it lay then
     capsys.readouterr()
     train()
     assert f"already done: {old.path} (of an earlier version" in capsys.readouterr().err
@@ -218,6 +222,15 @@ def test_runs_of_an_earlier_version_keep_working(train: Train, images: Path, cap
     make_images(tmp_path / "other" / "widgets")
     capsys.readouterr()
     assert "already done" not in trained(capsys, "dataset.root=other/widgets", "method.notes=notes", "seed=0")
+
+
+def test_ids_of_an_earlier_version_name_the_classes_as_it_did() -> None:
+    settings = config.validate(config.compose(["method=rd", "method.weights=random", "dataset=mvtec/bottle", "seed=3"]))
+    dataset = {key: value for key, value in settings.dataset.items() if key != "root"}
+    assert dataset["_target_"] == "anomaly_bench.datasets.mvtec.MVTec"
+    values = {"seed": 3, "method": settings.method, "dataset": dataset | {"_target_": "anomaly_bench.data.mvtec.MVTec"}}
+    text = json.dumps(values, sort_keys=True, default=str)
+    assert config.identify_by_rule_1(settings) == hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def test_secrets_are_not_kept(train: Train, capsys: Capsys) -> None:

@@ -16,16 +16,16 @@ from typing import Any
 import pytest
 from small_runs import Train, environment
 
-from anomaly_bench import lock as module
 from anomaly_bench.errors import InWork, UserError
-from anomaly_bench.lock import LOCK, Lock, holder
-from anomaly_bench.store import RunFolder
+from anomaly_bench.runs import lock as module
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.lock import LOCK, Lock, holder
 
 Capsys = pytest.CaptureFixture[str]
 HOLD = """
 import sys, time
 from pathlib import Path
-from anomaly_bench import lock
+from anomaly_bench.runs import lock
 lock.BEAT = float(sys.argv[2])
 print(lock.Lock(Path(sys.argv[1])).acquire(), flush=True)
 time.sleep(60)
@@ -33,13 +33,13 @@ time.sleep(60)
 LOOK = """
 import sys
 from pathlib import Path
-from anomaly_bench.lock import holder
+from anomaly_bench.runs.lock import holder
 print(holder(Path(sys.argv[1])))
 """
 RACE = """
 import sys, time
 from pathlib import Path
-from anomaly_bench.lock import Lock
+from anomaly_bench.runs.lock import Lock
 folder = Path(sys.argv[1])
 for _ in range(60):
     lock = Lock(folder / "run")
@@ -55,7 +55,7 @@ TOGETHER = """
 import errno, fcntl, json, multiprocessing, os, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from anomaly_bench import lock
+from anomaly_bench.runs import lock
 runs, stale, links, records = int(sys.argv[2]), *(word == "True" for word in sys.argv[3:6])
 lock.BEAT = 0.2
 def refused(*_): raise OSError(errno.ENOLCK, "No locks available")

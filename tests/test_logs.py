@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.run import logs
-from anomaly_bench.store import RunFolder
+from anomaly_bench.runs import logs
+from anomaly_bench.runs.folder import RunFolder
 
 
 def test_a_full_disk_is_said_once_and_hides_no_other_error(

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from omegaconf import DictConfig
 
-from anomaly_bench import describe
+from anomaly_bench.commands import show
 from anomaly_bench.config import NOT_ARGUMENTS, compose, conf_dir, locate
 from anomaly_bench.contracts import Dataset, Method
 
@@ -62,13 +62,13 @@ def test_dataset_keys_are_its_arguments(path: Path) -> None:
 @pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
 def test_each_number_has_a_source(path: Path) -> None:
     keys = {str(key) for key in composed("method", path)} - set(NOT_ARGUMENTS)
-    sources = {key: source for key, (_, source, _) in describe.notes_of(path).items()}
-    assert {key for key in keys if sources.get(key) not in describe.SOURCES} == set()
+    sources = {key: source for key, (_, source, _) in show.notes_of(path).items()}
+    assert {key for key in keys if sources.get(key) not in show.SOURCES} == set()
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)
 def test_no_deviation_is_lost(path: Path) -> None:  # one was, when a formatter joined two lines of the header
     target = str(composed("method", path)["_target_"])
-    kinds = [kind for kind, _ in describe.remarks(target)]
+    kinds = [kind for kind, _ in show.remarks(target)]
     for kind in ("Deviation", "Unknown"):
-        assert kinds.count(kind) == describe.docstring(target).count(f"{kind}:")
+        assert kinds.count(kind) == show.docstring(target).count(f"{kind}:")

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from small_runs import ROOT, Bench, Train, make_images
 
-from anomaly_bench.cli import main
-from anomaly_bench.store import find
+from anomaly_bench.commands.main import main
+from anomaly_bench.runs.folder import find
 
 BLOCK = re.compile(r"^```(?:python|yaml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 BLOCKS = dict(BLOCK.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))

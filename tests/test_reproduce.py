@@ -10,11 +10,11 @@ import pytest
 from small_runs import ROOT, Bench
 
 from anomaly_bench import config
-from anomaly_bench.cli import main
-from anomaly_bench.report.paper import applies, figures
-from anomaly_bench.reproduce.request import experiments, has_key, matrix, parse, places
-from anomaly_bench.reproduce.tables import flat
-from anomaly_bench.store import find
+from anomaly_bench.commands.main import main
+from anomaly_bench.commands.reproduce_request import experiments, has_key, matrix, parse, places
+from anomaly_bench.commands.reproduce_tables import flat
+from anomaly_bench.results.published import applies, figures
+from anomaly_bench.runs.folder import find
 
 TABLES = ["csflow_mtd", "csflow_mvtec", "glf_mvtec", "rd_mvtec", "rd_one_class", "us_mvtec", "us_one_class"]
 NOTHING = {"ANOMALY_BENCH_DATA": "", "ANOMALY_BENCH_WEIGHTS": "", "HF_HUB_OFFLINE": "1"}

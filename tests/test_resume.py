@@ -18,9 +18,9 @@ import pytest
 from small_runs import FILES, TOY, TOYS, Bench, Noted, Train, contents, curve, environment, equal, make_images
 
 from anomaly_bench import config
-from anomaly_bench.run import run
-from anomaly_bench.run.checkpoints import read
-from anomaly_bench.store import find
+from anomaly_bench.runs.checkpoints import read
+from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.runner import run
 
 
 def test_a_failed_run_says_why_and_the_next_call_goes_on(

@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from small_runs import FILES, TOY, Bench, Noted, Train, contents, curve, equal, make_images
 
 from anomaly_bench import config
-from anomaly_bench.data.loading import ImageSet
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.run import run
-from anomaly_bench.run.checkpoints import read
-from anomaly_bench.run.weights import rounded
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs.checkpoints import read
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.weights import rounded
 
 
 def stored(folder: RunFolder) -> config.Settings:
@@ -171,7 +171,7 @@ def test_labels_and_masks_never_reach_a_method(train: Train, notes: Noted) -> No
 def test_a_method_computes_its_statistics_on_the_device_of_the_run(
     train: Train, notes: Noted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomaly_bench.run.pick_device", lambda hardware: torch.device("meta"))
+    monkeypatch.setattr("anomaly_bench.runs.runner.pick_device", lambda hardware: torch.device("meta"))
     train(code=1)  # fails in the training: there is no data on this device
     assert [line["device"] for line in notes("begin")] == ["meta"]
 

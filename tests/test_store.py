@@ -11,10 +11,10 @@ from typing import IO
 import numpy as np
 import pytest
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_atomic
-from anomaly_bench.store import RunFolder, ScoreRow, find, write_json
+from anomaly_bench.runs.folder import RunFolder, ScoreRow, find, write_json
 
 
 def started(outputs: Path, category: str = "tile") -> RunFolder:

@@ -17,10 +17,10 @@ import pytest
 from small_runs import FILES, TOY, Bench, contents, environment, equal
 
 from anomaly_bench import config
-from anomaly_bench.lock import holder
-from anomaly_bench.run import run
-from anomaly_bench.run.plan import plan, summary
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.lock import holder
+from anomaly_bench.runs.runner import run
+from anomaly_bench.sweeps.plan import plan, summary
 
 SEEDS = 12
 FIXED = [*TOY[2:], "method.kind=one", "method.epochs=2", "save_heatmaps=false", "resamples=0"]

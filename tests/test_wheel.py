@@ -18,9 +18,9 @@ pytest.importorskip("pip")
 START = """
 import sys
 sys.path[:] = [sys.argv.pop(1)] + [p for p in sys.path if p not in ("", {root!r})]
-import anomaly_bench.cli
-print(anomaly_bench.cli.__file__, anomaly_bench.__version__)
-raise SystemExit(anomaly_bench.cli.main(sys.argv[1:]))
+import anomaly_bench.commands.main
+print(anomaly_bench.commands.main.__file__, anomaly_bench.__version__)
+raise SystemExit(anomaly_bench.commands.main.main(sys.argv[1:]))
 """
 
 
@@ -47,10 +47,13 @@ def test_the_wheel_holds_every_module_yaml_and_table_and_nothing_else(wheel: Pat
     names = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
     modules = {f.relative_to(ROOT).as_posix() for f in (ROOT / "anomaly_bench").rglob("*.py")}
     yamls = {f"anomaly_bench/{f.relative_to(ROOT).as_posix()}" for f in (ROOT / "conf").rglob("*.yaml")}
-    assert {"anomaly_bench/cli.py", "anomaly_bench/report/published.csv"} <= names
+    assert {"anomaly_bench/commands/main.py", "anomaly_bench/results/published.csv"} <= names
     assert {"anomaly_bench/conf/config.yaml", "anomaly_bench/conf/method/rd.yaml"} <= yamls
     teachers = {f"anomaly_bench/nets/teachers/p{size}.{end}" for size in (17, 33) for end in ("safetensors", "md")}
-    report = {f"anomaly_bench/report/{name}" for name in ("published.csv", "static/report.css", "static/report.js")}
+    report = {
+        f"anomaly_bench/{name}"
+        for name in ("results/published.csv", "html_report/static/report.css", "html_report/static/report.js")
+    }
     assert names == modules | yamls | teachers | report
 
 
@@ -63,7 +66,7 @@ def installed_bench(installed: Path, cwd: Path, *words: str) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     first, _, rest = done.stdout.partition("\n")
-    assert first.startswith(f"{installed}/anomaly_bench/cli.py ")
+    assert first.startswith(f"{installed}/anomaly_bench/commands/main.py ")
     return rest
 
 
@@ -78,4 +81,4 @@ def test_installed_alone_it_lists_and_shows(installed: Path, tmp_path: Path) -> 
 def test_the_commands_entry_point_is_declared(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (name,) = [n for n in archive.namelist() if n.endswith("entry_points.txt")]
-    assert "bench = anomaly_bench.cli:main" in archive.read(name).decode()
+    assert "bench = anomaly_bench.commands.main:main" in archive.read(name).decode()

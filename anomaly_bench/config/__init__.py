@@ -20,15 +20,15 @@ from anomaly_bench.config.identity import (
     read_once,
     weight_files,
 )
-from anomaly_bench.config.jobs import check, composed, count, for_its_method, value_mistakes
-from anomaly_bench.config.targets import allow_folder, forget_folders, is_allowed, locate
-from anomaly_bench.config.validate import (
+from anomaly_bench.config.schema import (
     NOT_ARGUMENTS,
     Hardware,
     Settings,
     build,
     validate,
 )
+from anomaly_bench.config.sweep_jobs import check, composed, count, for_its_method, value_mistakes
+from anomaly_bench.config.targets import allow_folder, forget_folders, is_allowed, locate
 
 __all__ = [
     "NOT_ARGUMENTS",

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from anomaly_bench.checksums import checksum, checksums
-from anomaly_bench.config.targets import locate
-from anomaly_bench.config.validate import Settings
+from anomaly_bench.config.schema import Settings
+from anomaly_bench.config.targets import former_name, locate
 from anomaly_bench.errors import UserError
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
@@ -120,6 +120,8 @@ def _content(key: str, value: Any) -> Any:
 
 
 def _content_by_rule_1(key: str, value: Any) -> Any:
+    if key == "_target_":
+        return former_name(str(value))
     names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
     if not names_files or value is None:
         return value

@@ -30,10 +30,10 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, NotNegative, Positive, Width
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
-from anomaly_bench.ranges import BatchSize, Count, Decay, ImageSize, NotNegative, Positive, Width
 
 SCALES = 3  # sizes of the image: all of it, a half, a quarter
 SLOPE = 0.1  # of the leaky ReLU

@@ -33,6 +33,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Share, Width
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
@@ -49,7 +50,6 @@ from anomaly_bench.nets.windows import (
     spread_inverse_distance,
     window_places,
 )
-from anomaly_bench.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Share, Width
 
 LEAST_DEVIATION = 1e-6
 HalfAxis = Annotated[float, Field(gt=0, le=0.5)]

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
+from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, Positive
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
-from anomaly_bench.ranges import BatchSize, Count, Decay, ImageSize, Positive
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {

@@ -29,12 +29,12 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import weight_files
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, enlarge
 from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, teacher_files, teacher_stage
-from anomaly_bench.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
 
 LEAST_DEVIATION = 1e-6  # of a descriptor's dimension or a score that never changes
 

@@ -3,8 +3,8 @@
 `pixel_metrics` is exact; `StreamingPixelMetrics` needs one pass and bounded memory, and says how far off it can be.
 """
 
+from .evaluate import Measurement, measure
 from .image import image_metrics
-from .measure import Measurement, measure
 from .pixel import pixel_metrics
 from .ranks import UndefinedMetricWarning
 from .streaming import StreamingPixelMetrics

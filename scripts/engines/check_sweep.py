@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
 from small_runs import TOY, environment, equal, make_images
 
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
 
 ENGINES = {  # the plugin, and words that make it fit on a laptop; two GPUs that are none, one for each job
     "slurm": (

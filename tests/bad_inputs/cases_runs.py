@@ -102,9 +102,9 @@ CASES = [
     _run("a status that is none: list", LIST, _key("status", "nix"), said("damaged"), said("damaged", code=1)),
     _run("a format of the future: train", BOTTLE, _key("format", 99), refused("99")),
     _run("a seed that is a list: list", LIST, _key("seed", [1]), said("s0-"), said("damaged", code=1)),
-    _run("config.yaml with os.system: eval", ACCEPT, h.change(f"{RUN}/config.yaml", "anomaly_bench.data.mvtec.MVTec", "os.system"), refused("_target_", "os.system")),
+    _run("config.yaml with os.system: eval", ACCEPT, h.change(f"{RUN}/config.yaml", "anomaly_bench.datasets.mvtec.MVTec", "os.system"), refused("_target_", "os.system")),
     _run("config.yaml with a class of the current folder: eval", ACCEPT, h.both(
-        h.content("evil.py", "open('ran', 'w')\nclass Evil: ..."), h.change(f"{RUN}/config.yaml", "anomaly_bench.data.mvtec.MVTec", "evil.Evil")), refused("evil.Evil")),
+        h.content("evil.py", "open('ran', 'w')\nclass Evil: ..."), h.change(f"{RUN}/config.yaml", "anomaly_bench.datasets.mvtec.MVTec", "evil.Evil")), refused("evil.Evil")),
     _run("config.yaml with a tag of Python: eval", ACCEPT, h.on(f"{RUN}/config.yaml", lambda p: p.write_text("a: !!python/object/apply:os.system ['touch ran']\n")), refused("config.yaml")),
     _run("maps.npy with os.system: eval", ACCEPT, h.on(f"{RUN}/maps.npy", _objects), refused("maps.npy")),
     _run("maps.npy with os.system, as a pickle: eval", ACCEPT, h.on(f"{RUN}/maps.npy", _pickle), refused("maps.npy")),

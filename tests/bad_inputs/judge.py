@@ -115,7 +115,7 @@ def _found(word: str) -> str:
 
 def command(words: list[str]) -> int:
     """What the installed command does: sys.exit(main()), then what the interpreter does at its end."""
-    from anomaly_bench.cli import main
+    from anomaly_bench.commands.main import main
 
     sys.argv = ["bench", *words]
     try:

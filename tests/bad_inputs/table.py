@@ -90,12 +90,12 @@ def _import() -> None:
     """What takes long, once for all cases."""
     import torch
 
-    from anomaly_bench import cli, complete, describe  # noqa: F401
-    from anomaly_bench.data import prepare  # noqa: F401
-    from anomaly_bench.evaluate import maps, runs, tiff  # noqa: F401
+    from anomaly_bench.commands import cache, data, listing, report, show  # noqa: F401
+    from anomaly_bench.datasets import prepare  # noqa: F401
+    from anomaly_bench.evaluation import export_tiff as tiff  # noqa: F401
     from anomaly_bench.methods import cs_flow, reverse_distillation, uninformed_students  # noqa: F401
-    from anomaly_bench.report import tables  # noqa: F401
-    from anomaly_bench.run import sweep  # noqa: F401
+    from anomaly_bench.results import terminal as tables  # noqa: F401
+    from anomaly_bench.sweeps import sweep  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from anomaly_bench.data import archive
-from anomaly_bench.data.archive import download
+from anomaly_bench.datasets import download as archive
+from anomaly_bench.datasets.download import download
 from anomaly_bench.errors import UserError
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB

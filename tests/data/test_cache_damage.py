@@ -22,14 +22,14 @@ from small_images import grey, save
 from small_runs import TOY, Train, equal
 from torch.utils.data import DataLoader
 
-import anomaly_bench.run
+import anomaly_bench.runs.runner
 from anomaly_bench import checksums
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import FrozenFeatures, Record
-from anomaly_bench.data.features import FeatureSet
-from anomaly_bench.data.images import ImageSet
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256_of, write_sealed
+from anomaly_bench.loading.feature_cache import FeatureSet
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.nets import teachers
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, stored
@@ -211,7 +211,7 @@ def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
     else:
         words = ["train", *TOY, *words, f"dataset.root={tmp_path / 'widgets'}"]
     harmed: list[Path] = []
-    original = anomaly_bench.run.fit
+    original = anomaly_bench.runs.fit
 
     def harm_then_fit(*args: Any) -> Any:
         for file in place.glob(f"*.{kind}"):
@@ -223,17 +223,17 @@ def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(anomaly_bench.run, "fit", harm_then_fit)
+        patch.setattr(anomaly_bench.runs.runner, "fit", harm_then_fit)
         assert main(words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
     (line,) = lines
     assert line.partition(": row ")[0] in {f"bench: {file}" for file in harmed}
     assert line.endswith(" was damaged while the file was in use (start the same command again: it is made anew)")
     assert main(words) == 0
-    (after,) = anomaly_bench.store.find("outputs")
+    (after,) = anomaly_bench.runs.folder.find("outputs")
     shutil.rmtree(place)
     assert main([*words, "output_dir=afresh"]) == 0
-    (afresh,) = anomaly_bench.store.find("afresh")
+    (afresh,) = anomaly_bench.runs.folder.find("afresh")
     assert (after.metrics, after.scores) == (afresh.metrics, afresh.scores)
 
 
@@ -241,7 +241,7 @@ def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
     train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet = ["resamples=0", "method.epochs=1", "hardware.workers=1"]
-    expected, original = train(*quiet, outputs="before"), anomaly_bench.run.fit
+    expected, original = train(*quiet, outputs="before"), anomaly_bench.runs.fit
 
     def replace_then_fit(*args: Any) -> Any:
         first, *others = sorted(place.glob("*.pixels"))
@@ -252,7 +252,7 @@ def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(anomaly_bench.run, "fit", replace_then_fit)
+        patch.setattr(anomaly_bench.runs.runner, "fit", replace_then_fit)
         assert equal(train(*quiet), expected)
 
 
@@ -273,7 +273,7 @@ def test_a_worker_that_is_started_afresh_says_that_its_file_was_replaced(four: l
 def test_an_image_that_changes_between_its_checksum_and_its_decoding(
     four: list[Record], place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from anomaly_bench.data import cache
+    from anomaly_bench.loading import image_cache as cache
 
     file, original = four[2].image, cache.has_masks
 

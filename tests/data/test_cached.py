@@ -17,18 +17,18 @@ from small_images import grey, save
 from small_runs import TOY
 
 from anomaly_bench import checksums
-from anomaly_bench.cli import main
+from anomaly_bench.commands.cache import USAGE, find
+from anomaly_bench.commands.data import data_command
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import FrozenFeatures, Record
-from anomaly_bench.data.cached import USAGE, find
-from anomaly_bench.data.features import FeatureSet
-from anomaly_bench.data.images import ImageSet
-from anomaly_bench.data.prepare import data_command
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_sealed
+from anomaly_bench.loading.feature_cache import FeatureSet
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import Recipe, store_teacher
 from anomaly_bench.paths import cache_root
-from anomaly_bench.store import find as runs
+from anomaly_bench.runs.folder import find as runs
 
 Capsys = pytest.CaptureFixture[str]
 HEX = "0123456789abcdef" * 2
@@ -312,7 +312,7 @@ def test_misuse(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest
 def test_torch_is_not_imported(cache: Path) -> None:
     lines = (
         "import sys",
-        "from anomaly_bench.data.prepare import data_command",
+        "from anomaly_bench.commands.data import data_command",
         "data_command(['cache'])",
         "data_command(['cache', 'clear', 'teachers'])",
         "print('torch' in sys.modules)",

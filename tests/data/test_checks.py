@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from small_runs import TOY, Train, save
 
-from anomaly_bench.cli import main
-from anomaly_bench.data.checks import check_overlap
-from anomaly_bench.data.files import found_line
-from anomaly_bench.data.listing import listing
+from anomaly_bench.commands.main import main
+from anomaly_bench.datasets.checks import check_overlap
+from anomaly_bench.loading.image_files import found_line
+from anomaly_bench.loading.image_list import listing
 from anomaly_bench.records import Record
 
 Capsys = pytest.CaptureFixture[str]

@@ -9,10 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from anomaly_bench.config import compose, conf_dir
-from anomaly_bench.data import textures
-from anomaly_bench.data.folder import DEFAULTS
-from anomaly_bench.data.mvtec import Category
-from anomaly_bench.data.one_class import CATEGORIES
+from anomaly_bench.datasets import textures
+from anomaly_bench.datasets.folder import DEFAULTS
+from anomaly_bench.datasets.mvtec import Category
+from anomaly_bench.datasets.one_class import CATEGORIES
 from anomaly_bench.errors import UserError
 
 CONF = conf_dir() / "dataset"

@@ -12,8 +12,9 @@ from PIL import Image, ImageDraw
 from scipy import ndimage
 from small_images import grey, save, square
 
-from anomaly_bench.data.decode import read_image, read_mask, resize_image, resize_mask
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import read_image, read_mask
+from anomaly_bench.loading.resize import resize_image, resize_mask
 
 EIGHT = np.ones((3, 3))
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_bench.data import textures
-from anomaly_bench.data.decode import read_image, read_mask
-from anomaly_bench.data.demo import Demo
+from anomaly_bench.datasets import textures
+from anomaly_bench.datasets.demo import Demo
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import read_image, read_mask
 
 
 @pytest.fixture(scope="module")

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from anomaly_bench.contracts import FrozenFeatures, Record
-from anomaly_bench.data.features import AT_ONCE, FeatureSet
-from anomaly_bench.data.images import ImageSet
-from anomaly_bench.data.kept import HEADER_BYTES
-from anomaly_bench.data.loading import NormalLoaders
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.feature_cache import AT_ONCE, FeatureSet
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.loaders import NormalLoaders
+from anomaly_bench.loading.row_file import HEADER_BYTES
 
 COUNT = 2 * AT_ONCE + 3
 SIZE = 6

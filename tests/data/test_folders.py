@@ -9,11 +9,12 @@ import pytest
 from small_images import grey, save, square
 
 from anomaly_bench.contracts import Record
-from anomaly_bench.data.folder import Folder
-from anomaly_bench.data.loading import ImageSet, data_root, fingerprint
-from anomaly_bench.data.mtd import MTD
-from anomaly_bench.data.mvtec import MVTec
+from anomaly_bench.datasets.folder import Folder
+from anomaly_bench.datasets.mtd import MTD
+from anomaly_bench.datasets.mvtec import MVTec
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.image_files import data_root, fingerprint
 
 needs_data = pytest.mark.skipif("ANOMALY_BENCH_DATA" not in os.environ, reason="$ANOMALY_BENCH_DATA is not set")
 

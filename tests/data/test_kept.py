@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from anomaly_bench.data.kept import HEADER_BYTES, LONGEST, keep, open_kept
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.row_file import HEADER_BYTES, LONGEST, keep, open_kept
 
 ROWS = [bytes(range(i, i + 10)) for i in range(5)]
 ABOUT = {"images": 5, "first": "bottle/train/good/000.png", "shapes": [[2, 5]]}
@@ -147,7 +147,7 @@ def test_parts_of_dead_processes_go_and_those_of_living_ones_stay(file: Path) ->
     script = f"""
 import time
 from pathlib import Path
-from anomaly_bench.data.kept import keep
+from anomaly_bench.loading.row_file import keep
 def rows():
     yield b"1"
     print("writing", flush=True)

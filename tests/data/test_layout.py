@@ -14,10 +14,10 @@ import pytest
 from PIL import Image
 from small_images import grey, save, square
 
-from anomaly_bench.data.decode import read_mask
-from anomaly_bench.data.folder import DEFAULTS, Folder
-from anomaly_bench.data.mtd import MTD
+from anomaly_bench.datasets.folder import DEFAULTS, Folder
+from anomaly_bench.datasets.mtd import MTD
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import read_mask
 from anomaly_bench.records import Dataset, Record
 
 Change = Callable[[Path], object]

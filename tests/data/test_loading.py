@@ -15,10 +15,12 @@ from small_images import grey, save, square
 from torch.utils.data.distributed import DistributedSampler
 
 from anomaly_bench.contracts import Record
-from anomaly_bench.data import cache
-from anomaly_bench.data.loading import EpochSampler, ImageSet, NormalLoaders, fingerprint, split_val
-from anomaly_bench.data.mvtec import MVTec
+from anomaly_bench.datasets.mvtec import MVTec
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading import image_cache as cache
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.image_files import fingerprint
+from anomaly_bench.loading.loaders import EpochSampler, NormalLoaders, split_val
 
 
 @pytest.fixture

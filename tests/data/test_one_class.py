@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from small_arrays import digits, idx, pictures, python2, write_cifar10, write_mnist
 
-from anomaly_bench.data import one_class
-from anomaly_bench.data.loading import ImageSet
-from anomaly_bench.data.one_class import CIFAR10, MNIST, FashionMNIST, read_batch
+from anomaly_bench.datasets import one_class
+from anomaly_bench.datasets.one_class import CIFAR10, MNIST, FashionMNIST, read_batch
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.records import Record
 
 small = pytest.mark.filterwarnings("ignore:.*they are used as they are")

@@ -12,8 +12,8 @@ import pytest
 import tifffile
 from small_images import grey, save, square
 
-from anomaly_bench.data.pairs import Pair, match
 from anomaly_bench.errors import UserError
+from anomaly_bench.evaluation.match_masks import Pair, match
 
 
 def write(file: Path, scores: np.ndarray) -> Path:

@@ -19,11 +19,12 @@ from omegaconf import OmegaConf
 from small_arrays import digits, idx, pictures, python2
 from small_images import grey, save, square
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.data import data_command
+from anomaly_bench.commands.main import main
 from anomaly_bench.config import conf_dir
-from anomaly_bench.data import archive, one_class, prepare
-from anomaly_bench.data.one_class import CATEGORIES
-from anomaly_bench.data.prepare import data_command
+from anomaly_bench.datasets import download as archive
+from anomaly_bench.datasets import one_class, prepare
+from anomaly_bench.datasets.one_class import CATEGORIES
 from anomaly_bench.errors import UserError
 
 COUNTS = OmegaConf.load(conf_dir() / "download" / "mvtec.yaml").counts
@@ -353,7 +354,7 @@ def test_how_much_an_archive_may_unpack_to_is_known(name: str) -> None:
 def test_torch_is_not_imported() -> None:
     lines = (
         "import sys",
-        "from anomaly_bench.data.prepare import data_command",
+        "from anomaly_bench.commands.data import data_command",
         "data_command(['prepare', 'demo'])",
         "print('torch' in sys.modules)",
     )

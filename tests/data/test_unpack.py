@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anomaly_bench.data.archive import extract
+from anomaly_bench.datasets.download import extract
 from anomaly_bench.errors import UserError
 
 LIMIT = 10**6
@@ -149,7 +149,7 @@ def test_a_bomb_is_refused(tmp_path: Path, mode: str, monkeypatch: pytest.Monkey
     bomb = bytes(50 * LIMIT)
     if mode == "zip":
         zipped(tmp_path / "x", [("first", b"1"), ("a", bomb)], zipfile.ZIP_DEFLATED)
-        monkeypatch.setattr("anomaly_bench.data.archive._write", lambda *_: pytest.fail("its list says enough"))
+        monkeypatch.setattr("anomaly_bench.datasets.download._write", lambda *_: pytest.fail("its list says enough"))
     else:
         with tarfile.open(tmp_path / "x", mode) as archive:
             for name, content in (("first", b"1"), ("a", bomb)):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 
 Capsys = pytest.CaptureFixture[str]
 

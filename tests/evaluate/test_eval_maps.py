@@ -18,8 +18,9 @@ from PIL import Image
 from small_eval import Capsys, eval_json, refused
 from small_runs import environment, make_images, save
 
-from anomaly_bench.cli import main
-from anomaly_bench.data.decode import read_mask, resize_mask
+from anomaly_bench.commands.main import main
+from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import image_metrics, pixel_metrics
 
 WORDS = ["--memory-mb", "64", "--resamples", "0"]
@@ -217,7 +218,7 @@ def test_maps_are_measured_without_torch(others: Path) -> None:
     assert done.returncode == 0, done.stderr[-500:]
     assert list(json.loads(done.stdout)) == ["bolt", "screw"]
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "anomaly_bench.evaluate.maps" in imported
+    assert "anomaly_bench.evaluation.map_files" in imported
     assert imported & {"torch", "pytorch_lightning", "timm"} == set()
 
 
@@ -230,7 +231,7 @@ def test_memory_does_not_grow_with_the_number_of_maps(tmp_path: Path) -> None:
     words = ["eval", "--maps", "maps", "--masks", "masks", "--memory-mb", "1", "--resamples", "0", "--json"]
     script = f"""if True:
         import pathlib, sys
-        from anomaly_bench.cli import main
+        from anomaly_bench.commands.main import main
         assert main({words}) == 0
         print(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0], file=sys.stderr)"""
     peaks = []

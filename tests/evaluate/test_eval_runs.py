@@ -15,14 +15,15 @@ from PIL import Image
 from small_eval import Capsys, eval_json, refused
 from small_runs import TOY, Bench, Train, save
 
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Record
-from anomaly_bench.data.decode import read_mask, resize_mask
-from anomaly_bench.data.files import fingerprint
-from anomaly_bench.data.folder import Folder
-from anomaly_bench.evaluate.tiff import file_names
+from anomaly_bench.datasets.folder import Folder
+from anomaly_bench.evaluation.export_tiff import file_names
+from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.image_files import fingerprint
+from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.store import LARGE, SMALL, RunFolder, ScoreRow, write_json
+from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow, write_json
 
 
 def test_a_run_is_confirmed(train: Train, capsys: Capsys) -> None:

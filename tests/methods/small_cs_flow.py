@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anomaly_bench.config import compose
 from anomaly_bench.contracts import FrozenFeatures, Record
-from anomaly_bench.data.loading import NormalLoaders
+from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.cs_flow import Block, CrossScaleFlow, CrossScaleNet, CSFlow, Maps
 
 YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=csflow", "dataset=mtd"]).method)  # type: ignore[assignment]

@@ -13,13 +13,13 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from anomaly_bench import config
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import FeatureBatch, Method
-from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods.cs_flow import Likelihood
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
 from tests.small_runs import curve, environment, equal, make_images
 
 RESNET = ["method.backbone=resnet18", "method.layer=layer3", "method.hidden=8"]
@@ -147,7 +147,7 @@ def test_a_finished_run_is_the_model(place: Path, weights: Path, monkeypatch: py
 
 DYING = """
 import os, signal, sys
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.methods.cs_flow import Likelihood
 
 step = Likelihood.training_step

@@ -10,7 +10,7 @@ import torch
 from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
 
-from anomaly_bench.data.loading import NormalLoaders
+from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.cs_flow import CSFlow, Maps, negative_log_likelihood
 from tests.methods.small_cs_flow import YAML, lively, method, normal_data
 from tests.references import cs_flow as slow

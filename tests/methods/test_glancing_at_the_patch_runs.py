@@ -14,14 +14,14 @@ import torch
 from safetensors.torch import load_file
 
 from anomaly_bench import config
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Method
-from anomaly_bench.data.loading import ImageSet
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods import glancing_at_the_patch
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import Recipe, load_teacher
-from anomaly_bench.store import RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
 from tests.small_runs import ROOT, curve, environment, equal, make_images
 
 RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2, 1e-4, 0.0)
@@ -157,7 +157,7 @@ def test_a_run_with_a_tuned_local_network(place: Path, weights: Path) -> None:
 
 DYING = """
 import os, signal, sys
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.methods import glancing_at_the_patch as glf
 
 glf.EPOCH = 2

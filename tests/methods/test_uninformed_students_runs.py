@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 
 from anomaly_bench import config
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.teachers import save_teacher
-from anomaly_bench.run import run
-from anomaly_bench.store import find
+from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.runner import run
 from tests.methods.small_us import PATCH, method, scales
 from tests.small_runs import curve, environment, equal, make_images
 
@@ -82,7 +82,7 @@ def words(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
 
 DYING = """
 import os, signal, sys
-from anomaly_bench.cli import main
+from anomaly_bench.commands.main import main
 from anomaly_bench.methods.uninformed_students import Lesson
 
 step = Lesson.training_step

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_bench.metrics.bootstrap import image_replicates
-from anomaly_bench.metrics.compare import (
+from anomaly_bench.metrics.significance import (
     ALPHA,
     Compared,
     compare,

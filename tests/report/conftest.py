@@ -10,7 +10,7 @@ from zlib import crc32
 import pytest
 from omegaconf import OmegaConf
 
-from anomaly_bench.store import RunFolder
+from anomaly_bench.runs.folder import RunFolder
 
 METHOD = Path(__file__).parents[2] / "conf" / "method" / "rd.yaml"
 

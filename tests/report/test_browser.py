@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from synthetic import synthetic
 
-from anomaly_bench.report.tables import write_report
+from anomaly_bench.commands.report import write_report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)

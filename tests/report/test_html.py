@@ -16,17 +16,17 @@ from PIL import Image
 from rich.console import Console
 from synthetic import ROOT, synthetic
 
-from anomaly_bench.report import pictures
-from anomaly_bench.report.charts import Axis, Line, line_chart, spanning
-from anomaly_bench.report.compare import Comparison
-from anomaly_bench.report.markup import el, file_name
-from anomaly_bench.report.overview import marks
-from anomaly_bench.report.summary import Cell, Column, Table
-from anomaly_bench.report.tables import write_report
-from anomaly_bench.store import RunFolder, ScoreRow, find
+from anomaly_bench.commands.report import write_report
+from anomaly_bench.html_report import thumbnails as pictures
+from anomaly_bench.html_report.charts import Axis, Line, line_chart, spanning
+from anomaly_bench.html_report.markup import el, file_name
+from anomaly_bench.html_report.overview import marks
+from anomaly_bench.results.aggregate import Cell, Column, Table
+from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
 
 Run = Callable[..., RunFolder]
-STATIC = ROOT / "anomaly_bench" / "report" / "static"
+STATIC = ROOT / "anomaly_bench" / "html_report" / "static"
 
 
 class Page(HTMLParser):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.report.collect import collect
-from anomaly_bench.store import RunFolder
+from anomaly_bench.results.collect import collect
+from anomaly_bench.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from anomaly_bench.report.collect import Measured, Row, collect
-from anomaly_bench.report.compare import MOST, Comparison, comparisons, shortened, skipped
-from anomaly_bench.report.render import alarms
-from anomaly_bench.report.summary import settings
-from anomaly_bench.report.tables import write_report
-from anomaly_bench.store import RunFolder, ScoreRow
+from anomaly_bench.commands.report import write_report
+from anomaly_bench.results.aggregate import settings
+from anomaly_bench.results.collect import Measured, Row, collect
+from anomaly_bench.results.comparisons import MOST, Comparison, comparisons, shortened, skipped
+from anomaly_bench.results.text import alarms
+from anomaly_bench.runs.folder import RunFolder, ScoreRow
 
 Run = Callable[..., RunFolder]
 NAMES = [f"c{i:02}" for i in range(15)]

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.report import figures
-from anomaly_bench.report.figures import (
+from anomaly_bench.runs import heatmaps as figures
+from anomaly_bench.runs.folder import ScoreRow
+from anomaly_bench.runs.heatmaps import (
     CYAN,
     GAP,
     HEADER,
@@ -21,7 +22,6 @@ from anomaly_bench.report.figures import (
     worst_first,
     write_heatmaps,
 )
-from anomaly_bench.store import ScoreRow
 
 SIDE = 200  # between the sizes that are enlarged and shrunk: one pixel of a map is one pixel of the picture
 ROWS = [

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from anomaly_bench import describe
+from anomaly_bench.commands import listing
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import read_sealed
-from anomaly_bench.report import collect as collecting
-from anomaly_bench.report.collect import collect
-from anomaly_bench.report.index import INDEX
-from anomaly_bench.store import RunFolder
+from anomaly_bench.results import collect as collecting
+from anomaly_bench.results.collect import collect
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.index import INDEX
 
 Run = Callable[..., RunFolder]
 
@@ -33,7 +33,7 @@ def three(run: Run, tmp_path: Path) -> list[RunFolder]:
 
 
 def listed(outputs: Path, *words: str) -> list[str]:
-    return list(describe.runs([str(outputs), *words]))
+    return list(listing.runs([str(outputs), *words]))
 
 
 def kept(outputs: Path) -> dict[str, Any]:
@@ -142,7 +142,7 @@ def test_a_folder_that_is_read_only_needs_no_index(tmp_path: Path, monkeypatch: 
     def refuse(path: Path, *_: object) -> None:
         raise UserError(str(path), "cannot be written: Permission denied")
 
-    monkeypatch.setattr("anomaly_bench.report.index.write_sealed", refuse)  # root may write anywhere
+    monkeypatch.setattr("anomaly_bench.runs.index.write_sealed", refuse)  # root may write anywhere
     assert collect(tmp_path) == found
     assert len(listed(tmp_path)) == 3
     assert not (tmp_path / INDEX).exists()
@@ -242,15 +242,15 @@ def test_mistakes_in_words_are_said(tmp_path: Path) -> None:
 )
 def test_age_is_in_the_largest_unit(back: dict[str, float], text: str) -> None:
     when = datetime.now(timezone.utc) - timedelta(**back)
-    assert describe.ago(when.isoformat()) == text
+    assert listing.ago(when.isoformat()) == text
 
 
 def test_listing_many_runs_is_instant_and_needs_no_torch(run: Run, tmp_path: Path) -> None:
     for seed in range(40):
         run("screw", seed, image_auroc=0.9)
     command = [sys.executable, "-X", "importtime", "-m", "anomaly_bench", "list", "runs", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(describe.__file__).parents[1])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(listing.__file__).parents[1])
     assert len(done.stdout.splitlines()) == 40
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
-    assert "anomaly_bench.report.index" in loaded
+    assert "anomaly_bench.runs.index" in loaded
     assert {"torch", "scipy", "rich"} & loaded == set()

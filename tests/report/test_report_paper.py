@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from anomaly_bench import config as configuration
-from anomaly_bench.report.paper import TEXTURES, applies, categories, differences, figures, published
-from anomaly_bench.report.summary import METRICS
+from anomaly_bench.results.aggregate import METRICS
+from anomaly_bench.results.published import TEXTURES, applies, categories, differences, figures, published
 
 OBJECTS = {"bottle", "cable", "capsule", "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper"}
 METHODS = {"us", "glf", "rd", "csflow"}

@@ -14,13 +14,14 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from anomaly_bench.commands.report import write_report
 from anomaly_bench.errors import UserError
-from anomaly_bench.report.collect import collect
-from anomaly_bench.report.paper import categories, figures
-from anomaly_bench.report.render import escape
-from anomaly_bench.report.summary import Table, summarise
-from anomaly_bench.report.tables import print_run, write_report
-from anomaly_bench.store import RunFolder
+from anomaly_bench.results.aggregate import Table, summarise
+from anomaly_bench.results.collect import collect
+from anomaly_bench.results.published import categories, figures
+from anomaly_bench.results.terminal import print_run
+from anomaly_bench.results.text import escape
+from anomaly_bench.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]
 R18 = {"backbone": "resnet18", "epochs": 20}
@@ -288,7 +289,7 @@ def test_print_run_keeps_brackets_in_paths_and_protocols(run: Run) -> None:
 def test_the_report_needs_no_torch(run: Run, tmp_path: Path) -> None:
     run("screw", image_auroc=0.9)
     code = (
-        "import sys\nimport anomaly_bench.report.figures\nfrom anomaly_bench.report.tables import write_report\n"
+        "import sys\nimport anomaly_bench.runs.heatmaps\nfrom anomaly_bench.commands.report import write_report\n"
         f"write_report({str(tmp_path)!r})\nassert not {{'torch', 'scipy', 'hydra'}} & set(sys.modules)"
     )
     done: Any = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from anomaly_bench.report.collect import Measured, Row
-from anomaly_bench.report.paper import TEXTURES, figures
-from anomaly_bench.report.versus import LEAST, Asked, Ours, Versus, compare
-from anomaly_bench.report.versus_text import cells, latex, long_csv, markdown, overview, write
+from anomaly_bench.results.collect import Measured, Row
+from anomaly_bench.results.published import TEXTURES, figures
+from anomaly_bench.results.reproduction import LEAST, Asked, Ours, Versus, compare
+from anomaly_bench.results.reproduction_text import cells, latex, long_csv, markdown, overview, write
 
 PAPER = "paper WRN50-2 256px"
 NAMES = sorted({f.category for f in figures() if f.variant == PAPER} - {"mean", "mean_textures", "mean_objects"})

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-import anomaly_bench.run  # noqa: F401  imported once, before the forks
-from anomaly_bench.cli import main
-from anomaly_bench.store import find
+import anomaly_bench.runs.runner  # noqa: F401  imported once, before the forks
+from anomaly_bench.commands.main import main
+from anomaly_bench.runs.folder import find
 
 
 def attempt(words: list[str], renames: int) -> None:

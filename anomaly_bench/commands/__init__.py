@@ -1,0 +1,1 @@
+"""The verbs of `bench`: the only room that reads the command line."""

@@ -1,0 +1,239 @@
+"""`bench data cache [list] | cache clear`: what the cache folder holds; make room in it.  Imports no torch.
+
+Only what the cache itself wrote is ever removed: rows and checksums that say so in their first line, teachers that
+carry a recipe, folders that hold the demo's images and nothing else, and names that only an interrupted write leaves.
+Last use is the time of modification, because the time of access moves with every backup: rows are touched when a run
+opens them, all else is as old as its making.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shutil
+import stat
+import time
+import uuid
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError, safe_open
+
+from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.files import read_sealed
+from anomaly_bench.loading.row_file import LOCKED, MAGIC, PARTS, PREFIX, UNLOCKED, YOUNG, read_header
+from anomaly_bench.paths import cache_root
+
+FILES = {
+    "pixels": ("*.pixels",),
+    "features": ("*.features",),
+    "teachers": ("teachers/*.safetensors",),
+    "demo": (),
+    "checksums": ("checksums.json",),
+    "parts": PARTS,
+}
+FOLDERS = {"demo": "demo/v*-seed*/[!.]*", "parts": "demo/v*-seed*/.*-*"}  # of one texture's images
+NAMED = ("teachers", "demo", "checksums")  # removed only when they are named
+TEACHER = re.compile(r"p\d+-[0-9a-f]{16}\.safetensors")
+DRAWN = re.compile(r"([a-z]+/)?(train|test|ground_truth)/[a-z]+/\d{3}(_mask)?\.png")  # below a folder of the demo
+DAY = 86400
+USAGE = f"bench data cache [list | clear [{'|'.join(FILES)} ...] [older=DAYS]] [cache_dir=DIR]"
+
+
+class Entry(NamedTuple):
+    """One file of the cache folder, or one folder of the demo's images."""
+
+    path: Path
+    kind: str  # of FILES
+    what: str
+    state: str  # "" (in order), damaged, old, young or foreign; foreign: not the cache's, never removed
+    size: int  # bytes
+    age: float  # seconds since its last use
+
+
+def cache_command(words: list[str], options: dict[str, str]) -> int:
+    """Run `bench data cache WORDS`; options: cache_dir or root, older.
+
+    Raises UserError for misuse and what cannot be removed.
+    """
+    verb, *kinds = words or ["list"]
+    if verb not in ("list", "clear"):
+        raise none_of("bench data cache", verb, ("list", "clear"))
+    if verb == "list" and (kinds or "older" in options):
+        raise UserError("bench data cache list", "takes only cache_dir=DIR", USAGE)
+    for kind in kinds:
+        if kind not in FILES:
+            raise none_of("bench data cache clear", kind, FILES)
+    seconds = _days(options.get("older", "0")) * DAY
+    if "root" in options and "cache_dir" in options:
+        raise UserError("bench data cache", "takes cache_dir=DIR or root=DIR, which mean the same, not both", USAGE)
+    place = options.get("cache_dir") or options.get("root")
+    folder = Path(place).expanduser() if place else cache_root()
+    entries = find(folder)
+    if verb == "clear":
+        _clear(folder, entries, [e for e in entries if _goes(e, kinds) and e.age >= seconds])
+    elif entries:
+        _show(folder, entries)
+    else:
+        _say(f"{folder}: the cache is empty")
+    return 0
+
+
+def find(folder: Path) -> list[Entry]:
+    """The files of the cache, kind by kind, the last used first.  [] without such a folder."""
+    try:
+        os.scandir(folder).close()  # a glob is silent
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError("cache_dir", f"{folder} cannot be read: {error.strerror}") from error
+    found = []
+    for kind, patterns in FILES.items():
+        entries = [_file(path, kind) for pattern in patterns for path in folder.glob(pattern)]
+        entries += [_demo(path, kind) for path in folder.glob(FOLDERS[kind])] if kind in FOLDERS else []
+        found += sorted(filter(None, entries), key=lambda entry: entry.age)
+    return found
+
+
+def _file(path: Path, kind: str) -> Entry | None:
+    """None for what is no file, or no longer: a running process renames its part."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
+        return None
+    age = max(time.time() - status.st_mtime, 0)
+    if kind == "parts":
+        what, state = "an interrupted write", "young" if age < YOUNG else ""
+        state = state if LOCKED.fullmatch(path.name) or UNLOCKED.fullmatch(path.name) else "foreign"
+    else:
+        what, state = {"teachers": _teacher, "checksums": _checksums}.get(kind, _rows)(path)
+    return Entry(path, kind, path.name if state == "foreign" else what, state, status.st_size, age)
+
+
+def _demo(folder: Path, kind: str) -> Entry | None:
+    """A texture's images, or some of them that an interrupted drawing left; None for what is no folder."""
+    try:
+        found = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
+    except OSError:
+        return None
+    if not stat.S_ISDIR(found[folder].st_mode):
+        return None
+    files = {path: status for path, status in found.items() if not stat.S_ISDIR(status.st_mode)}
+    size, age = sum(s.st_size for s in files.values()), time.time() - max(s.st_mtime for s in found.values())
+    what, state = f"{len(files)} images and masks, {folder.parent.name}/{folder.name}", ""
+    if kind == "parts":
+        what, state = "an interrupted write", "young" if age < YOUNG else ""
+    if not all(DRAWN.fullmatch(path.relative_to(folder).as_posix()) for path in files):
+        state = "foreign"
+    return Entry(folder, kind, folder.name if state == "foreign" else what, state, size, max(age, 0))
+
+
+def _checksums(path: Path) -> tuple[str, str]:
+    """How many checksums a file holds, and its state."""
+    if isinstance(known := read_sealed(path), dict):
+        return f"checksums of {len(known)} files", ""
+    try:
+        with path.open("rb") as file:
+            return path.name, "damaged" if re.match(rb"[0-9a-f]{64}\n", file.read(65)) else "foreign"
+    except OSError:
+        return "", "foreign"
+
+
+def _rows(path: Path) -> tuple[str, str]:
+    """What a file of rows holds, and its state by its header and its size: its rows are not read."""
+    try:
+        with path.open("rb") as file:
+            header, size = read_header(file), os.fstat(file.fileno()).st_size
+            file.seek(0)
+            magic = file.read(len(MAGIC))
+    except OSError:
+        return "", "foreign"
+    if header is None:
+        return path.name, "damaged" if magic == MAGIC else "old" if magic.startswith(PREFIX) else "foreign"
+    about = header.about
+    more = [about[name] for name in ("first", "network", "dtype") if name in about]
+    what = ", ".join([f"{about['images']} images of {about['size']} x {about['size']}", *more])
+    short = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", what)  # SHA-256
+    return short, "" if size == header.file_bytes else "damaged"
+
+
+def _teacher(path: Path) -> tuple[str, str]:
+    """What a teacher is, and its state; its weights are not read."""
+    ours = TEACHER.fullmatch(path.name) is not None
+    try:
+        with safe_open(path, framework="np") as file:
+            about = file.metadata() or {}
+        recipe = json.loads(about["recipe"])
+        return f"patches of {about['patch_size']} pixels, {recipe['backbone']}, {recipe['steps']} steps", ""
+    except (SafetensorError, OSError):
+        return path.name, "damaged" if ours else "foreign"
+    except (KeyError, TypeError, ValueError):  # another program's
+        return "", "foreign"
+
+
+def _goes(entry: Entry, kinds: list[str]) -> bool:
+    """Whether `clear` removes it: what is in NAMED and young parts only when they are named."""
+    if entry.state == "foreign":
+        return False
+    return entry.kind in kinds if kinds else entry.kind not in NAMED and entry.state != "young"
+
+
+def _clear(folder: Path, entries: list[Entry], going: list[Entry]) -> None:
+    try:
+        for entry in going:
+            if entry.path.is_dir():
+                aside = entry.path.with_name(f".{entry.path.name.strip('.')}-{uuid.uuid4().hex}")
+                entry.path.replace(aside)  # never half a folder under a name that is used
+                shutil.rmtree(aside)
+            else:
+                entry.path.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(str(error.filename), f"cannot be removed: {error.strerror}") from error
+    _say(f"{folder}: removed {_files(going)}")
+    left = Counter(entry.kind for entry in entries if entry not in going)
+    if left:
+        listed = ", ".join(f"{kind} {count}" for kind, count in left.items())
+        _say(f"left: {listed} ({', '.join(NAMED)} and young parts go when they are named, foreign files never)")
+
+
+def _show(folder: Path, entries: list[Entry]) -> None:
+    _say(f"{folder}: {_files(entries)}")
+    table = Table()
+    for column in ("", "what", "MB", "last use", ""):
+        right = column in ("MB", "last use")
+        table.add_column(column, justify="right" if right else "left", no_wrap=column != "what", overflow="fold")
+    for entry in entries:
+        what = entry.what.encode(errors="replace").decode()  # a file's name need not be text
+        style = "red" if entry.state in ("damaged", "foreign") else ""
+        table.add_row(entry.kind, what, f"{entry.size / 1e6:.1f}", _age(entry.age), entry.state, style=style)
+    Console(markup=False).print(table, highlight=False)
+
+
+def _say(text: str) -> None:
+    Console().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _files(entries: list[Entry]) -> str:
+    return f"{len(entries)} file{'s' * (len(entries) != 1)}, {sum(entry.size for entry in entries) / 1e6:.1f} MB"
+
+
+def _age(seconds: float) -> str:
+    unit, name = next(((u, n) for u, n in ((DAY, "d"), (3600, "h")) if seconds >= u), (60, "min"))
+    return f"{seconds // unit:.0f} {name}"
+
+
+def _days(text: str) -> float:
+    try:
+        days = float(text)
+    except ValueError:
+        days = math.nan
+    if not 0 <= days < math.inf:
+        raise UserError("older", f"'{text}' given, allowed: a number of days from 0")
+    return days

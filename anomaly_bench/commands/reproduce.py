@@ -1,0 +1,45 @@
+"""`bench reproduce`: plan every table that was published, run what is missing, write paper versus ours.
+
+A table is an experiment with a matrix (`hydra: sweeper: params:` in conf/experiment).  Its points are the settings in
+that matrix; each has a run for each data set, category and seed.  A preset (conf/preset) puts other words in place of
+the matrix's own.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from anomaly_bench.commands.reproduce_request import parse
+
+log = logging.getLogger("anomaly_bench")
+
+
+def reproduce_command(words: Sequence[str]) -> int:
+    """bench reproduce [EXPERIMENT ...] [preset=smoke] [--plan] [KEY=VALUE ...]: 0, or 1 where a run failed.
+
+    Raises UserError for mistakes in the words, all of them before anything runs.
+    """
+    request = parse(words)
+
+    from anomaly_bench.commands.main import main
+    from anomaly_bench.commands.reproduce_points import lines, planned, status
+    from anomaly_bench.commands.reproduce_tables import write_tables
+    from anomaly_bench.sweeps.sweep import console_log, sweep
+
+    console_log()
+    points = []
+    for experiment in request.experiments:
+        own = planned(experiment, request)
+        for line in lines(own):
+            log.info("%s", line)
+        points += own
+    if request.plan_only:
+        return 0
+    for point in points:
+        if point.missing:
+            log.info("%s: bench train -m %s", point.experiment, " ".join(point.sweep()))
+            sweep(point.sweep(), main)
+    write_tables(points, request)
+    failed = [job for point in points for job in point.missing if status(job) not in ("done", "running")]
+    return 1 if failed else 0

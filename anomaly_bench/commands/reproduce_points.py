@@ -1,0 +1,74 @@
+"""The settings in an experiment's matrix and their runs: which are done, which can run, what the others lack."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from anomaly_bench.commands.reproduce_request import Place, Request, key_of, places
+from anomaly_bench.sweeps.plan import Job, plan, summary
+
+CANNOT = "cannot run"
+
+
+@dataclass
+class Point:
+    """One setting of an experiment's matrix, and its runs."""
+
+    experiment: str
+    words: list[str]  # of all its runs: neither data set nor seed
+    jobs: list[Job] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[Job]:
+        """What can run and is not done."""
+        return [job for job in self.jobs if job.state in ("to run", "to resume")]
+
+    def sweep(self) -> list[str]:
+        """Its missing runs as words of `bench train -m`; with them, finished ones may be named again."""
+        several: dict[str, dict[str, None]] = {"dataset": {}, "seed": {}}
+        for job in self.missing:
+            for key, value in _chosen(job).items():
+                several[key][value] = None
+        return [*self.words, *(f"{key}={','.join(values)}" for key, values in several.items() if values)]
+
+    def place(self, job: Job) -> Place:
+        """Where a run runs, by its words; an experiment without a choice has the data set of its file."""
+        chosen = _chosen(job).get("dataset")
+        if chosen is None:
+            return places(self.experiment)[0]
+        name, _, category = chosen.partition("/")
+        return name, category or name
+
+
+def planned(experiment: str, request: Request) -> list[Point]:
+    """The experiment's points."""
+    points: dict[tuple[str, ...], Point] = {}
+    for job in plan(request.words_of(experiment)):
+        words = [word for word in job.words if key_of(word) not in ("dataset", "seed")]
+        points.setdefault(tuple(words), Point(experiment, words)).jobs.append(job)
+    return list(points.values())
+
+
+def lines(points: Sequence[Point]) -> Iterator[str]:
+    """What is done, what will run, and what cannot: with the way to supply what it lacks."""
+    yield f"{points[0].experiment}: {summary([job for point in points for job in point.jobs])}"
+    reasons: dict[str, dict[str, int]] = {}
+    for point in points:
+        for job in point.jobs:
+            if job.state == CANNOT:
+                category = point.place(job)[1]
+                found = reasons.setdefault(job.why.replace(f"'{category}'", "'...'"), {})
+                found[category] = found.get(category, 0) + 1
+    for why, found in reasons.items():
+        yield f"  {CANNOT}: {sum(found.values())} ({', '.join(found)}): {why}"
+
+
+def status(job: Job) -> str:
+    """Of its folder, as it is now; `new` where there is none."""
+    return job.folder.status if job.folder else "new"
+
+
+def _chosen(job: Job) -> dict[str, str]:
+    words = dict(word.split("=", 1) for word in job.words if "=" in word)
+    return {key: words[key] for key in ("dataset", "seed") if key in words}

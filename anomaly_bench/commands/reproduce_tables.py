@@ -1,0 +1,95 @@
+"""From points to tables: what each published column is compared with, and why a cell is empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from anomaly_bench import config
+from anomaly_bench.commands.listing import names
+from anomaly_bench.commands.reproduce_points import CANNOT, Point, status
+from anomaly_bench.commands.reproduce_request import Request, key_of, matrix, places
+from anomaly_bench.results.collect import collect
+from anomaly_bench.results.reproduction import Asked, Versus, compare
+from anomaly_bench.results.reproduction_text import overview, write
+from anomaly_bench.sweeps.plan import Job
+
+LACKING = {  # the key that a mistake names -> what is missing, in a cell of a table
+    "dataset.root": "data set missing",
+    "hardware.accelerator": "no GPU",
+    "dataset.split_file": "split file missing",
+    "method.weights": "weights missing",
+    "method.teacher": "teacher missing",
+    "method.teacher_images": "teacher's images missing",
+}
+
+
+def write_tables(points: Sequence[Point], request: Request) -> Path:
+    """Paper versus ours from all finished runs of these settings, written to <outputs>/reproduce and printed."""
+    rows = collect(request.outputs).rows if Path(request.outputs).is_dir() else []
+    tables = compare([asked for point in points for asked in asked_of(point, bool(request.preset))], rows)
+    folder = write(tables, Path(request.outputs) / "reproduce", request.warning)
+    _print(tables, request.warning, folder)
+    return folder
+
+
+def asked_of(point: Point, stand_in: bool) -> Iterator[Asked]:
+    """What a point is compared with, for each data set that the experiment's file names.
+
+    stand_in: the places that are run stand for the file's categories in turn; otherwise each stands for itself.
+    """
+    meant, run = places(point.experiment), list(dict.fromkeys(map(point.place, point.jobs)))
+    chosen = dict(zip(meant, cycle(run), strict=False)) if stand_in else {place: place for place in meant}
+    settings, configs = {}, {}
+    for name, job in {point.place(job)[0]: job for job in point.jobs}.items():
+        cfg = config.compose(job.words)
+        settings[name], configs[name] = config.identify(config.validate(cfg))[1], flat(cfg)
+    why = {point.place(job): _reason(job) for job in point.jobs}
+    title = dict(line.split(maxsplit=1) for line in names("experiment"))[point.experiment]
+    for name in dict.fromkeys(name for name, _ in meant):
+        own = {category: place for (of, category), place in chosen.items() if of == name}
+        cfg = as_written(point, name)
+        ran = configs.get(next(iter(own.values()))[0], flat(cfg))
+        yield Asked(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), own, why)
+
+
+def as_written(point: Point, dataset: str) -> Any:
+    """The configuration that the experiment's file has for a point on a data set: what was published is of that."""
+    keys = set(matrix(point.experiment)) - {"dataset", "seed"}
+    words = [word for word in point.words if key_of(word) in keys]
+    first = next("/".join(dict.fromkeys(place)) for place in places(point.experiment) if place[0] == dataset)
+    return config.compose([f"experiment={point.experiment}", f"dataset={first}", *words])
+
+
+def flat(cfg: Any) -> dict[str, Any]:
+    """The method's keys, and the data set's as `dataset.split_file`."""
+    values: Any = OmegaConf.to_container(cfg, resolve=True)
+    return {**values["method"], **{f"dataset.{key}": value for key, value in values["dataset"].items()}}
+
+
+def _reason(job: Job) -> str:
+    """Why a cell is empty, in a few words."""
+    if job.state == CANNOT:
+        key = job.why.partition(":")[0]
+        return f"not run: {LACKING.get(key, key)}"
+    return {"new": "not run", "running": "in work"}.get(status(job), status(job))
+
+
+def _print(tables: Sequence[Versus], warning: str, folder: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console, shown = Console(), Table()
+    heads, *rows = overview(tables)
+    for i, head in enumerate(heads):
+        shown.add_column(Text(head), justify="left" if i < 2 else "right", overflow="fold")
+    for row in rows:
+        shown.add_row(*map(Text, row))
+    console.print(shown)
+    for line in [*([warning] if warning else []), f"written to {folder}"]:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,121 @@
+"""`bench show`: every key of a configuration with its value and source, read from yaml comments and module headers."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_bench import config
+from anomaly_bench.errors import Mistakes, UserError, none_of
+
+SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
+LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
+HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
+GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
+
+
+def show_command(words: list[str]) -> int:
+    """bench show [--config-dir DIR] [method=NAME] [dataset=NAME] [KEY=VALUE ...]"""
+    extra, words = config.split_config_dir(words)
+    if flags := [w for w in words if w.startswith("-")]:
+        raise none_of("bench show", flags[0], ("--config-dir",))
+    given = {w.split("=")[0].split(".")[0] for w in words}
+    if not given & {"method", "dataset", "experiment"} and all("=" in word for word in words):
+        raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
+    choices = dict(w.split("=", 1) for w in words if "=" in w)
+    with config.hydra_context(extra) as loader:
+        job = config.for_its_method(words, loader)
+        cfg = config.compose_known(loader, job, strict=True)
+        if wrong := [m for m in config.value_mistakes(cfg, job) if m.what != config.NOT_GIVEN]:
+            raise Mistakes(wrong)
+    for group in ("method", "dataset", "hardware"):
+        if group in cfg and (group in given or group == "method"):
+            name = choices.get(group) or cfg[group].get("name") or "auto"
+            sys.stdout.write("\n".join(section(group, name, cfg[group], extra)) + "\n\n")
+    if "method" in given:
+        rest = {str(key): cfg[key] for key in cfg if key not in GROUPS}
+        sys.stdout.write("run\n" + "\n".join(rows(rest, notes_of(config.conf_dir() / "config.yaml"))) + "\n")
+    return 0
+
+
+def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[str]:
+    """A part of the configuration: header, keys with value, source and note, deviations."""
+    lines, target = [f"{group} {name}"], str(cfg.get("_target_", ""))
+    if target:
+        lines += [f"  {target}", f"  {heading(target)}".rstrip()]
+    files = [folder / group / f"{name}.yaml" for folder in (Path(extra or config.conf_dir()), config.conf_dir())]
+    lines += rows(OmegaConf.to_container(cfg, resolve=True), next((notes_of(f) for f in files if f.exists()), {}))
+    for kind, title in (("Deviation", "deviations from the paper"), ("Unknown", "unknown in the source")):
+        said = [text for k, text in remarks(target) if k == kind]
+        lines += [f"  {title}:", *(f"    - {text}" for text in said)] if said else []
+    return lines
+
+
+def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
+    """key, value, source and note in columns; a value that differs from the yaml's is marked with the yaml's."""
+    table = []
+    for key, value in cfg.items():
+        if key in config.NOT_ARGUMENTS:
+            continue
+        written, source, note = notes.get(key, ("", "", ""))
+        if written and "${" not in written and parse(f"x: {written}")["x"] != value:
+            origin = f"{written} in the yaml [{SOURCES.get(source, source)}] {note}"
+            source, note = "overridden", origin.replace(" []", "")
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        table.append((key, shown, SOURCES.get(source, source), note))
+    widths = [max((len(r[i]) for r in table), default=0) for i in range(3)]
+    return ["  " + "  ".join(f"{c:{w}}" for c, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in table]
+
+
+def parse(text: str) -> dict[str, Any]:
+    """A yaml as plain values."""
+    values: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[assignment]
+    return values
+
+
+def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
+    """(value as written, source tag, note) of each commented key of a yaml, those it starts from included."""
+    found: dict[str, tuple[str, str, str]] = {}
+    text = file.read_text(encoding="utf-8")
+    for base in parse(text).get("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            places = [folder / f"{base}.yaml" for folder in (file.parent, config.conf_dir() / file.parent.name)]
+            found |= notes_of(next((place for place in places if place.exists()), places[0]))
+    for line in text.splitlines():
+        if match := LINE.match(line):
+            _, source, note = found.get(match["key"], ("", "", ""))
+            found[match["key"]] = (match["value"], match["source"] or source, match["note"] or note)
+    return found
+
+
+def docstring(target: str) -> str:
+    """The docstring of the module that holds a `_target_`, read without importing it."""
+    if not config.is_allowed(target.rpartition(".")[0]):
+        return ""
+    try:
+        spec = importlib.util.find_spec(target.rpartition(".")[0])
+    except (ImportError, ValueError):
+        return ""
+    return (
+        ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+        if spec and spec.origin
+        else ""
+    )
+
+
+def heading(target: str) -> str:
+    return docstring(target).partition("\n")[0]
+
+
+def remarks(target: str) -> Iterator[tuple[str, str]]:
+    """The `Deviation:` and `Unknown:` lines of a method's header, as (kind, text)."""
+    parts = HEADING.split(docstring(target))[1:]
+    for kind, text in zip(parts[::2], parts[1::2], strict=True):
+        yield kind, " ".join(text.split("\n\n")[0].split())

@@ -1,0 +1,197 @@
+"""The runs that a command line asks for: several values, `dataset=mvtec/all`, the matrix of an experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from math import prod
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser.types import Override
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_bench.config.compose import hydra_context, options, parse, try_compose
+from anomaly_bench.config.schema import validate
+from anomaly_bench.config.yaml_files import with_its_line
+from anomaly_bench.errors import Mistakes, UserError
+
+ALL = "/all"  # dataset=mvtec/all: every category
+
+
+def check(
+    overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
+) -> list[list[str]]:
+    """The jobs (lists of overrides) that a command line asks for, after all their mistakes have been looked for.
+
+    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  `types=False` checks names only
+    (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
+    """
+    return [job for job, _ in composed(overrides, multirun, types, extra)]
+
+
+def count(overrides: Sequence[str], extra: str | None = None) -> int:
+    """How many runs a sweep asks for; nothing is looked at yet.  Raises UserError where it asks for none."""
+    with hydra_context(extra) as loader:
+        return len(_jobs(list(overrides), loader, multirun=True))
+
+
+def composed(
+    overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
+) -> list[tuple[list[str], DictConfig]]:
+    """As `check`, each job with its configuration."""
+    mistakes: dict[str, UserError] = {}
+    seen: dict[tuple[str, ...], DictConfig] = {}
+    composed: list[tuple[list[str], DictConfig]] = []
+    lacking: dict[str, set[str]] = {}  # a key -> methods that do not have it
+    with hydra_context(extra) as loader:
+        for job in _jobs(list(overrides), loader, multirun):
+            cfg, found = try_compose(loader, job, seen)
+            found += value_mistakes(cfg, job, found, not found) if types and cfg else []
+            for m in found:
+                if m.where.startswith("method.") and m.what == "no such key":
+                    lacking.setdefault(m.where, set()).add(_method_of(cfg))
+            mistakes.update({str(m): m for m in found})
+            composed.append((job, cfg))
+    mistakes = {
+        text: _only_for_some(m, lacking, {_method_of(cfg) for _, cfg in composed}) for text, m in mistakes.items()
+    }
+    if mistakes:
+        raise Mistakes(list(mistakes.values()))
+    return composed
+
+
+def value_mistakes(
+    cfg: DictConfig, job: list[str], found: Sequence[UserError] = (), signatures: bool = False
+) -> list[UserError]:
+    """What is wrong with the values of a configuration.  found: the mistakes in its job's words so far.
+
+    signatures: read those of method and data set, which import torch, also where no word gives a value to one of them.
+    """
+    given = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in job}
+    inside = {key for key in given if key.startswith(("method.", "dataset."))}
+    try:
+        validate(cfg, signatures or bool(inside - {m.where for m in found}))
+    except Mistakes as wrong:
+        names = {part: given.get(part) or str((cfg.get(part) or {}).get("name")) for part in ("method", "dataset")}
+        return [m if m.where in inside else with_its_line(m, names) for m in wrong.errors]
+    return []
+
+
+def _method_of(cfg: DictConfig) -> str:
+    return str(OmegaConf.select(cfg, "method.name") or "")
+
+
+def _only_for_some(mistake: UserError, lacking: dict[str, set[str]], methods: set[str]) -> UserError:
+    """The mistake, or a better word for a key that some methods of a sweep have and others have not."""
+    without = lacking.get(mistake.where, set())
+    if having := sorted(methods - without - {""}) if without else []:
+        key = mistake.where.removeprefix("method.")
+        hint = f"for {having[0]} alone: {having[0]}.{key}=VALUE"
+        return UserError(
+            mistake.where, f"{' and '.join(sorted(without))} has no such key, {', '.join(having)} has", hint
+        )
+    return mistake
+
+
+def for_its_method(job: list[str], loader: ConfigLoaderImpl, methods: Collection[str] | None = None) -> list[str]:
+    """A job's overrides with `csflow.hidden=64` as `method.hidden=64` where its method is csflow, and without it where
+    it is another one.
+
+    methods: of all jobs of the command line; by default of this one.  Raises UserError for a word for none of them.
+    """
+    owners = _owners(job, options(loader, "method"))
+    if not any(owners.values()):
+        return job
+    chosen = _chosen_method(job, loader)
+    kept = []
+    for word, owner in owners.items():
+        if owner and owner not in (methods or (chosen,)):
+            raise UserError(word, f"no run of {owner} is asked for", f"method={owner} or method={chosen},{owner}")
+        if owner in ("", chosen):
+            kept.append(word.replace(f"{owner}.", "method.", 1) if owner else word)
+    return kept
+
+
+def _owners(job: list[str], names: Collection[str]) -> dict[str, str]:
+    """Each word of a job, and the method that it is for alone; empty for the others."""
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    return {
+        word: key.partition(".")[0] if "." in key and key.partition(".")[0] in names else ""
+        for word, key in keys.items()
+    }
+
+
+def _chosen_method(job: list[str], loader: ConfigLoaderImpl) -> str:
+    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    if chosen := [word.partition("=")[2] for word, key in keys.items() if key == "method"]:
+        return chosen[-1]
+    return _method_of(try_compose(loader, [word for word, key in keys.items() if "." not in key])[0])
+
+
+def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> list[list[str]]:
+    typed = parse(overrides, loader)  # with the loader it knows what a glob() stands for
+    words = [_expanded(o, loader) for o in typed]
+    parsed = parse(words, loader)
+    if not multirun:
+        if swept := [o.input_line for o, new in zip(typed, parsed, strict=True) if new.is_sweep_override()]:
+            hint = "add --multirun to run each of them, or put a list into [ ]"
+            raise UserError(str(swept[0]), "several values", hint)
+        matrix = _matrix(parsed, loader)
+        if (several := prod(len(_values(o)) for o in parse(matrix, loader))) > 1:
+            what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
+            raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
+        return [for_its_method(overrides, loader)]
+    if empty := [str(o.input_line) for o in parsed if not _values(o)]:
+        hint = "`bench list datasets` has the names that a glob() can match" if "glob(" in empty[0] else ""
+        raise UserError(empty[0], "stands for no value, so that no run is asked for", hint)
+    jobs = []
+    for alternative in _experiments(parsed, loader):  # each may have a matrix of its own
+        both = parse(_matrix(alternative, loader), loader) + alternative
+        jobs += [list(job) for batch in BasicSweeper.split_arguments(both, None) for job in batch]
+    names = options(loader, "method")
+    if any(any(_owners(job, names).values()) for job in jobs):
+        methods = {_chosen_method(job, loader) for job in jobs}
+        jobs = [for_its_method(job, loader, methods) for job in jobs]
+    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in another method's words only
+
+
+def _experiments(parsed: list[Override], loader: ConfigLoaderImpl) -> list[list[Override]]:
+    """The overrides, once for each experiment that they name."""
+    at = next((i for i, o in enumerate(parsed) if o.key_or_group == "experiment"), None)
+    if at is None:
+        return [parsed]
+    words = (f"{parsed[at].get_key_element()}={name}" for name in _values(parsed[at]))
+    return [[*parsed[:at], *parse([word], loader), *parsed[at + 1 :]] for word in words]
+
+
+def _values(o: Override) -> list[str]:
+    return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [str(o.get_value_element_as_str())]
+
+
+def _expanded(o: Override, loader: ConfigLoaderImpl) -> str:
+    """The override as it was typed, or with every category in the place of `mvtec/all`."""
+    if o.key_or_group != "dataset" or o.is_delete() or not any(v.endswith(ALL) for v in _values(o)):
+        return str(o.input_line)
+    sets = loader.get_group_options("dataset", ObjectType.GROUP)
+    values = []
+    for v in _values(o):
+        name = v.removesuffix(ALL)
+        whole = v.endswith(ALL) and name in sets
+        values += [f"{name}/{c}" for c in options(loader, f"dataset/{name}")] if whole else [v]
+    return f"{o.get_key_element()}={','.join(dict.fromkeys(values))}"
+
+
+def _matrix(parsed: list[Override], loader: ConfigLoaderImpl) -> list[str]:
+    """The sweep of an experiment, `hydra.sweeper.params` in its yaml, without the keys that are given a value."""
+    named = [str(o.input_line) for o in parsed if o.key_or_group == "experiment"]
+    if not named or named[0].partition("=")[2] not in options(loader, "experiment"):
+        return []  # a name that is not known is said by try_compose
+    params: dict[str, Any] = (
+        loader.load_configuration("config", named, RunMode.MULTIRUN).hydra.sweeper.get("params") or {}
+    )
+    given = {o.key_or_group for o in parsed}
+    words = [f"{key}={value}" for key, value in params.items() if key not in given]
+    return [_expanded(o, loader) for o in parse(words, loader)]

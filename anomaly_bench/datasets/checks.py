@@ -1,0 +1,77 @@
+"""Whether the images of a data set can carry a result: records as they should be, names that can be stored, no image
+on both sides."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+import numpy as np
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_files import shown
+from anomaly_bench.loading.image_list import Entry
+from anomaly_bench.records import Dataset, Record
+
+# Control characters, line ends of any kind, and bytes that are not UTF-8, which Python reads as lone surrogates.
+UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (Path, np.ndarray, type(None))}
+
+
+def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[Record]:
+    """The images of a split.  Raises UserError unless a data set's `records` keeps to what a Record says of itself."""
+    where, records, paths = f"{type(dataset).__qualname__}.records('{split}')", dataset.records(split), set()
+    if not isinstance(records, list):
+        raise UserError(where, f"returned {type(records).__name__}; a list of Record is needed")
+    for record in records:
+        if not isinstance(record, Record):
+            raise UserError(where, f"holds a {type(record).__name__}; a list of Record is needed")
+        for name, types in FIELDS.items():
+            if not isinstance(value := getattr(record, name), types):
+                wanted = " or ".join(each.__name__ for each in types)
+                raise UserError(where, f"the {name} of '{record.path}' is {type(value).__name__}; {wanted} is needed")
+        if PurePosixPath(record.path).is_absolute() or ".." in PurePosixPath(record.path).parts:
+            raise UserError(where, f"'{record.path}' is no path below the data root")
+        if record.kind in ("", ".", "..") or "/" in record.kind:
+            raise UserError(where, f"the kind of '{record.path}' is '{record.kind}'; the name of a folder is needed")
+        if record.path in paths:
+            raise UserError(where, f"two images have the path '{record.path}'", "each needs one of its own")
+        paths.add(record.path)
+    return records
+
+
+def check_names(records: Iterable[Record]) -> None:
+    """Raises UserError for the first name, folders included, that no line of a CSV or JSON file can hold."""
+    for record in records:
+        for source in (record.path, record.image, record.mask):
+            if isinstance(source, (str, Path)) and UNSTORABLE.search(str(source)):
+                what = "this name has control characters or bytes that are not UTF-8"
+                raise UserError(shown(source), what, "rename the file or the folder")
+
+
+def check_overlap(train: Sequence[Record], test: Sequence[Record], entries: Sequence[Entry]) -> None:
+    """Compare images by content.  entries: of train, then of test (`listing`).
+
+    Raises UserError where a defective test image is also a normal one, in the training or in the test: one of the two
+    labels is wrong.  Arrays come from official files, of which this is only said.  Warns of normal test images that are
+    training images too.
+    """
+    trained = {entry.image: entry.path for entry in entries[: len(train)]}
+    tested = list(zip(test, entries[len(train) :], strict=True))
+    normal = {entry.image: entry.path for record, entry in tested if not record.label} | trained
+    wrong = [(record, entry) for record, entry in tested if record.label and entry.image in normal]
+    if wrong:
+        text = _said("defective test images that are normal images too", [entry for _, entry in wrong], normal)
+        if any(isinstance(record.image, Path) for record, _ in wrong):
+            raise UserError("dataset", text, "remove each from one of the two places")
+        warnings.warn(text, stacklevel=2)
+    if seen := [entry for record, entry in tested if not record.label and entry.image in trained]:
+        warnings.warn(_said("normal test images that are training images too", seen, trained), stacklevel=2)
+
+
+def _said(what: str, entries: list[Entry], others: dict[str, str]) -> str:
+    first = entries[0]
+    return f"{what}, by content: {len(entries)} (first: {first.path} is {others[first.image]})"

@@ -1,0 +1,83 @@
+"""A user's own folder of images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from anomaly_bench.datasets.layout import MASK_FOLDERS, Found, Omitted, layout, note_others, usable, with_masks
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_files import cut, is_folder, typed
+from anomaly_bench.records import Dataset, Record
+
+DEFAULTS = {"good_dir": "good", "bad_dir": "bad", "test_share": 0.2, "split_seed": 0}  # as in conf/dataset/folder.yaml
+
+
+def records_of(found: list[Found], root: Path) -> list[Record]:
+    """What `layout` found, with paths relative to `root`."""
+    return [Record(image.relative_to(root).as_posix(), kind, image, mask) for image, kind, mask in found]
+
+
+class Folder(Dataset):
+    """`root`/train/good, test/<kind> and, where given, ground_truth/<kind> (`layout`); without a folder `train`, two
+    flat folders of good and bad images, where a seeded share of the good ones is kept for the test."""
+
+    def __init__(
+        self,
+        root: str | None,
+        good_dir: str,
+        bad_dir: str,
+        test_share: Annotated[float, Field(gt=0, lt=1)],
+        split_seed: Annotated[int, Field(ge=0)],
+    ) -> None:
+        self.root, self.good_dir, self.bad_dir = root, good_dir, bad_dir
+        self.test_share, self.split_seed = test_share, split_seed
+
+    def records(self, split: Literal["train", "test"]) -> list[Record]:
+        root = self._existing_root()
+        if not (root / "train").is_dir():
+            return records_of(self._flat(root, split), root)
+        for key, default in DEFAULTS.items():
+            if (value := getattr(self, key)) != default:
+                what = f"'{value}' given, but {root} has a folder train, whose layout would be read"
+                raise UserError(f"dataset.{key}", what, "rename one of them, or leave out the key")
+        return records_of(layout(root, split), root)
+
+    def _existing_root(self) -> Path:
+        if self.root is None:
+            raise UserError("dataset.root", "is not given", "dataset.root=DIR names your folder of images")
+        root = typed(self.root)
+        if not is_folder(root):
+            raise UserError("dataset.root", f"no such folder: {root}")
+        return root
+
+    def _flat(self, root: Path, split: Literal["train", "test"]) -> list[Found]:
+        good_dir, bad_dir = self._flat_folders(root)
+        omitted = Omitted(root, [good_dir, bad_dir, *(root / name for name in MASK_FOLDERS)])
+        note_others(root, omitted)
+        pairs = usable(with_masks(root, {"good": good_dir, bad_dir.name: bad_dir}, omitted))
+        omitted.warn()
+        good, bad = ([pair for pair in pairs if (pair[1] == "good") is normal] for normal in (True, False))
+        train, test = cut(good, max(1, round(self.test_share * len(good))), self.split_seed)
+        if not train:
+            what = f"a share of {self.test_share} leaves none of the {len(good)} good images to train on"
+            raise UserError("dataset.test_share", what)
+        return train if split == "train" else [*test, *bad]
+
+    def _flat_folders(self, root: Path) -> tuple[Path, Path]:
+        """The two folders, which must differ and lie in `root`."""
+        folders = root / self.good_dir, root / self.bad_dir
+        for key, given, folder in zip(("good_dir", "bad_dir"), (self.good_dir, self.bad_dir), folders, strict=True):
+            if ".." in Path(given).parts or not folder.is_relative_to(root):
+                raise UserError(f"dataset.{key}", f"'{given}' does not lie in {root}", "dataset.root=DIR holds both")
+            if not is_folder(folder):
+                what = f"{root} has neither train/good and test/<kind> nor {self.good_dir} and {self.bad_dir}"
+                raise UserError("dataset.root", what, "dataset.good_dir= and dataset.bad_dir= name other folders")
+        if folders[0].samefile(folders[1]):
+            raise UserError("dataset.bad_dir", f"'{self.bad_dir}' is the same folder as good_dir, '{self.good_dir}'")
+        if folders[1] == root or folders[1].name.lower() == "good":
+            what = f"'{self.bad_dir}' given; its last name is the kind of defect, and 'good' means normal"
+            raise UserError("dataset.bad_dir", what)
+        return folders

@@ -1,0 +1,143 @@
+"""The images of the demo data set: crops of three photographs of scikit-image (CC0), some with a drawn defect.
+
+Train and test crops come from disjoint parts of a photograph: no test pixel is seen in training.  Imports no torch.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+from skimage import data
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.row_file import YOUNG
+
+VERSION = 1  # of the images: part of the folder's name
+TEXTURES = ("brick", "grass", "gravel")
+TRAIN, GOOD, EACH = 40, 16, 6  # images: train, test without a defect, test for each kind of defect
+SIDE = 256  # pixels of an image
+SPLIT = 320  # the photographs have 512 x 512 pixels: columns before this one are for training, the others for the test
+WINDOW = (128, 193)  # side of the square cut from the photograph, in pixels; it is enlarged to SIDE
+
+Painter = Callable[[np.ndarray, np.random.Generator, str], tuple[np.ndarray, np.ndarray]]
+
+
+def generated(root: Path, seed: int) -> Path:
+    """The folder for the images of this seed."""
+    return root / f"v{VERSION}-seed{seed}"
+
+
+def generate(root: Path, texture: str, seed: int) -> Path:
+    """`generated(root, seed)` with a complete <texture>/{train,test,ground_truth}; written if missing.
+
+    The same seed gives the same bytes.  Raises UserError when `root` cannot be written.
+    """
+    base = generated(root, seed)
+    if (base / texture).is_dir():
+        return base
+    try:
+        base.mkdir(parents=True, exist_ok=True)
+        for left in base.glob(f".{texture}-*"):  # by a process that died while it drew, which takes a second
+            if time.time() - left.stat().st_mtime > YOUNG:
+                shutil.rmtree(left, ignore_errors=True)
+        part = Path(tempfile.mkdtemp(prefix=f".{texture}-", dir=base))
+        try:
+            _write(part / texture, texture, np.random.default_rng([seed, TEXTURES.index(texture)]))
+            if not (base / texture).is_dir():  # another process may have been faster
+                (part / texture).replace(base / texture)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+    except OSError as error:
+        if not (base / texture).is_dir():
+            what = f"cannot write the demo images to {base}: {error.strerror}"
+            raise UserError("dataset.root", what, "another folder: dataset.root=DIR or cache_dir=DIR") from error
+    return base
+
+
+def _write(folder: Path, texture: str, rng: np.random.Generator) -> None:
+    photo = getattr(data, texture)()  # uint8 [512, 512]
+    for split, count, part in (("train", TRAIN, photo[:, :SPLIT]), ("test", GOOD, photo[:, SPLIT:])):
+        for i in range(count):
+            _save(folder / split / "good" / f"{i:03}.png", _crop(part, rng))
+    for kind, paint in PAINTERS.items():
+        for i in range(EACH):
+            image, opacity = paint(_crop(photo[:, SPLIT:], rng), rng, texture)
+            _save(folder / "test" / kind / f"{i:03}.png", image)
+            _save(folder / "ground_truth" / kind / f"{i:03}_mask.png", (opacity > 0) * 255.0)
+
+
+def _save(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)).save(path)
+
+
+def _crop(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A random square of a photograph, enlarged, mirrored, a bit brighter or darker: float [SIDE, SIDE], 0 to 255."""
+    side = int(rng.integers(*WINDOW))
+    top, left = (int(rng.integers(n - side + 1)) for n in part.shape)
+    square = Image.fromarray(part[top : top + side, left : left + side])
+    image = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
+    image = image[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
+    return image * rng.uniform(0.93, 1.07)
+
+
+def _blend(image: np.ndarray, paint: np.ndarray | float, opacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The painted image and the opacity [SIDE, SIDE]; where it is 0, and nowhere else, the image is untouched."""
+    opacity = np.where(opacity < 0.1, 0, opacity)
+    return image * (1 - opacity) + paint * opacity, opacity
+
+
+def _blob(rng: np.random.Generator, radius: float, uneven: float, soft: float) -> np.ndarray:
+    """A round shape with an uneven edge anywhere inside the image: opacity [SIDE, SIDE]; lengths in pixels."""
+    margin = radius * (1 + uneven)
+    cy, cx = rng.uniform(margin, SIDE - margin, size=2)
+    y, x = np.mgrid[:SIDE, :SIDE]
+    angle, distance = np.arctan2(y - cy, x - cx), np.hypot(y - cy, x - cx)
+    edge = radius * np.ones_like(distance)
+    for wave in range(2, 6):
+        edge += radius * uneven / wave * rng.uniform(-1, 1) * np.sin(wave * angle + rng.uniform(0, 2 * np.pi))
+    return np.clip((edge - distance) / soft + 0.5, 0, 1)
+
+
+def _scratch(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
+    """A thin curve, brighter or darker than all that is around it."""
+    start = rng.uniform(40, SIDE - 40, size=2)
+    direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(90, 170)
+    end = np.clip(start + length * np.array([np.cos(direction), np.sin(direction)]), 12, SIDE - 12)
+    if np.hypot(*(end - start)) < 50:  # clipped to a stub at the border: towards the other side
+        end = SIDE - start
+    bend = (start + end) / 2 + rng.uniform(-25, 25, size=2)
+    t = np.linspace(0, 1, 60)[:, None]
+    curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end  # [60, 2], a quadratic Bezier curve
+    canvas = Image.new("L", (4 * SIDE, 4 * SIDE))  # four times as large, for a soft edge
+    line = [(4 * x, 4 * y) for x, y in curve.tolist()]
+    ImageDraw.Draw(canvas).line(line, fill=255, width=int(rng.integers(14, 25)), joint="curve")
+    opacity = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX)) / 255 * rng.uniform(0.75, 1)
+    return _blend(image, float(rng.choice([5, 250])), opacity)
+
+
+def _stain(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
+    """A darkened area through which the texture still shows."""
+    opacity = _blob(rng, rng.uniform(18, 40), uneven=0.5, soft=6)
+    return _blend(image, image * rng.uniform(0.3, 0.55), opacity)
+
+
+def _hole(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
+    """A nearly black pit."""
+    return _blend(image, rng.uniform(5, 30), _blob(rng, rng.uniform(7, 18), uneven=0.25, soft=2))
+
+
+def _foreign(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
+    """A patch of another texture, of the same mean brightness."""
+    patch = _crop(getattr(data, "gravel" if texture == "brick" else "brick")(), rng)
+    opacity = _blob(rng, rng.uniform(22, 42), uneven=0.3, soft=2)
+    return _blend(image, patch - patch.mean() + image.mean(), opacity)
+
+
+PAINTERS: dict[str, Painter] = {"foreign": _foreign, "hole": _hole, "scratch": _scratch, "stain": _stain}

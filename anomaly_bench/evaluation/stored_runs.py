@@ -1,0 +1,195 @@
+"""A finished run without its model: the masks of its data set, its stored maps and scores."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+from pydantic import ValidationError
+
+from anomaly_bench import __version__, config
+from anomaly_bench.checksums import remembered
+from anomaly_bench.config.schema import signature_model
+from anomaly_bench.datasets.checks import checked_records
+from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.evaluation.measured import measured, print_json, warnings_in_lines
+from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
+from anomaly_bench.loading.image_files import fingerprint
+from anomaly_bench.loading.image_list import differences, digest_of, from_csv, listing
+from anomaly_bench.loading.map_files import OneByOne, stored_maps
+from anomaly_bench.loading.row_file import Rows
+from anomaly_bench.metrics import Measurement
+from anomaly_bench.paths import cache_at, cache_root
+from anomaly_bench.records import Dataset, Record
+from anomaly_bench.runs.folder import IMAGES, LARGE, SMALL, RunFolder, ScoreRow, now
+
+ANEW = "force=true trains the run anew"
+ANEW_HERE = ("metrics.json", "curves.json")  # what is measured anew need not be as it was
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What is needed to measure a run, nothing of it in memory."""
+
+    folder: RunFolder
+    cfg: DictConfig  # as the run was made, except for where things lie
+    records: list[Record]  # of the test images, in the order of scores and maps
+    maps: OneByOne | None  # float32 [S, S]; None where the method has none
+    rows: Rows | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
+    masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
+
+
+def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
+    """Measure every run anew, store the metrics in its folder and print them.  show: prints a run's table.
+
+    Raises UserError where a run is not finished, has no maps, or its data set is not what it was.
+    """
+    found: dict[str, Measurement] = {}
+    for stored in [open_run(path, asked) for path in asked.runs]:
+        folder, m = stored.folder, measure_run(stored, asked)
+        changes = _changes(_stored_metrics(folder), m.metrics)
+        with folder.locked():
+            folder.remeasured(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
+        found[str(folder.path)] = m
+        if not asked.json:
+            show(folder)
+        out = sys.stderr if asked.json else sys.stdout
+        out.write("".join(f"{line}\n" for line in changes or ["the stored metrics are confirmed"]))
+    if asked.json:
+        print_json(found)
+
+
+def open_run(path: Path, asked: Asked) -> Stored:
+    """A finished run and the data set that it was measured on, checked against each other.
+
+    Raises UserError for a file that is not as the run wrote it, unless it is to be taken as it is, or is made anew.
+    """
+    folder = RunFolder(path)
+    manifest = folder.manifest if path.is_dir() else {}
+    if manifest.get("status") != "done":
+        what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
+        raise UserError(str(path), what, "`bench list runs` shows where runs are")
+    if not asked.accept_changes:
+        folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in ANEW_HERE])
+    cfg = _config(path / "config.yaml", asked.overrides)
+    with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
+        return _open(folder, cfg)
+
+
+def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
+    records = _test_images(folder, cfg)
+    maps = _maps(folder, cfg, len(records))
+    if maps is None:
+        return Stored(folder, cfg, records, None, None, None)
+    size = maps[0].shape[0]
+    rows = cached_rows(records, size, cache_root())
+    return Stored(folder, cfg, records, maps, rows, Masks(rows, size) if has_masks(records) else None)
+
+
+def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
+    """The test images, which must be those that the run was measured on."""
+    dataset = _dataset(cfg)
+    with warnings_in_lines():
+        train, records = checked_records(dataset, "train"), checked_records(dataset, "test")
+    where = f"its files are not those that {folder.path} was measured on"
+    if folder.manifest.get("format") == 1:  # told apart by their sizes
+        same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
+    else:
+        with remembered():
+            entries = listing(train, records)
+        same = digest_of(entries) == folder.manifest["checksums"]["data"]
+        changes = "" if same else f": {differences(from_csv((folder.path / IMAGES).read_text()), entries)}"
+    if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
+        raise UserError("dataset", where + changes, "dataset.root=DIR names another place")
+    return records
+
+
+def measure_run(stored: Stored, asked: Asked) -> Measurement:
+    """The metrics, with the run's own budget and number of resamples unless others are asked for."""
+    memory_mb = OmegaConf.select(stored.cfg, "hardware.metrics_memory_mb", default=MEMORY_MB)
+    resamples = OmegaConf.select(stored.cfg, "resamples", default=RESAMPLES)
+    scores = np.array([row.score for row in stored.folder.scores], np.float32)
+    labels = np.array([record.label for record in stored.records])
+    try:
+        return measured(
+            *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
+            memory_mb=memory_mb if asked.memory_mb is None else asked.memory_mb,
+            resamples=resamples if asked.resamples is None else asked.resamples,
+            threads=asked.threads,
+        )
+    except ValueError as error:  # what the metrics say of maps or scores that no run can have written
+        raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
+
+
+def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
+    """config.yaml with other places; only keys that name a place may be given."""
+    try:
+        cfg = OmegaConf.load(file) if file.is_file() else None
+        if cfg is not None:
+            OmegaConf.resolve(cfg)
+    except Exception as error:  # whatever a damaged yaml makes of its parser
+        raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
+    if not isinstance(cfg, DictConfig) or not cfg.get("dataset") or "cache_dir" not in cfg:
+        raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
+    places = ["cache_dir", *(f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))]
+    for key, value in overrides.items():
+        if key not in places:
+            raise none_of("bench eval", key, places)
+        OmegaConf.update(cfg, key, value)
+    return cfg
+
+
+def _scores(folder: RunFolder) -> list[ScoreRow]:
+    try:
+        return folder.scores
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise UserError(str(folder.path / "scores.csv"), f"is missing or damaged: {error}", ANEW) from error
+
+
+def _dataset(cfg: DictConfig) -> Dataset:
+    values: dict[str, Any] = OmegaConf.to_container(cfg.dataset)  # type: ignore[assignment]
+    model = signature_model(config.locate("dataset._target_", str(values.get("_target_"))))
+    try:
+        checked = model(**{key: v for key, v in values.items() if key not in config.NOT_ARGUMENTS})
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        raise UserError(f"dataset.{'.'.join(map(str, wrong['loc']))}", wrong["msg"]) from error
+    arguments = {key: getattr(checked, key) for key in model.model_fields}
+    dataset: Dataset = config.build("dataset", {**values, **arguments})
+    return dataset
+
+
+def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
+    file = folder.path / "maps.npy"
+    if not file.exists():
+        if not cfg.get("save_maps", True):
+            raise UserError(str(file), "is missing: the run was made with save_maps=false", "force=true save_maps=true")
+        if any(name.startswith("pixel_") for name in _stored_metrics(folder)):
+            raise UserError(str(file), "is missing", ANEW)
+        return None
+    maps = stored_maps(file)
+    height, width = maps[0].shape
+    if len(maps) != count or height != width:
+        what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"
+        raise UserError(str(file), what, ANEW)
+    return maps
+
+
+def _stored_metrics(folder: RunFolder) -> dict[str, float]:
+    try:
+        return folder.metrics
+    except UserError:  # damaged; it is about to be written anew
+        return {}
+
+
+def _changes(old: dict[str, float], new: dict[str, float]) -> list[str]:
+    """A line for each metric that differs, with every digit."""
+    pairs = {name: (str(old.get(name, "none")), str(new.get(name, "none"))) for name in {**old, **new}}
+    return [f"{name}: {before} -> {after}" for name, (before, after) in pairs.items() if before != after]

@@ -1,0 +1,148 @@
+"""Small pictures for the gallery, made from what runs have stored; what is there already is not made again.
+
+Raw values of different methods cannot be compared, so a map is coloured by what its values mean: the false-positive
+rate that a threshold at this value would have among the pixels of the run's own normal test images.  One colour is then
+one rate for all methods.  A block of pixels shows its highest value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.heatmaps import Sheet, palette, picture_names
+
+SIDE, IMAGE_SIDE = 128, 256  # pixels of a map, of an image
+HIGHEST, LOWEST, STEPS = 0.1, 1e-4, 24  # false-positive rates: darkest, brightest; colours between them
+ENOUGH = 2**23  # normal pixels that rates are counted on: evenly spaced ones where there are more
+log = logging.getLogger("anomaly_bench")
+
+
+def rates() -> np.ndarray:
+    """[STEPS] the false-positive rates at which the colour changes, falling."""
+    return np.geomspace(HIGHEST, LOWEST, STEPS)
+
+
+def thresholds(values: np.ndarray) -> np.ndarray:
+    """[STEPS] rising: the k-th is exceeded by no more than a share `rates()[k]` of the values [n]."""
+    count = len(values)
+    allowed = np.floor(rates() * count).astype(int)  # values that may lie above
+    top = min(allowed[0] + 1, count)
+    highest = np.sort(np.partition(values, count - top)[count - top :])[::-1]
+    return highest[np.minimum(allowed, count - 1)]
+
+
+def levels(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
+    """How many thresholds a value exceeds: [...] -> uint8, 0 to STEPS."""
+    return np.searchsorted(limits, values, side="left").astype(np.uint8)
+
+
+def shrunk(values: np.ndarray) -> np.ndarray:
+    """[H, W] -> at most SIDE pixels a side; a block shows its highest value."""
+    block = -(-max(values.shape) // SIDE)
+    for _ in values.shape:  # slices are five times as fast as `reduceat`
+        peaks = values[::block].copy()
+        for part in (values[i::block] for i in range(1, block)):
+            np.maximum(peaks[: len(part)], part, out=peaks[: len(part)])
+        values = peaks.T
+    return values
+
+
+def colour_steps() -> np.ndarray:
+    """uint8 [STEPS + 1, 3]: what a level looks like, the darkest first."""
+    return palette()[np.linspace(0, 255, STEPS + 1).round().astype(int)]
+
+
+def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], target: Path) -> str:
+    """target/<key>/<index>.png of the wanted test images, as far as they are missing.
+
+    labels [N]: 0 normal.  Returns the key, which is another once the run's maps are others; empty where there is
+    nothing to draw: no maps, damaged ones, or no normal image, without which there is no rate.
+    """
+    file, normal = folder.path / "maps.npy", [i for i, label in enumerate(labels) if not label]
+    if not file.exists() or not normal:
+        return ""
+    from anomaly_bench.loading.map_files import (
+        stored_maps,  # brings SciPy, which a report without maps need not wait for
+    )
+
+    stat = file.stat()
+    key = _key(file.resolve(), stat.st_mtime_ns, stat.st_size, rates(), SIDE)
+    missing = [i for i in wanted if not (target / key / f"{i}.png").exists()]
+    try:
+        maps = stored_maps(file)
+        if len(maps) != len(labels):
+            raise ValueError(f"{len(maps)} maps of {len(labels)} images")
+        limits = _limits(maps, normal) if missing else np.empty(0)
+        (target / key).mkdir(parents=True, exist_ok=True)
+        for i in missing:
+            picture = Image.fromarray(levels(shrunk(maps[i]), limits), "P")
+            picture.putpalette(colour_steps().tobytes())
+            _save(picture, target / key / f"{i}.png", bits=5)
+    except (UserError, ValueError) as error:  # whatever is wrong inside one run, it must not hide the others
+        log.warning("%s: not drawn: %s", file, error)
+        return ""
+    return key
+
+
+def _limits(maps: Sequence[np.ndarray], normal: Sequence[int]) -> np.ndarray:
+    """`thresholds` of the pixels of the normal images, evenly spaced ones where there are very many."""
+    step = -(-len(normal) * maps[0].size // ENOUGH)
+    return thresholds(np.concatenate([maps[i].ravel()[k % step :: step] for k, i in enumerate(normal)]))
+
+
+def _key(*words: object) -> str:
+    return hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()[:16]
+
+
+def image_name(data: str, path: str) -> str:
+    """The file of a test image; data: the checksum of its data set."""
+    return _key(data, path, IMAGE_SIDE)
+
+
+def cut_images(folder: RunFolder, names: dict[int, str], target: Path) -> None:
+    """target/<name>.jpg, and <name>_o.jpg with a defect outlined, out of the run's own pictures where they are missing.
+
+    names: of each wanted test image, by its index.
+    """
+    missing = {i: name for i, name in names.items() if not (target / f"{name}.jpg").exists()}
+    if not missing or not (folder.path / "heatmaps").is_dir():
+        return
+    target.mkdir(parents=True, exist_ok=True)
+    files = picture_names(folder.scores)
+    for i, name in missing.items():
+        source = folder.path / "heatmaps" / files.get(i, "?")
+        if not source.exists():
+            continue
+        try:
+            with Image.open(source) as picture:
+                image, outlined = Sheet.panels(picture.convert("RGB"))
+        except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is what Pillow says of a broken PNG
+            log.warning("%s: not shown: %s", source, error)
+            continue
+        if folder.scores[i].label:
+            _save(_small(outlined), target / f"{name}_o.jpg", quality=82)
+        _save(_small(image), target / f"{name}.jpg", quality=82)
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    picture.thumbnail((IMAGE_SIDE, IMAGE_SIDE))
+    return picture
+
+
+def _save(picture: Image.Image, file: Path, **options: int) -> None:
+    """Whole or not at all; unlike a run's files not flushed to disk, for they can be made again."""
+    buffer = io.BytesIO()
+    picture.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[file.suffix], **options)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_bytes(buffer.getvalue())
+    temporary.replace(file)

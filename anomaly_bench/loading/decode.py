@@ -1,0 +1,83 @@
+"""One image or mask: read it as it is, or say what is wrong with the file."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from anomaly_bench.errors import UserError
+
+
+def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
+    """Any image file, or uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3] RGB.
+
+    content: the file's bytes, where they are known already; it is then not read.
+    16-bit grey is scaled (65535 -> 255), an alpha channel is dropped, a palette is looked up, the pixels stay as stored
+    (no EXIF rotation).  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit values.
+    """
+    if isinstance(source, np.ndarray):
+        return _rgb_array(source)
+    image = _open(source, content)
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow < 11.3 says "I"
+        grey = np.asarray(image).astype(np.uint32)
+        return _rgb_array(((grey + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounded to nearest
+    if image.mode in ("I", "F"):
+        raise UserError(str(source), f"has 32-bit values (mode {image.mode}); 8 or 16 bits for a channel are read")
+    return np.array(_rgb(image, source))
+
+
+def read_mask(source: Path | np.ndarray, shape: tuple[int, int], content: bytes | None = None) -> np.ndarray:
+    """A mask file or array -> bool [H, W]: any value but 0 is anomalous.
+
+    In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
+    shape: H, W of the image.  content: as of `read_image`.  Raises UserError naming the file when it is unreadable, of
+    another size or not finite.
+    """
+    name = "mask" if isinstance(source, np.ndarray) else str(source)
+    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source, content), source)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise UserError(name, "the mask holds values that are not finite")
+    mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
+    if mask.shape != tuple(shape):
+        sizes = [f"{s[1]} x {s[0]}" for s in (mask.shape, shape)]
+        raise UserError(name, f"the mask has {sizes[0]} pixels, its image {sizes[1]}")
+    return mask
+
+
+def _open(path: Path, content: bytes | None = None) -> Image.Image:
+    try:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            image.load()
+            pages = getattr(image, "n_frames", 1)
+    except UnidentifiedImageError as error:
+        raise UserError(str(path), "cannot be read as an image: cannot identify image file") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
+        raise UserError(str(path), f"cannot be read as an image: {error}") from error
+    if pages > 1:
+        raise UserError(str(path), f"holds {pages} images; one image in a file is read")
+    return image
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    """Colours as they are, whatever an alpha channel or a transparent palette entry says."""
+    try:
+        return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
+    except ValueError as error:
+        raise UserError(str(path), f"has colours of mode {image.mode}, which cannot be read: {error}") from error
+
+
+def _mask_values(image: Image.Image, path: Path) -> np.ndarray:
+    if image.mode in ("LA", "La"):
+        return np.asarray(image.getchannel(0))
+    single = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
+    return np.asarray(image if single else _rgb(image, path))
+
+
+def _rgb_array(array: np.ndarray) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3]."""
+    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+        raise UserError("image array", f"is {array.dtype} {list(array.shape)}; uint8 [H, W] or [H, W, 3] is read")
+    return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array

@@ -1,0 +1,129 @@
+"""From records to batches: validation split, fingerprint of a file list, decoded images, the loaders of a training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sized
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
+
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.feature_cache import FeatureSet
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.image_files import cut
+
+
+def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
+    """(train, val): a share of the normal images drawn by the seed, both in their old order.
+
+    share: 0 (no val) to below 1; above 0 at least one image is drawn.  Raises UserError when none is left to train on.
+    """
+    if not 0 <= share < 1:
+        raise UserError("val_share", f"is {share}; at least 0 and below 1 is allowed")
+    count = max(1, round(share * len(records))) if share else 0
+    train, val = cut(records, count, seed)
+    if not train:
+        raise UserError("val_share", f"a share of {share} leaves none of the {len(records)} normal images to train on")
+    return train, val
+
+
+class EpochSampler(RandomSampler):
+    """A permutation that depends on (seed, epoch) alone, so that a resumed training sees the order it would have seen.
+
+    rounds: of the same images that the data source holds; one is over before the next begins.  Lightning calls
+    `set_epoch`, and on several devices replaces any RandomSampler by a shuffling DistributedSampler.
+    """
+
+    def __init__(self, data_source: Sized, seed: int, rounds: int = 1) -> None:
+        super().__init__(data_source)
+        self.seed, self.epoch, self.rounds = seed, 0, rounds
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        state = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(state[0]) >> 1)
+        count = len(self.data_source) // self.rounds
+        orders = [torch.randperm(count, generator=generator) + count * i for i in range(self.rounds)]
+        return iter(torch.cat(orders).tolist())
+
+
+class NormalLoaders:
+    """The normal images as a method gets them (`contracts.NormalData`).  All are decoded at once: a file that
+    cannot be used is named before any training.  Raises what `ImageSet` raises.
+
+    train, val: records of normal images.  workers: processes for each loader.  seed: of the order of the epochs.
+    devices: that share each training batch; it must be divisible by them.
+    """
+
+    def __init__(
+        self,
+        train: list[Record],
+        val: list[Record],
+        size: int,
+        cache_dir: Path,
+        workers: int,
+        seed: int,
+        devices: int = 1,
+    ) -> None:
+        self.sizes = {"train": len(train), "val": len(val)}
+        self._images = {"train": ImageSet(train, size, cache_dir), "val": ImageSet(val, size, cache_dir)}
+        self.workers, self.seed, self.devices = workers, seed, devices
+
+    def loader(
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int = 1
+    ) -> DataLoader[NormalBatch]:
+        """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
+
+        draws: an epoch goes through all images as often as it takes to give this many.  Raises UserError for an empty
+        split or a batch that the devices cannot share evenly.
+        """
+        self._check(split, batch_size)
+        rounds = math.ceil(draws / self.sizes[split])
+        images: Any = self._images[split]
+        if rounds > 1:  # not left to the sampler, which Lightning replaces on several devices
+            images = ConcatDataset([images] * rounds)
+        return self._loader(images, batch_size, shuffle, _without_labels, rounds)
+
+    def features(
+        self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
+    ) -> DataLoader[FeatureBatch]:
+        """The same with the features of a frozen network in place of the images; raises what `FeatureSet` raises."""
+        self._check(split, batch_size)  # before anything is computed
+        return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
+
+    def _loader(
+        self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any], rounds: int = 1
+    ) -> DataLoader[Any]:
+        return DataLoader[Any](
+            rows,
+            batch_size=batch_size // self.devices,
+            sampler=EpochSampler(rows, self.seed, rounds) if shuffle else None,
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def _check(self, split: str, batch_size: int) -> None:
+        if batch_size % self.devices:
+            raise UserError("method.batch_size", f"{batch_size} cannot be shared evenly by {self.devices} devices")
+        if not self.sizes[split]:
+            raise UserError("val_share", f"the method needs '{split}' images, and there are none")
+
+
+def _without_labels(samples: list[Sample]) -> NormalBatch:
+    images: list[Tensor] = [sample["image"] for sample in samples]
+    return NormalBatch(image=torch.stack(images), path=[sample["path"] for sample in samples])
+
+
+def _named(rows: list[tuple[list[Tensor], str]]) -> FeatureBatch:
+    features = zip(*(maps for maps, _ in rows), strict=True)
+    return FeatureBatch(features=[torch.stack(maps) for maps in features], path=[path for _, path in rows])

@@ -1,0 +1,134 @@
+"""Anomaly maps in files: TIFF, NPY or PNG of any program, and the maps of a run.  One image is in memory at a time."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.resize import resize_mask
+
+SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # compared in lower case
+GREY = ("L", "I", "I;16", "I;16B")  # Pillow's modes of a PNG with 8 or 16 bits; before 11.3 it said "I"
+
+
+class OneByOne(Sequence[np.ndarray]):
+    """`count` arrays, each read when it is asked for.  `read` gets an index; threads may call it together."""
+
+    def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
+        self._count, self._read = count, read
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._read(range(self._count)[index])
+
+
+def rows_of(mapped: np.memmap) -> OneByOne:
+    """The arrays [...] of a memory map [N, ...] without the map, whose pages would count as memory of this process."""
+    file, start, dtype, (count, *shape) = str(mapped.filename), mapped.offset, mapped.dtype, mapped.shape
+    values = math.prod(shape)
+
+    def read(index: int) -> np.ndarray:
+        offset = start + index * values * dtype.itemsize
+        return np.fromfile(file, dtype, values, offset=offset).reshape(shape)
+
+    return OneByOne(count, read)
+
+
+def stored_maps(file: Path) -> OneByOne:
+    """The maps [H, W] of a .npy file [N, H, W].  Raises UserError naming a file that holds something else."""
+    try:
+        mapped = np.load(file, mmap_mode="r")  # for its header only
+    except (OSError, ValueError, EOFError) as error:
+        raise UserError(str(file), f"cannot be read: {error}") from error
+    if not isinstance(mapped, np.memmap) or mapped.ndim != 3 or not mapped.size or not mapped.flags.c_contiguous:
+        raise UserError(str(file), f"holds no maps [N, H, W] in rows, but {getattr(mapped, 'shape', 'something else')}")
+    return rows_of(mapped)
+
+
+def read_map(file: Path) -> np.ndarray:
+    """float16, 32, 64 or integer scores [H, W], as they are in the file.
+
+    Raises UserError naming the file: unreadable, a picture, several maps, no real numbers, or a score that is not
+    finite (with its row and column).
+    """
+    read = {".npy": _npy, ".png": _png}.get(file.suffix.lower(), _tiff)
+    try:
+        scores = read(file)
+    except UserError:
+        raise
+    except Exception as error:  # decoders raise nearly anything on a damaged file
+        raise UserError(str(file), f"cannot be read as an anomaly map: {error}") from error
+    if scores.ndim != 2 or not scores.size:
+        raise UserError(str(file), f"has the shape {list(scores.shape)}; one map [H, W] is read")
+    if scores.dtype.kind not in "iuf":
+        raise UserError(str(file), f"holds values of type {scores.dtype}; integers or floating-point numbers are read")
+    finite = np.isfinite(scores)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        value = f"score {scores[row, column]} at row {row}, column {column}"
+        raise UserError(str(file), f"{value}; every score must be finite")
+    return scores
+
+
+def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarray:
+    """A mask as bool [H, W] of its map's shape; resize: bring it to that size as runs do (`decode.resize_mask`).
+
+    Raises UserError naming a file that is unreadable or has another size.
+    """
+    found = mask_shape(file, shape, resize)
+    mask = read_mask(file, found)
+    return mask if found == shape else resize_mask(mask, shape[0])
+
+
+def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, int]:
+    """H, W of a mask file, from its header; raises what `read_mask_for` raises of a size that does not fit."""
+    try:
+        with Image.open(file) as image:
+            found = image.size[::-1]
+    except Exception as error:
+        raise UserError(str(file), f"cannot be read as an image: {error}") from error
+    sizes = "the mask has {1} x {0} pixels, its map {3} x {2}".format(*found, *shape)
+    if found != shape and not resize:
+        raise UserError(str(file), sizes, "--resize-masks brings the masks to the maps' size, as runs do")
+    if found != shape and shape[0] != shape[1]:
+        raise UserError(str(file), f"{sizes}; masks are resized to square maps only")
+    return found
+
+
+def write_map(file: Path, scores: np.ndarray) -> None:
+    """Scores [H, W] as a TIFF of float32, uncompressed."""
+    import tifffile
+
+    tifffile.imwrite(file, scores.astype(np.float32), photometric="minisblack", metadata=None)
+
+
+def _tiff(file: Path) -> np.ndarray:
+    import tifffile
+
+    with tifffile.TiffFile(file) as tiff:
+        if len(tiff.pages) > 1:
+            raise UserError(str(file), f"holds {len(tiff.pages)} pages; one map in a file is read")
+        page = tiff.pages.first
+        if page.samplesperpixel > 1 or page.photometric == tifffile.PHOTOMETRIC.PALETTE:
+            raise UserError(str(file), f"is a picture ({page.photometric.name}), not scores")
+        return np.asarray(page.asarray())
+
+
+def _npy(file: Path) -> np.ndarray:
+    return np.asarray(np.load(file, allow_pickle=False))
+
+
+def _png(file: Path) -> np.ndarray:
+    with Image.open(file) as image:
+        if image.mode not in GREY:
+            raise UserError(str(file), f"is a picture ({image.mode}), not scores; grey with 8 or 16 bits is read")
+        return np.asarray(image)

@@ -1,0 +1,1 @@
+"""Tables of finished runs: collected, aggregated, compared, beside published figures."""

@@ -1,0 +1,224 @@
+"""Run folders -> one long table of finished runs, and the names of all that had to be left out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from anomaly_bench.errors import NAME, UserError, check_name
+from anomaly_bench.runs.folder import MANIFEST, RunFolder, find
+from anomaly_bench.runs.index import IndexedFolder, indexed, state
+
+CONFIG = "config.yaml"
+RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How a run's metrics came about, and how sure they are."""
+
+    how: str = "exact"  # exact | streaming
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # bootstrap over test images
+    bounds: dict[str, float] = field(default_factory=dict)  # the largest possible error of each streamed value
+    level: float = 0.95  # of the intervals
+    resamples: int = 0  # behind the intervals
+
+    def __str__(self) -> str:
+        text = "exact metrics" if self.how == "exact" else "pixel metrics in one pass, each with its largest error"
+        interval = f"; intervals: {self.level:.0%}, {self.resamples} bootstrap resamples of the test images"
+        return text + (interval if self.intervals else "")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A finished run."""
+
+    setting: str  # 8 hex digits: the same for all seeds and categories
+    label: str  # the setting for people: method and overrides
+    method: str
+    dataset: str
+    category: str
+    seed: int
+    metrics: dict[str, float]  # in [0, 1]; nan where undefined
+    seconds: float  # of all stages together, scoring included; nan where not measured
+    peak_memory_mb: float  # of the hungriest stage; nan where not measured
+    path: Path
+    config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
+    measured: Measured = field(repr=False)
+    data: str = field(default="", repr=False)  # checksum of the data set's files
+    place: str = field(default="", repr=False)  # where an own folder lies
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run folder that is not in the table."""
+
+    status: str  # running, interrupted, failed, damaged, copy, or another status that is not `done`
+    path: Path
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.path}" + (f" ({self.reason})" if self.reason else "")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What was found below an output folder."""
+
+    rows: list[Row]  # sorted by path
+    left_out: list[LeftOut]
+
+    def left_out_line(self) -> str:
+        """How many by status, `1 failed, 2 running`, or `none`."""
+        counts = Counter(item.status for item in self.left_out)
+        return ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
+
+
+def collect(outputs: Path | str) -> Collected:
+    """Read every run folder below `outputs`.  Unfinished, damaged and copied ones are named, not read in.
+
+    Raises UserError where there is no such folder.
+    """
+    outputs = Path(outputs)
+    with indexed(outputs, _paths(outputs)) as folders:
+        return _collected(folders)
+
+
+def _collected(folders: list[IndexedFolder]) -> Collected:
+    rows: dict[tuple[str, ...], Row] = {}
+    left_out = []
+    for folder in folders:
+        try:
+            manifest = _manifest(folder)
+            if (status := state(folder)) != "done":
+                reason = folder.damage()[0] if status == "damaged" else manifest.get("error") or ""
+                left_out.append(LeftOut(status, folder.path, _line(reason)))
+                continue
+            row = _row(folder, manifest)
+        except Exception as error:  # whatever is wrong inside one folder, it must not hide the others
+            left_out.append(LeftOut("damaged", folder.path, _reason(error)))
+            continue
+        first = rows.setdefault((row.method, row.dataset, row.category, str(row.seed), str(manifest["id"])), row)
+        if first is not row:  # counted twice, it would pass for a second seed
+            left_out.append(LeftOut("copy", folder.path, f"the same run as {first.path}"))
+    return Collected(_one_label_each(_places_told_apart(list(rows.values()))), left_out)
+
+
+def _places_told_apart(rows: list[Row]) -> list[Row]:
+    """The rows; own folders of one name in different places are different categories: `lineA_parts`, `lineB_parts`."""
+    places: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for row in rows:
+        places[row.dataset, row.category].add(row.place)
+
+    def category_of(row: Row) -> str:
+        others = places[row.dataset, row.category]
+        if len(others) == 1:
+            return row.category
+        longer = Path(row.place).parent.name
+        if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(longer):
+            longer = hashlib.sha256(row.place.encode()).hexdigest()[:6]
+        return f"{longer}_{row.category}"[:64]
+
+    return [replace(row, category=category_of(row)) for row in rows]
+
+
+def _one_label_each(rows: list[Row]) -> list[Row]:
+    """The rows with one label for each setting, whatever was typed for its runs: the shortest of theirs.
+
+    Different settings with equal labels (a default has changed, or a weights file) are told apart by their checksum.
+    """
+    labels: dict[tuple[str, str], str] = {}  # by data set and setting
+    for row in rows:
+        key = row.dataset, row.setting
+        labels[key] = min(labels.get(key, row.label), row.label, key=lambda label: (len(label), label))
+    counts = Counter((dataset, label) for (dataset, _), label in labels.items())
+
+    def label_of(row: Row) -> str:
+        label = labels[row.dataset, row.setting]
+        return f"{label} #{row.setting}" if counts[row.dataset, label] > 1 else label
+
+    return [replace(row, label=label_of(row)) for row in rows]
+
+
+def method_config(content: bytes) -> dict[str, Any]:
+    """The method's part of a run's config.yaml.  Raises ValueError where it has none."""
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.to_container(OmegaConf.create(content.decode()))
+    method = config.get("method") if isinstance(config, dict) else None
+    if not isinstance(method, dict):
+        raise ValueError("config.yaml has no method")
+    return {str(key): value for key, value in method.items()}
+
+
+def measurement(manifest: dict[str, Any]) -> Measured:
+    """What a manifest says of the measurement; nothing where it was written before there were intervals."""
+    entry = manifest.get("measurement", {})
+    values = {key: entry[key] for key in ("how", "level", "resamples") if key in entry}
+    intervals = {key: (_number(low), _number(high)) for key, (low, high) in entry.get("intervals", {}).items()}
+    return Measured(**values, intervals=intervals, bounds={k: _number(v) for k, v in entry.get("bounds", {}).items()})
+
+
+def _number(value: float | None) -> float:
+    """JSON has no NaN; a manifest has null."""
+    return math.nan if value is None else float(value)
+
+
+def _paths(outputs: Path) -> list[Path]:
+    """All run folders, also those whose manifest is missing."""
+    paths = {folder.path for folder in find(outputs)}
+    paths |= {p for p in outputs.glob("*/*/*/s*") if RUN_NAME.fullmatch(p.name) and p.is_dir()}
+    return sorted(paths)
+
+
+def _manifest(folder: RunFolder) -> dict[str, Any]:
+    manifest = folder.manifest
+    if not manifest:
+        raise ValueError(f"no {MANIFEST}")
+    if not isinstance(manifest, dict) or "status" not in manifest:
+        raise ValueError(f"{MANIFEST} has no status")
+    return manifest
+
+
+def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
+    metrics = {str(key): float(value) for key, value in folder.metrics.items()}
+    if not metrics:
+        raise ValueError("no metrics.json, or an empty one")
+    names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
+    for key in ("method", "dataset", "category"):  # they become names of files
+        check_name(key, names[key])
+    numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
+    file = folder.path / CONFIG
+    content = file.read_bytes()
+    return Row(
+        **names,  # type: ignore[arg-type]
+        **numbers,  # type: ignore[arg-type]
+        path=folder.path,
+        config=folder.index.parsed(file, content, lambda: method_config(content)),
+        measured=measurement(manifest),
+        data=str(manifest.get("checksums", {}).get("data", "")),
+        place=str(manifest.get("place", "")),
+    )
+
+
+def _cost(manifest: dict[str, Any]) -> dict[str, float]:
+    stages = manifest["stages"].values()
+    seconds, memory = ([float(s[k]) for s in stages if s.get(k) is not None] for k in ("seconds", "peak_memory_mb"))
+    return {"seconds": sum(seconds) if seconds else math.nan, "peak_memory_mb": max(memory, default=math.nan)}
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"{MANIFEST} has no {error}"
+    return _line(error if isinstance(error, (UserError, ValueError)) else f"{type(error).__name__}: {error}")
+
+
+def _line(text: object) -> str:
+    """On one line, and not endlessly long: a Hydra or CUDA error can fill a screen."""
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else line[:299] + "…"

@@ -1,0 +1,184 @@
+"""What Lightning calls while a stage is trained: the loss curve (training.csv) and the random state of each epoch, the
+end of a training that diverges, the limit of steps, checkpoints."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.files import write_atomic
+from anomaly_bench.runs.logs import console_log, file_log
+
+EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: what no training that learns reaches
+DIVERGED = "the training diverged; a smaller method.lr?"
+NOT_LEARNED = "before anything was learned: are the pretrained weights in order? does hardware.precision=32-true help?"
+log = logging.getLogger("anomaly_bench")
+
+
+class Curve(Callback):
+    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops where a loss explodes.
+
+    `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.
+    Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
+    an undisturbed one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
+    """
+
+    def __init__(self, path: Path, stage: str, seed: int, level: int) -> None:
+        self.path, self.stage, self.seed, self.level = path, stage, seed, level
+        self.rows: list[dict[str, Any]] = []
+        self.began = self.before = 0.0
+        self.losses: list[torch.Tensor] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        quiet()  # a training process of its own starts with Lightning's settings, and without a log
+        if trainer.is_global_zero and not log.handlers:
+            log.addHandler(file_log(self.path.parent))
+            console_log()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        rows = read_rows(self.path)
+        self.rows = [r for r in rows if r["stage"] != self.stage or int(r["epoch"]) < trainer.current_epoch]
+        self.before = max((float(r["seconds"]) for r in self.rows if r["stage"] == self.stage), default=0.0)
+        self.began = time.monotonic()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        if not batch_idx:  # not at the epoch's start: only there does a resumed training not draw a seed for its loader
+            epoch, rank = trainer.current_epoch, trainer.global_rank
+            seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
+            self.losses.clear()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self.losses.append(outputs["loss"].detach())  # stays on its device: no waiting for it in each step
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        values = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        if self.losses:
+            values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
+        self.refuse_divergence(trainer, pl_module, values)
+        seconds = round(self.before + time.monotonic() - self.began, 3)
+        row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
+        self.rows.append(row | values)
+        if trainer.is_global_zero:
+            write_rows(self.path, self.rows)
+            text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
+            epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
+            log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
+
+    def refuse_divergence(self, trainer: Trainer, module: LightningModule, values: dict[str, float]) -> None:
+        """Raise UserError, before this epoch's checkpoint, naming the first step at which the loss left all bounds."""
+        wrong = {name: v for name, v in values.items() if not math.isfinite(v)}
+        step, losses = trainer.global_step, [float(v) for v in self.losses]
+        earlier = [float(row["loss"]) for row in self.rows if row["stage"] == self.stage and row.get("loss")]
+        most = EXPLODED * max([1.0, *map(abs, (earlier + losses)[:1])])
+        for i, loss in enumerate(losses):
+            if not abs(loss) <= most:  # nan too
+                wrong, step = {"loss": loss}, trainer.global_step - len(losses) + i + 1
+                break
+        said = [f"{name} is {v:.6g}" for name, v in wrong.items()]
+        if not said and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
+            said = ["a weight is no longer finite"]
+        if said:
+            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
+            at_once = not trainer.current_epoch and losses and not math.isfinite(losses[0])
+            raise UserError(where, ", ".join(said), NOT_LEARNED if at_once else DIVERGED)
+
+
+class StepLimit(Callback):
+    """Ends the training after `steps`.  With its own max_steps Lightning resumes inside the epoch that is done already:
+    it takes one step for a whole epoch, and that under the old number.
+    """
+
+    def __init__(self, steps: float) -> None:
+        self.steps = steps
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.should_stop |= trainer.global_step >= self.steps
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        trainer.should_stop |= trainer.global_step >= self.steps
+
+
+class Checkpoint(Callback):
+    """`last.ckpt` at the end of an epoch if `seconds` have passed since the one before, and after the training."""
+
+    def __init__(self, path: Path, seconds: float) -> None:
+        self.path, self.seconds, self.saved = path, seconds, time.monotonic()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        for name in frozen(pl_module):
+            checkpoint["state_dict"].pop(name, None)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        due = time.monotonic() - self.saved >= self.seconds
+        if trainer.strategy.broadcast(due):  # saving is collective: the processes must agree
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.save(trainer)
+
+    def save(self, trainer: Trainer) -> None:
+        trainer.save_checkpoint(self.path)
+        self.saved = time.monotonic()
+
+
+def frozen(module: LightningModule) -> set[str]:
+    """Names of the parameters that are not trained; every start loads them anyway."""
+    return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of training.csv; none where there is no file yet.  Raises UserError for a damaged file."""
+    if not path.exists():
+        return []
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            rows: list[dict[str, Any]] = list(reader)
+        if lacking := {"stage", "epoch", "seconds"} - set(reader.fieldnames or ()):
+            raise ValueError(f"no column {min(lacking)}")
+        numbers = [(int(r["epoch"]), float(r["seconds"]), float(r.get("loss") or 0)) for r in rows if r["stage"]]
+        if len(numbers) < len(rows) or not all(math.isfinite(value) for row in numbers for value in row):
+            raise ValueError("a row without stage, or with a number that is not finite")
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        hint = "remove it: the training goes on, its curve and seconds begin anew"
+        raise UserError(str(path), f"is damaged ({type(error).__name__}: {error})", hint) from error
+    return rows
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    """training.csv, whole; stages that log different values leave the others' columns empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for r in rows for key in r)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
+
+
+def last_seconds(path: Path, stage: str) -> float:
+    """Training time of a stage over all attempts."""
+    return max((float(r["seconds"]) for r in read_rows(path) if r["stage"] == stage), default=0.0)
+
+
+def quiet() -> None:
+    """Lightning's notes on workers, devices and intervals say nothing to someone who runs a benchmark."""
+    for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    for message in (
+        ".*does not have many workers.*",
+        ".*log_every_n_steps.*",
+        ".*isinstance.treespec.*",
+        ".*Checkpoint directory.*",
+        ".*in eval mode at the start.*",
+    ):
+        warnings.filterwarnings("ignore", message)

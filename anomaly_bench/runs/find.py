@@ -1,0 +1,140 @@
+"""The run that a configuration describes, before anything is trained: its folder, its images, and what is there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import warnings
+from collections.abc import MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from anomaly_bench import config
+from anomaly_bench.checksums import checksums
+from anomaly_bench.datasets.checks import check_names, check_overlap, checked_records
+from anomaly_bench.errors import UserError, check_name
+from anomaly_bench.loading.image_files import fingerprint, found_line
+from anomaly_bench.loading.image_list import Entry, differences, digest_of, from_csv, listing
+from anomaly_bench.records import Dataset, Record
+from anomaly_bench.runs.folder import IMAGES, SMALL, RunFolder
+
+log = logging.getLogger("anomaly_bench")
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a data set."""
+
+    train: list[Record]
+    test: list[Record]
+    entries: list[Entry]  # of all of them, with the checksums of their content
+    checksum: str  # of the entries
+    warnings: list[str]  # what was passed over, a line each
+
+    def __str__(self) -> str:
+        return found_line(self.train, self.test)
+
+
+@dataclass(frozen=True)
+class FoundRun:
+    """A run as it is now."""
+
+    folder: RunFolder
+    state: str  # done, to resume, to run
+    data: Data
+    identity: config.Identity
+    note: str = ""  # what to say beside `already done`
+
+
+def find_run(
+    settings: config.Settings, fetch: bool = False, known: MutableMapping[str, Data] | None = None
+) -> FoundRun:
+    """Look up what there is of a run.
+
+    fetch: weights that are not on this machine may be downloaded.  known: data sets that were looked at already, for
+    the runs of a sweep.  Raises UserError where the images are not there or not those of the run, or where that run's
+    files are damaged; NotHere where it depends on weights that are not on this machine.
+    """
+    known, key = {} if known is None else known, json.dumps(settings.dataset, sort_keys=True, default=str)
+    if key not in known:
+        known[key] = find_data(settings)
+    data, files = known[key], config.weight_files(settings, fetch)
+    identity = config.identify(settings, files)
+    folder = run_folder(settings, identity.run)
+    if settings.force:
+        return FoundRun(folder, "to run", data, identity)
+    if folder.status == "new":
+        if old := run_of_rule_1(settings, data, files):
+            note = "of an earlier version, which told images apart by size; force=true trains it anew"
+            return FoundRun(old, "done", data, identity, note)
+        return FoundRun(folder, "to run", data, identity)
+    require_same_data(folder, data)
+    folder.require_undamaged(SMALL)
+    return FoundRun(folder, "done" if folder.status == "done" else "to resume", data, identity)
+
+
+def find_data(settings: config.Settings) -> Data:
+    """The images of a configuration's data set.  Raises UserError where there are none, or one cannot be read."""
+    dataset: Dataset = config.build("dataset", settings.dataset)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        train, test = checked_records(dataset, "train"), checked_records(dataset, "test")
+        check_names([*train, *test])
+        entries = listing(train, test)
+        check_overlap(train, test, entries)
+    said = list(dict.fromkeys(str(warning.message) for warning in caught))
+    for line in said:
+        log.warning("%s", line)
+    for split, records in (("train", train), ("test", test)):
+        if not records:
+            raise UserError("dataset", f"has no {split} images")
+    return Data(train, test, entries, digest_of(entries), said)
+
+
+def require_same_data(folder: RunFolder, data: Data) -> None:
+    """Raises UserError naming the images that are not those of the run."""
+    if folder.manifest.get("checksums", {}).get("data", data.checksum) == data.checksum:
+        return
+    try:
+        stored = from_csv((folder.path / IMAGES).read_text(encoding="utf-8"))
+        what = differences(stored, data.entries)
+    except (OSError, ValueError):  # killed before it was written, or damaged
+        what = f"{IMAGES}, which would tell them, is missing or damaged"
+    raise UserError(
+        "dataset",
+        f"its files are not those that {folder.path} was trained on: {what}",
+        "bring them back; dataset.name=NAME or output_dir=DIR keeps both; force=true trains the run anew",
+    )
+
+
+def run_folder(settings: config.Settings, identity: str) -> RunFolder:
+    """outputs/<method>/<dataset>/<category>/s<seed>-<id>"""
+    name = settings.dataset["name"]
+    category = settings.dataset.get("category") or name
+    if name == config.OWN_FOLDER:  # two folders of one name differ in their runs' identities
+        category = re.sub("[^A-Za-z0-9_.-]+", "_", config.place_of(settings.dataset).name).lstrip(".-")[:64] or name
+    for where, part in (("method.name", settings.method["name"]), ("dataset.name", name), ("category", category)):
+        check_name(where, part)
+    return RunFolder(settings.output_dir / settings.method["name"] / name / category / f"s{settings.seed}-{identity}")
+
+
+def run_of_rule_1(settings: config.Settings, data: Data, files: config.WeightFiles) -> RunFolder | None:
+    """A finished run of an earlier version that is this one, as far as its own files can tell."""
+    name, root = settings.dataset["name"], settings.dataset.get("root")
+    category = settings.dataset.get("category") or (Path(root).resolve().name if name == "folder" and root else name)
+    identity = f"s{settings.seed}-{config.identify_by_rule_1(settings)}"
+    folder = RunFolder(settings.output_dir / settings.method["name"] / name / category / identity)
+    manifest = folder.manifest
+    if manifest.get("format") != 1 or manifest.get("status") != "done" or folder.damage():
+        return None
+    if manifest.get("checksums", {}).get("data") != fingerprint([*data.train, *data.test]):
+        return None
+    if name == config.OWN_FOLDER:
+        stored = OmegaConf.select(OmegaConf.load(folder.path / "config.yaml"), "dataset")
+        if config.place_of(stored or {}) != config.place_of(settings.dataset):
+            return None
+    weights = {digest for paths in files.values() for digest in checksums(paths)}
+    return folder if weights <= set(manifest.get("provenance", {}).values()) else None

@@ -1,0 +1,244 @@
+"""A picture for each test image: the image, its defect outlined, its anomaly map; the worst mistakes first.
+
+Of more than 500 normal or 500 anomalous images, the 500 worst mistakes are drawn.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from anomaly_bench.files import unwritable
+from anomaly_bench.runs.folder import ScoreRow
+
+# Inferno (van der Walt, Smith, Firing; CC0) at ten equal steps: lightness rises evenly from black to a pale yellow.
+ANCHORS = "000004 1b0c42 4b0c6b 781c6d a52c60 cf4446 ed6925 fb9a06 f7d03c fcffa4"
+SMALLEST, LARGEST = 192, 512  # pixels; smaller maps are shown in larger pixels, larger ones shrunk
+CYAN, BLACK, GREY, RED = (0, 255, 255), (0, 0, 0), (90, 90, 90), (190, 0, 0)
+MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 take a minute and 180 MB
+GAP, HEADER, FOOTER, BAR = 8, 20, 60, 70  # pixels: between panels, above, below, right of them
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """How far a test image is on the wrong side: the images of the other class that it should not have met."""
+
+    row: ScoreRow
+    rank: int  # 1 = the highest score of the test set
+    total: int  # images in the test set
+    wrong: (
+        int  # of an anomalous image: normal images that score >= it; of a normal one: anomalous images that score <= it
+    )
+    others: int  # images of the other class
+
+    @property
+    def share(self) -> float:
+        """`wrong` as a share of the other class; 0 where that is empty."""
+        return self.wrong / max(self.others, 1)
+
+    @property
+    def verdict(self) -> str:
+        """In words."""
+        if not self.others:
+            return f"no {'normal' if self.row.label else 'anomalous'} images to compare with"
+        if self.row.label:
+            found = f"found: above all {self.others} normal images"
+            return f"missed: {self.wrong} of {self.others} normal images score as high" if self.wrong else found
+        calm = f"calm: below all {self.others} anomalous images"
+        return f"false alarm: {self.wrong} of {self.others} anomalous images score as low" if self.wrong else calm
+
+
+def write_heatmaps(
+    folder: Path,
+    rows: Sequence[ScoreRow],
+    maps: np.ndarray | None,
+    load: Callable[[int], tuple[np.ndarray, np.ndarray]],
+) -> None:
+    """<folder>/heatmaps/<position>_<kind>_<stem>.png for each of the N test images; position 0001 is the worst mistake.
+    Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
+
+    rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
+    image, uint8 [H, W, 3], and its mask, bool [H, W]; asked for one at a time.  An older folder is replaced as a whole.
+    Raises UserError where the folder cannot be written.
+    """
+    if maps is None:
+        return
+    low, high = colour_range(maps, np.array([row.label for row in rows]))
+    sheet = Sheet(maps.shape[1], maps.shape[2], low, high)
+    mistakes, drawn = find_mistakes(rows), picture_names(rows)
+    if len(drawn) < len(rows):
+        text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
+        logging.getLogger("anomaly_bench").info(text, len(drawn), len(rows), MOST)
+    with _replacing(folder / "heatmaps") as new:
+        for i, name in drawn.items():
+            sheet.draw(mistakes[i], *load(i), maps[i]).save(new / name, compress_level=1)
+
+
+def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
+    """Index of a test image -> the file in `heatmaps/`, the worst mistake first."""
+    order = worst_first(find_mistakes(rows))
+    worst = {i for label in (0, 1) for i in [j for j in order if rows[j].label == label][:MOST]}
+    stems = {i: re.sub(r"[^A-Za-z0-9.-]+", "_", f"{rows[i].kind}_{Path(rows[i].path).stem}")[:120] for i in worst}
+    drawn = [i for i in order if i in worst]
+    return {i: f"{position:04}_{stems[i]}.png" for position, i in enumerate(drawn, 1)}
+
+
+def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:
+    """One for each row, in the same order."""
+    scores, labels = np.array([row.score for row in rows]), np.array([row.label for row in rows])
+    everything, normal, anomalous = np.sort(scores), np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
+    found = []
+    for row in rows:
+        rank = len(rows) - int(np.searchsorted(everything, row.score, "right")) + 1
+        if row.label:
+            wrong, others = len(normal) - int(np.searchsorted(normal, row.score, "left")), len(normal)
+        else:
+            wrong, others = int(np.searchsorted(anomalous, row.score, "right")), len(anomalous)
+        found.append(Mistake(row, rank, len(rows), wrong, others))
+    return found
+
+
+def worst_first(mistakes: Sequence[Mistake]) -> list[int]:
+    """Indices by falling share; among equals missed defects first, then the score nearer the wrong end."""
+
+    def key(i: int) -> tuple[float, int, float]:
+        m = mistakes[i]
+        return -m.share, -m.row.label, m.row.score if m.row.label else -m.row.score
+
+    return sorted(range(len(mistakes)), key=key)
+
+
+def colour_range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The values shown darkest and brightest in all pictures of a run.
+
+    Darkest: what 95 of 100 pixels of the normal images do not exceed, so that these look calm.  Brightest: the median
+    of the anomalous images' highest pixels: half of the defects reach it, and a normal image glows as far as it rivals
+    them.  All images stand in for a class that is missing, the highest pixel for the brightest of an empty range.
+    """
+    step = max(1, maps.shape[1] // 64)  # every step-th pixel in both directions is enough for a quantile
+    peaks = np.array([image.max() for image in maps])
+    normal, anomalous = (np.flatnonzero(labels == label) for label in (0, 1))
+    low = float(np.quantile(maps[normal if len(normal) else slice(None), ::step, ::step], 0.95))
+    high = float(np.median(peaks[anomalous])) if len(anomalous) else float(peaks.max())
+    return low, high if high > low else float(peaks.max())
+
+
+def colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Values [...] -> uint8 [..., 3]; `low` and less is black, `high` and more pale yellow."""
+    span = high - low if high > low else 1.0
+    steps = np.clip((np.asarray(values, np.float64) - low) / span, 0, 1) * 255 + 0.5
+    return palette()[steps.astype(np.uint8)]
+
+
+def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The image [H, W, 3] with a cyan line just outside the mask [H, W] and a black one around it.
+
+    One of the two shows on any ground, and the defect itself stays bare.
+    """
+    line, edge = _grown(mask), _grown(_grown(mask))
+    picture = image.copy()
+    picture[edge & ~line] = BLACK
+    picture[line & ~mask] = CYAN
+    return picture
+
+
+class Sheet:
+    """What all pictures of a run share: the layout, the colour bar, the headings."""
+
+    def __init__(self, height: int, width: int, low: float, high: float) -> None:
+        self.low, self.high = low, high
+        self.block = -(-max(height, width) // LARGEST)  # pixels of a map that become one
+        self.zoom = -(-SMALLEST // max(height, width))  # pixels that one of a map becomes
+        self.height, self.width = -(-height // self.block) * self.zoom, -(-width // self.block) * self.zoom
+        self.font = ImageFont.load_default(12)
+        size = (3 * (self.width + GAP) + GAP + BAR, HEADER + self.height + FOOTER)
+        self.empty = Image.new("RGB", size, "white")
+        self._headings()
+
+    def draw(self, mistake: Mistake, image: np.ndarray, mask: np.ndarray, values: np.ndarray) -> Image.Image:
+        """image uint8 [H, W, 3], mask bool [H, W], values [H, W] -> the picture."""
+        method = Image.Resampling.BOX if self.block > 1 else Image.Resampling.NEAREST
+        original = np.asarray(Image.fromarray(image).resize((self.width, self.height), method))
+        heat = colours(self._fit(values), self.low, self.high)
+        picture = self.empty.copy()
+        for k, panel in enumerate((original, outlined(original, self._fit(mask)), heat)):
+            picture.paste(Image.fromarray(panel), (self._left(k), HEADER))
+        self._caption(ImageDraw.Draw(picture), mistake)
+        return picture
+
+    def _fit(self, values: np.ndarray) -> np.ndarray:
+        """[H, W] -> [self.height, self.width]; a block shows its highest value: no small defect is lost."""
+        rows, columns = (np.arange(0, n, self.block) for n in values.shape)
+        peaks = np.maximum.reduceat(np.maximum.reduceat(np.asarray(values), rows, 0), columns, 1)
+        return peaks.repeat(self.zoom, 0).repeat(self.zoom, 1)
+
+    def _left(self, panel: int) -> int:
+        return GAP + panel * (self.width + GAP)
+
+    @staticmethod
+    def panels(picture: Image.Image) -> list[Image.Image]:
+        """The image, and the image with its defect outlined, cut out of a picture."""
+        width, height = (picture.width - GAP - BAR) // 3 - GAP, picture.height - HEADER - FOOTER
+        lefts = [GAP + panel * (width + GAP) for panel in (0, 1)]
+        return [picture.crop((left, HEADER, left + width, HEADER + height)) for left in lefts]
+
+    def _headings(self) -> None:
+        pen, x, bottom = ImageDraw.Draw(self.empty), self._left(3), HEADER + self.height
+        for k, text in enumerate(("image", "defect outlined", "anomaly map, one scale for all images")):
+            pen.text((self._left(k), 3), text, GREY, self.font)
+        ramp = colours(np.linspace(1, 0, self.height)[:, None].repeat(12, 1), 0, 1)
+        self.empty.paste(Image.fromarray(ramp), (x, HEADER))
+        pen.text((x + 16, HEADER), f"{self.high:.3g}", GREY, self.font)
+        pen.text((x + 16, bottom - 14), f"{self.low:.3g}", GREY, self.font)
+
+    def _caption(self, pen: ImageDraw.ImageDraw, mistake: Mistake) -> None:
+        row, top = mistake.row, HEADER + self.height + 4
+        pen.text((GAP, top), f"{row.kind} · {row.path}", BLACK, self.font)
+        pen.text((GAP, top + 17), f"score {row.score:.4g} · rank {mistake.rank} of {mistake.total}", BLACK, self.font)
+        pen.text((GAP, top + 34), mistake.verdict, RED if mistake.wrong else GREY, self.font)
+
+
+@cache
+def palette() -> np.ndarray:
+    """uint8 [256, 3]"""
+    anchors = np.frombuffer(bytes.fromhex(ANCHORS), np.uint8).reshape(-1, 3)
+    at = np.linspace(0, len(anchors) - 1, 256)
+    channels = [np.interp(at, range(len(anchors)), channel) for channel in anchors.T]
+    return np.stack(channels, 1).round().astype(np.uint8)
+
+
+def _grown(mask: np.ndarray) -> np.ndarray:
+    """The mask and its eight neighbours.  [H, W] -> [H, W]"""
+    tall = np.pad(mask, ((1, 1), (0, 0)))
+    tall = tall[:-2] | tall[1:-1] | tall[2:]
+    wide = np.pad(tall, ((0, 0), (1, 1)))
+    return wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which takes the place of `folder` once it is full; until then the older one stays."""
+    new = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        (full := new / "full").mkdir()  # not 0700 as the outer one is
+        yield full
+        if folder.exists():
+            folder.rename(new / "older")
+        full.rename(folder)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    finally:
+        if new:
+            shutil.rmtree(new, ignore_errors=True)

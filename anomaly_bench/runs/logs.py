@@ -1,0 +1,119 @@
+"""What a run says: log.txt, the console, Lightning's loggers; and the manifest's word on how it ended."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+
+from anomaly_bench.config import Settings, build
+from anomaly_bench.errors import UserError
+from anomaly_bench.files import unwritable
+from anomaly_bench.runs.folder import RunFolder
+
+log = logging.getLogger("anomaly_bench")
+
+
+@contextmanager
+def recorded(folder: RunFolder) -> Iterator[None]:
+    """log.txt for what happens inside, warnings too, and the manifest's word on how it ended."""
+    try:
+        handler = file_log(folder.path)
+    except UserError as error:
+        folder.fail(error)
+        raise
+    log.addHandler(handler)
+    try:
+        with warned():
+            yield
+    except KeyboardInterrupt:
+        log.warning("interrupted; the same command goes on from the last checkpoint")
+        raise
+    except Exception as error:
+        log.debug("stopped", exc_info=True)
+        folder.fail(error)
+        raise
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+@contextmanager
+def warned() -> Iterator[None]:
+    """Warnings of this package become lines on the console, those of libraries reach log.txt only."""
+    with warnings.catch_warnings():
+        warnings.showwarning = _warn
+        yield
+
+
+def _warn(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: Any = None, line: Any = None
+) -> None:
+    ours = Path(filename).resolve().is_relative_to(Path(__file__).resolve().parents[1])
+    log.log(logging.WARNING if ours else logging.DEBUG, "%s: %s", category.__name__, message)
+
+
+class _LogFile(logging.FileHandler):
+    """Where it cannot be written any more, this is said once, and a run goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
+        """Called while an error is handled."""
+        if not isinstance(error := sys.exc_info()[1], OSError):
+            return super().handleError(record)
+        self.setLevel(logging.CRITICAL + 1)
+        return log.warning("%s cannot be written: %s; what follows is missing there", self.baseFilename, error.strerror)
+
+    def close(self) -> None:
+        """Close the file; what could not be written is lost."""
+        with suppress(OSError):
+            super().close()
+
+
+def file_log(folder: Path) -> logging.Handler:
+    """What appends to a run's log.txt.  Raises UserError where that is a symbolic link, which could lead anywhere."""
+    file = folder / "log.txt"
+    try:
+        stream = open(file, "a", encoding="utf-8", opener=_open_no_link)  # noqa: SIM115  closed by its handler
+    except OSError as error:
+        if file.is_symlink():
+            raise UserError(str(file), "is a symbolic link; nothing is written through it", "remove it") from error
+        raise unwritable(file, error) from error
+    handler = _LogFile(file, encoding="utf-8", delay=True)
+    handler.setStream(stream)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    return handler
+
+
+def _open_no_link(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # no waiting for the reader of a fifo
+
+
+def console_log() -> None:
+    """What happens, on standard error, in plain lines."""
+    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setLevel(logging.INFO)
+        log.addHandler(handler)
+    log.setLevel(logging.DEBUG)
+    log.propagate = False
+
+
+def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
+    """Lightning's logger of the `logger` group, writing below the run folder."""
+    if "_target_" not in settings.logger:
+        return []
+    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its other local store needs a database library
+    try:
+        return [build("logger", settings.logger, save_dir=str(folder / "logs"))]
+    except ModuleNotFoundError as error:
+        what = str(error).splitlines()[0]
+        raise UserError("logger", what, "pip install 'anomaly_bench[tensorboard,mlflow]'") from error
+    except TypeError as error:  # a key that its constructor does not know
+        raise UserError("logger", str(error).replace("__init__() ", "")) from error

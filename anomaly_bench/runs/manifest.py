@@ -1,0 +1,146 @@
+"""What a manifest says of a run before it starts: identity, command, versions, device, splits, protocol."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shlex
+import subprocess
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_bench import __version__
+from anomaly_bench.config import OWN_FOLDER, Settings, place_of
+from anomaly_bench.contracts import Method, Record
+from anomaly_bench.runs.find import FoundRun
+from anomaly_bench.runs.folder import RunFolder
+
+SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "timm",
+    "numpy",
+    "scipy",
+    "pillow",
+    "hydra-core",
+)
+
+
+def describe(
+    settings: Settings,
+    folder: RunFolder,
+    command: Sequence[str],
+    method: Method,
+    splits: dict[str, list[Record]],
+    found: FoundRun,
+) -> dict[str, Any]:
+    """The manifest as far as it is known before the training.  command: what was typed after `bench train`."""
+    command = [masked(word) for word in command]
+    changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
+    gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
+    defects = [r for r in splits["test"] if r.label]
+    return {
+        "method": settings.method["name"],
+        "dataset": settings.dataset["name"],
+        "category": folder.path.parent.name,
+        **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
+        "seed": settings.seed,
+        "id": found.identity.run,
+        "setting": found.identity.setting,
+        "label": " ".join([settings.method["name"], *changed]),
+        "command": shlex.join(["bench", "train", *command]),
+        "versions": {
+            "python": platform.python_version(),
+            "anomaly_bench": __version__,
+            **{p: version(p) for p in PACKAGES},
+        },
+        "device": torch.cuda.get_device_name() if gpu else f"{cpu_model()}, threads: {torch.get_num_threads()}",
+        "hardware": settings.hardware.model_dump(),
+        "git_commit": git_commit(),
+        "images": {
+            "train": len(splits["train"]),
+            "val": len(splits["val"]),
+            "test_good": len(splits["test"]) - len(defects),
+            "test_anomalous": len(defects),
+        },
+        "parameters": {
+            "total": sum(p.numel() for p in method.parameters()),
+            "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
+        },
+        "checksums": {"data": found.data.checksum},
+        "passed_over": found.data.warnings,
+        "provenance": {},
+        "protocol": protocol(method, splits),
+    }
+
+
+def masked(word: str) -> str:
+    """`key=value` without the value where the key looks like a secret's, a URL without its password."""
+    key, equals, _ = word.partition("=")
+    if equals and SECRET.search(key.rpartition(".")[2]):
+        return f"{key}=***"
+    return re.sub(r"(://)[^/@\s]+@", r"\1***@", word)
+
+
+def masked_config(cfg: DictConfig) -> str:
+    """The configuration as yaml, every interpolation resolved, without secrets."""
+
+    def hide(value: Any, key: str = "") -> Any:
+        if isinstance(value, dict):
+            return {k: hide(v, str(k)) for k, v in value.items()}
+        return masked(f"{key}={value}").partition("=")[2] if isinstance(value, str) else value
+
+    return OmegaConf.to_yaml(OmegaConf.create(hide(OmegaConf.to_container(cfg, resolve=True))))
+
+
+def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
+    """What was chosen how, in words."""
+    size, val = method.image_size, len(splits["val"])
+    lines = ["the last epoch is the result; nothing was chosen on test images"]
+    lines += [f"{val} normal training images were set aside for calibration"] if val else []
+    lines.append(
+        f"images resized to {size} x {size} (bilinear); a mask pixel counts from half coverage on, no defect is lost"
+    )
+    if any(r.mask is not None for r in splits["test"]):
+        lines += [
+            "every distinct score is a threshold; aupro_L over the whole test set, up to FPR L",
+            "aupimo: overlap in each image, FPR of the images without a defect from 1e-5 to 1e-4",
+            "pro_per_image: 200 steps in each image alone, as in the code of Reverse Distillation; not an aupro",
+        ]
+    return lines
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    return f"CPU {found[1] if found else platform.processor() or platform.machine()}"
+
+
+def version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "?"
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout that this code runs from, `+` for uncommitted changes; None outside a checkout."""
+    root = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        if Path(git("rev-parse", "--show-toplevel")) != root:  # installed somewhere inside another project's checkout
+            return None
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

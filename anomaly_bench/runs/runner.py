@@ -1,0 +1,183 @@
+"""run(cfg) -> RunFolder: seed, build, fit the stages, score, measure, store; an interrupted run goes on."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig
+from pytorch_lightning import LightningModule, seed_everything
+
+from anomaly_bench import config
+from anomaly_bench.checksums import remembered
+from anomaly_bench.contracts import Method, NormalData, Record, Stage
+from anomaly_bench.errors import UserError, check_name
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.image_list import to_csv
+from anomaly_bench.loading.loaders import NormalLoaders, split_val
+from anomaly_bench.paths import cache_at
+from anomaly_bench.runs.find import FoundRun, find_run
+from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
+from anomaly_bench.runs.folder import IMAGES, RunFolder
+from anomaly_bench.runs.logs import build_loggers, console_log, recorded
+from anomaly_bench.runs.manifest import describe, masked, masked_config
+from anomaly_bench.runs.scoring import measure, score
+from anomaly_bench.runs.weights import store_weights
+
+__all__ = ["console_log", "run"]
+log = logging.getLogger("anomaly_bench")
+
+
+def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] = ()) -> RunFolder:
+    """Train and measure what a composed configuration describes, or what is left of it.
+
+    overrides, options: what was typed, for the record (`method.lr=0.1`; `--config-dir conf`).  A finished run is
+    returned as it is, unless `force`.  Raises UserError for what the user can mend; from the moment the folder exists,
+    every end is on record in its manifest.
+    """
+    settings = config.validate(cfg)
+    seed_everything(settings.seed, verbose=False)  # before anything is built
+    if settings.hardware.threads:
+        torch.set_num_threads(settings.hardware.threads)
+    with cache_at(settings.cache_dir):
+        with remembered():
+            found = find_run(settings, fetch=True)
+        if found.state == "done":
+            found.folder.clear_leftovers()
+            log.info("already done: %s%s", found.folder.path, f" ({found.note})" if found.note else "")
+            return found.folder
+        device, method = pick_device(settings.hardware), config.build("method", settings.method)
+        require_contract(method)
+        require_space(found.folder.path, method, len(found.data.test))
+        train_val = split_val(found.data.train, method.val_share, settings.seed)
+        with found.folder.locked():
+            if found.folder.status != "done" or settings.force:  # another process may have finished it just now
+                log.info("%s: %s", settings.dataset["name"], found.data)
+                train(cfg, settings, found, train_val, method.to(device), overrides, options)
+    return found.folder
+
+
+def train(
+    cfg: DictConfig,
+    settings: config.Settings,
+    found: FoundRun,
+    train_val: tuple[list[Record], list[Record]],
+    method: Method,
+    overrides: Sequence[str],
+    options: Sequence[str],
+) -> None:
+    """Train and measure, in a folder that is locked."""
+    folder, (train, val) = found.folder, train_val
+    splits = {"train": train, "val": val, "test": found.data.test}
+    manifest = describe(settings, folder, [*options, *overrides], method, splits, found)
+    folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
+    folder.write_text(IMAGES, to_csv(found.data.entries))
+    with recorded(folder):
+        workers, devices = settings.hardware.workers, count_devices(settings.hardware)
+        data = NormalLoaders(train, val, method.image_size, settings.cache_dir, workers, settings.seed, devices)
+        execute(folder, settings, method, data, found.data.test)
+
+
+def execute(
+    folder: RunFolder,
+    settings: config.Settings,
+    method: Method,
+    data: NormalLoaders,
+    test: list[Record],
+) -> None:
+    """Fit what is not fitted yet, then score, measure and store."""
+    images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
+    loggers, device = build_loggers(settings, folder.path), method.device
+    finished = folder.manifest["stages"]
+    for stage in stages_of(method, data):  # statistics are computed where the training is
+        to_memory_format(stage.module, settings.hardware)
+        if stage.name in finished and load_fitted(stage, folder.path):
+            log.info("%s: fitted in an earlier attempt", stage.name)
+        else:
+            spent = fit(stage, folder.path, settings.hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
+            spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
+            folder.update(stages={stage.name: spent})
+            keep_weights_only(stage, folder.path)
+        stage.module.to(device)  # Lightning leaves a module on the CPU
+        seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
+    folder.update(provenance=method.provenance())
+    to_memory_format(method.to(device), settings.hardware)
+    store_weights(folder, method, settings.weights_dtype, images)
+    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
+        measure(folder, settings, images, score(folder, method, images, Path(scratch)))
+    for logger in loggers:
+        logger.log_metrics(folder.metrics)
+        logger.finalize("success")
+    folder.finish()
+    log.info("done: %s", folder.path)
+
+
+def require_contract(method: Method) -> None:
+    """Raises UserError for a method that does not say what every run needs to know of it."""
+    for name in ("image_size", "batch_size"):
+        if type(value := getattr(method, name, None)) is not int or value < 1:
+            what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number"
+            raise UserError("method._target_", what)
+    if type(method).score is Method.score:
+        raise UserError("method._target_", f"{type(method).__qualname__} has no `score`")
+
+
+def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
+    """What `method.stages` yields.  Raises UserError for anything but stages with names of their own that can train."""
+    where, names = f"{type(method).__qualname__}.stages", set()
+    given: object = method.stages(data)
+    if not isinstance(given, Iterable):
+        raise UserError(where, f"returned {type(given).__name__}; it must yield Stages")
+    for stage in given:
+        if not isinstance(stage, Stage):
+            raise UserError(where, f"yielded {type(stage).__name__}; a Stage is needed")
+        check_name(f"{where}, name of a stage", stage.name)
+        if stage.name in names:
+            raise UserError(where, f"yielded two stages called '{stage.name}', which would share their checkpoints")
+        if getattr(type(stage.module), "training_step", None) in (None, LightningModule.training_step):
+            raise UserError(where, f"yielded {type(stage.module).__name__}, which has no `training_step`")
+        names.add(stage.name)
+        yield stage
+
+
+def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:
+    """channels_last is the layout that convolutions are fastest in."""
+    if hardware.memory_format == "channels_last":
+        module.to(memory_format=torch.channels_last)
+
+
+def pick_device(hardware: config.Hardware) -> torch.device:
+    """Where scores are computed.  Raises UserError where a GPU is asked for and none is there."""
+    gpu = torch.cuda.is_available()
+    if hardware.accelerator == "gpu" and not gpu:
+        what = "gpu asked for, but PyTorch finds no CUDA device"
+        raise UserError("hardware.accelerator", what, "hardware=cpu or hardware=auto")
+    return torch.device("cuda" if gpu and hardware.accelerator != "cpu" else "cpu")
+
+
+def count_devices(hardware: config.Hardware) -> int:
+    """Processes that share the training; `devices: auto` means all GPUs, on the CPU one."""
+    if hardware.devices != "auto":
+        return hardware.devices
+    return max(1, torch.cuda.device_count()) if hardware.accelerator != "cpu" else 1
+
+
+def require_space(path: Path, method: Method, test_images: int) -> None:
+    """A disk that cannot hold the run is found out before the training, not after it.
+
+    Counted: float32 maps, weights, and two checkpoints with two moments for each trainable parameter while the next is
+    written.
+    """
+    parameters = list(method.parameters())
+    trainable = sum(p.numel() for p in parameters if p.requires_grad)
+    needed = 4 * (test_images * method.image_size**2 + sum(p.numel() for p in parameters) + 9 * trainable)
+    existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(existing).free
+    if free < needed:
+        what = f"the run needs about {needed / 2**20:.1f} MiB, {free / 2**20:.1f} MiB are free on {existing}"
+        raise UserError("output_dir", what, "free some space or choose another output_dir=DIR")

@@ -1,0 +1,51 @@
+"""weights.safetensors: all that a finished run needs to score images, as trained or rounded to float16."""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors.torch import save as safetensors_bytes
+from torch import Tensor
+
+from anomaly_bench.contracts import Method
+from anomaly_bench.files import write_atomic
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.runs.folder import RunFolder
+
+SAMPLE = 16  # test images whose scores are compared before and after the rounding
+log = logging.getLogger("anomaly_bench")
+
+
+def store_weights(folder: RunFolder, method: Method, dtype: Literal["float32", "float16"], images: ImageSet) -> None:
+    """Write the method's state dict.
+
+    float16: half the space.  The method goes on with the rounded weights, so that the run's scores are those of its
+    file; how far they moved stands in the log and in the manifest.  A tensor with values beyond float16 stays as it is.
+    """
+    state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
+    if dtype == "float16":
+        state = {key: rounded(value) for key, value in state.items()}
+        before = scores(method, images)
+        method.load_state_dict(state)
+        change, spread = float((scores(method, images) - before).abs().max()), float(before.std(correction=0))
+        log.info("weights in float16: scores of %d test images moved by at most %.3g, their deviation is %.3g",
+                 len(before), change, spread)  # fmt: skip
+        folder.update(weights={"dtype": dtype, "images": len(before), "largest_change": change, "deviation": spread})
+    write_atomic(folder.path / "weights.safetensors", lambda file: file.write(safetensors_bytes(state)))
+
+
+def rounded(value: Tensor) -> Tensor:
+    """In float16, unless it is no float32 tensor or some value would become infinite."""
+    half = value.half()
+    return half if value.dtype == torch.float32 and bool(half.isfinite().all()) else value
+
+
+@torch.inference_mode()
+def scores(method: Method, images: ImageSet) -> Tensor:
+    """Of up to SAMPLE test images, spread over the whole list: [n]."""
+    method.eval()
+    chosen = sorted({int(i) for i in np.linspace(0, len(images) - 1, SAMPLE)})
+    return torch.cat([method.score(images[i]["image"][None].to(method.device)).image for i in chosen]).cpu()

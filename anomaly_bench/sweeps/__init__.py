@@ -1,0 +1,1 @@
+"""Many runs: planned, then launched where they can run."""
