@@ -15,7 +15,7 @@ from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.evaluation.measured import progress
 from anomaly_bench.evaluation.options import Asked
 from anomaly_bench.evaluation.stored_runs import Stored, open_run
-from anomaly_bench.loading.map_files import write_map
+from anomaly_bench.loading.anomaly_maps import write_map
 from anomaly_bench.records import Record
 
 

@@ -12,7 +12,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
 from anomaly_bench.evaluation.measured import measured, print_json, progress, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, Asked
-from anomaly_bench.loading.map_files import OneByOne, mask_shape, read_map, read_mask_for
+from anomaly_bench.loading.anomaly_maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.metrics import Measurement
 
 Show = Callable[[dict[str, Measurement], list[str]], None]
@@ -21,7 +21,7 @@ Show = Callable[[dict[str, Measurement], list[str]], None]
 def eval_maps(maps: Path, masks: Path, asked: Asked, show: Show) -> None:
     """Measure the maps of every category below a folder.  show: prints them, and lines about them.
 
-    Raises UserError for a file that is missing, too many or not usable (`match_masks.match`, `loading.map_files.read_map`).
+    Raises UserError for a file that is missing, too many or not usable (`match`, `read_map`).
     """
     with warnings_in_lines():
         categories = match(maps, masks)

@@ -18,8 +18,8 @@ from anomaly_bench.datasets.layout import (
     unusual,
 )
 from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.loading.anomaly_maps import SUFFIXES
 from anomaly_bench.loading.image_files import subfolders, visible
-from anomaly_bench.loading.map_files import SUFFIXES
 
 DEPTH = 6  # folders below the given one that are looked at: more than any layout has, and links may run in a circle
 MAPS = "[<category>/][test/]<kind>/<id>.tiff (or .tif, .npy, .png)"

@@ -20,10 +20,10 @@ from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluation.measured import measured, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.loading.anomaly_maps import OneByOne, stored_maps
 from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.image_list import differences, digest_of, from_csv, listing
-from anomaly_bench.loading.map_files import OneByOne, stored_maps
 from anomaly_bench.loading.row_file import Rows
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root

@@ -71,7 +71,7 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
     file, normal = folder.path / "maps.npy", [i for i, label in enumerate(labels) if not label]
     if not file.exists() or not normal:
         return ""
-    from anomaly_bench.loading.map_files import (
+    from anomaly_bench.loading.anomaly_maps import (
         stored_maps,  # brings SciPy, which a report without maps need not wait for
     )
 

@@ -12,7 +12,7 @@ from PIL import Image
 from small_images import grey, save
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.map_files import OneByOne, read_map, read_mask_for, rows_of, stored_maps, write_map
+from anomaly_bench.loading.anomaly_maps import OneByOne, read_map, read_mask_for, rows_of, stored_maps, write_map
 from anomaly_bench.loading.resize import resize_mask
 
 MAP = np.linspace(-3, 5, 48).reshape(6, 8)

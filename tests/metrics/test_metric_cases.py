@@ -1,6 +1,5 @@
 """Scores, masks and expected values made by others: the exact ones in rational arithmetic."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +7,7 @@ import pytest
 
 from anomaly_bench.metrics import UndefinedMetricWarning, image_metrics, pixel_metrics
 
-DATA = os.environ.get("ANOMALY_BENCH_DATA")
-CASES = sorted((Path(DATA).parent / "metric_cases").glob("*.npz")) if DATA else []
+CASES = sorted((Path(__file__).parent / "cases").glob("*.npz"))
 EXPECTED = {
     "aupro_0.3": "aupro_exact",
     "aupro_0.05": "aupro05_exact",
@@ -17,10 +15,6 @@ EXPECTED = {
     "pixel_ap": "ap",
     "pixel_f1_max": "f1max",
 }
-pytestmark = [
-    pytest.mark.realdata,
-    pytest.mark.skipif(not CASES, reason="needs the folder metric_cases beside $ANOMALY_BENCH_DATA"),
-]
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
@@ -44,6 +38,10 @@ def test_case(path):
     if np.isfinite(case["image_auroc"]):
         values = image_metrics(scores.max(axis=(1, 2)), masks.any(axis=(1, 2)))
         assert values["image_auroc"] == pytest.approx(case["image_auroc"].item(), rel=0, abs=1e-12)
+
+
+def test_all_cases_are_here():
+    assert len(CASES) == 12
 
 
 def test_per_image_pro_is_another_quantity():

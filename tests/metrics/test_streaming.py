@@ -1,4 +1,3 @@
-import os
 import pickle
 import warnings
 from fractions import Fraction
@@ -16,8 +15,7 @@ from anomaly_bench.metrics import UndefinedMetricWarning, pixel, pixel_metrics, 
 from anomaly_bench.metrics.streaming import StreamingPixelMetrics
 from tests.references import metrics as slow
 
-DATA = os.environ.get("ANOMALY_BENCH_DATA")
-CASES = sorted((Path(DATA).parent / "metric_cases").glob("*.npz")) if DATA else []
+CASES = sorted((Path(__file__).parent / "cases").glob("*.npz"))
 LIMITS = (0.3, 0.05, 1.0)
 RATES = (0.02, 0.4)  # of AUPIMO where images are small: else only the highest score would count
 SCORES = {
@@ -202,8 +200,6 @@ def test_the_curve_is_exact_where_it_is_known():
     assert (curve.anomalous, curve.normal) == (masks.sum(), (~masks).sum())
 
 
-@pytest.mark.realdata
-@pytest.mark.skipif(not CASES, reason="needs the folder metric_cases beside $ANOMALY_BENCH_DATA")
 @pytest.mark.parametrize("kind", [StreamingPixelMetrics, Coarse])
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case(path, kind):
