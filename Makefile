@@ -21,7 +21,7 @@ bad-inputs: .venv/installed  ## every bad input of tests/bad_inputs through the 
 test-browser: .venv/installed  ## the report in a real browser (root on Debian, where Chromium is missing)
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
-	$(BIN)/python -m pytest tests/report/test_browser.py
+	$(BIN)/python -m pytest tests/html_report/test_browser.py
 
 .venv/engines: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]'

@@ -133,13 +133,26 @@ def train(words: list[str]) -> int:
 
         console_log()
         return sweep(overrides, main, args.config_dir)
-    if not (args.help or args.hydra_help or args.info or args.shell_completion):
-        (overrides,) = config.check(overrides, types=not args.cfg, extra=args.config_dir)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # exceptions reach `main` as they are
+    hydras = args.help or args.hydra_help or args.info or args.shell_completion  # for Hydra to answer
+    if not hydras:
+        ((overrides, cfg),) = config.composed(overrides, types=not args.cfg, extra=args.config_dir)
+        if not args.cfg and not any(word.lstrip("+~").startswith("hydra") for word in overrides):
+            return train_one(cfg, overrides, args.config_dir)
     sys.argv = ["bench", *options, *overrides]
     _failed.clear()
-    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(train_one)()
+    hydra.main(version_base="1.3", config_path=str(config.conf_dir()), config_name="config")(train_by_hydra)()
     return max((explain(e) for e in _failed), default=0)
+
+
+def train_one(cfg: Any, overrides: list[str], extra: str | None) -> int:
+    """One run.  overrides, extra: what was typed, and the folder of `--config-dir`, for the record."""
+    from anomaly_bench.results.terminal import print_run
+    from anomaly_bench.runs.runner import console_log, run
+
+    console_log()
+    print_run(run(cfg, overrides, ["--config-dir", str(Path(extra).resolve())] if extra else []))
+    return 0
 
 
 def _wrong_option(message: str) -> NoReturn:
@@ -151,19 +164,15 @@ def _wrong_option(message: str) -> NoReturn:
 _failed: list[BaseException] = []
 
 
-def train_one(cfg: Any) -> None:
-    """One run, configured by Hydra; a function of the module, because launchers pickle it by reference."""
+def train_by_hydra(cfg: Any) -> None:
+    """One run with words for Hydra itself (`hydra.job.chdir=true`)."""
     from hydra.core.hydra_config import HydraConfig
 
-    from anomaly_bench.results.terminal import print_run
-    from anomaly_bench.runs.runner import console_log, run
-
-    console_log()
     try:
         sources = HydraConfig.get().runtime.config_sources
-        options = [word for s in sources if s.provider == "command-line" for word in ("--config-dir", s.path)]
-        print_run(run(cfg, list(HydraConfig.get().overrides.task), options))
-    except Exception as error:  # a launcher on another machine would make it its own; the run folder has it on record
+        extra = next((source.path for source in sources if source.provider == "command-line"), None)
+        train_one(cfg, list(HydraConfig.get().overrides.task), extra)
+    except Exception as error:  # Hydra would print a traceback of its own; the run folder has it on record
         _failed.append(error)
 
 

@@ -6,6 +6,7 @@ Importing a module runs it, so that where it lies is looked at before.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from importlib.machinery import PathFinder
@@ -41,7 +42,7 @@ def forget_folders() -> None:
         if str(place) in sys.path:
             sys.path.remove(str(place))
         for name, module in list(sys.modules.items()):
-            if (file := getattr(module, "__file__", None)) and Path(file).resolve().is_relative_to(place):
+            if str(getattr(module, "__file__", "")).startswith(f"{place}{os.sep}"):  # `place` is how they were found
                 del sys.modules[name]
     _folders.clear()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def synthetic(outputs: Path, categories: int, methods: int, seeds: int, images: int = 12, side: int = 32) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from anomaly_bench.runs.folder import RunFolder
 
-METHOD = Path(__file__).parents[2] / "conf" / "method" / "rd.yaml"
+METHOD = Path(__file__).parents[1] / "conf" / "method" / "rd.yaml"
 
 
 @pytest.fixture

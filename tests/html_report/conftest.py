@@ -1,0 +1,3 @@
+"""Fixtures of this room's tests."""
+
+from small_results import paper, run  # noqa: F401

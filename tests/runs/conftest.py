@@ -1,0 +1,4 @@
+"""Fixtures of this room's tests."""
+
+from small_folders import category, small_files_only, tiles  # noqa: F401
+from small_results import paper, run  # noqa: F401
