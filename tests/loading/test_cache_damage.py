@@ -22,7 +22,6 @@ from small_images import grey, save
 from small_runs import TOY, Train, equal
 from torch.utils.data import DataLoader
 
-import anomaly_bench.runs.runner
 from anomaly_bench import checksums
 from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import FrozenFeatures, Record
@@ -34,6 +33,8 @@ from anomaly_bench.nets import teachers
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, stored
 from anomaly_bench.paths import cache_root
+from anomaly_bench.runs import runner
+from anomaly_bench.runs.folder import find
 
 FROZEN = FrozenFeatures(lambda x: [x[:, :, ::2, ::2]], "every other pixel", "float32", torch.device("cpu"))
 FEATURES = """
@@ -211,7 +212,7 @@ def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
     else:
         words = ["train", *TOY, *words, f"dataset.root={tmp_path / 'widgets'}"]
     harmed: list[Path] = []
-    original = anomaly_bench.runs.fit
+    original = runner.fit
 
     def harm_then_fit(*args: Any) -> Any:
         for file in place.glob(f"*.{kind}"):
@@ -223,17 +224,17 @@ def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(anomaly_bench.runs.runner, "fit", harm_then_fit)
+        patch.setattr(runner, "fit", harm_then_fit)
         assert main(words) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("bench: ")]
     (line,) = lines
     assert line.partition(": row ")[0] in {f"bench: {file}" for file in harmed}
     assert line.endswith(" was damaged while the file was in use (start the same command again: it is made anew)")
     assert main(words) == 0
-    (after,) = anomaly_bench.runs.folder.find("outputs")
+    (after,) = find("outputs")
     shutil.rmtree(place)
     assert main([*words, "output_dir=afresh"]) == 0
-    (afresh,) = anomaly_bench.runs.folder.find("afresh")
+    (afresh,) = find("afresh")
     assert (after.metrics, after.scores) == (afresh.metrics, afresh.scores)
 
 
@@ -241,7 +242,7 @@ def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
     train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quiet = ["resamples=0", "method.epochs=1", "hardware.workers=1"]
-    expected, original = train(*quiet, outputs="before"), anomaly_bench.runs.fit
+    expected, original = train(*quiet, outputs="before"), runner.fit
 
     def replace_then_fit(*args: Any) -> Any:
         first, *others = sorted(place.glob("*.pixels"))
@@ -252,7 +253,7 @@ def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
         return original(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(anomaly_bench.runs.runner, "fit", replace_then_fit)
+        patch.setattr(runner, "fit", replace_then_fit)
         assert equal(train(*quiet), expected)
 
 
