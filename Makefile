@@ -13,7 +13,7 @@ help:  ## what there is to make
 	@touch $@
 
 test: lint  ## lint, then all tests (CPU, no network); installs into .venv first
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 bad-inputs: .venv/installed  ## every bad input of tests/bad_inputs through the real command; writes docs/bad_inputs.md
 	$(BIN)/python tests/bad_inputs/table.py --write docs/bad_inputs.md
