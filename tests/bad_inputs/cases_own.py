@@ -113,7 +113,7 @@ YAML = [
     _own("no --config-dir", None, refused("mine"), words=["train", *OWN[3:]]),
     _own("--config-dir that is not there", None, refused("nix"), words=["train", "--config-dir", "nix", *OWN[3:]]),
     _own("--config-dir is a file", h.content("f", "x"), refused("--config-dir", "f"), words=["train", "--config-dir", "f", *OWN[3:]]),
-    _own("--config-dir without a value", None, refused("--config-dir"), words=[*OWN[3:], "train", "--config-dir"][-2:]),
+    _own("--config-dir without a value", None, refused("--config-dir"), words=["train", "--config-dir"]),
     _own("its class is in the current folder", h.move("conf/mine.py", "mine.py"), refused("method._target_")),
 ]  # fmt: skip
 CLASSES = [
@@ -151,7 +151,7 @@ SETS = [
     *(_set(f"records are {name}", "return records", f"return {text}", "Flat.records") for name, text in {
         "None": "None", "an iterator": "iter(records)", "paths": "found", "twice the same": "records + records",
     }.items()),
-    _set("there are none", "return records", "return []", "no"),
+    _set("there are none", "return records", "return []", "has no train images"),
     _set("an absolute path", "str(f.relative_to(self.root))", "str(f.resolve())", "Flat.records"),
     _set("a path that leads out", "str(f.relative_to(self.root))", "'../' + f.name", "Flat.records"),
     _set("a kind with a slash", "f.parent.name", "'a/' + f.parent.name", "kind"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from bad_inputs import harms as h
 from bad_inputs.judge import Case, Outcome, refused, said, works
@@ -108,8 +106,3 @@ def _shell() -> object:
     from bad_inputs.cases_datasets import Shell
 
     return Shell()
-
-
-def touched(work: Path) -> str:
-    """What a pickle that was run leaves."""
-    return "a pickle was run" if (work / "ran").exists() else ""

@@ -1,4 +1,3 @@
 """Fixtures of this room's tests."""
 
-from small_folders import category, small_files_only, tiles  # noqa: F401
 from small_results import paper, run  # noqa: F401
