@@ -16,6 +16,7 @@ import shutil
 import stat
 import time
 import uuid
+from argparse import Namespace
 from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
@@ -24,7 +25,8 @@ from rich.console import Console
 from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
-from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.commands.data import folder_of
+from anomaly_bench.errors import UserError
 from anomaly_bench.files import read_sealed
 from anomaly_bench.loading.row_file import LOCKED, MAGIC, PARTS, PREFIX, UNLOCKED, YOUNG, read_header
 from anomaly_bench.paths import cache_root
@@ -42,7 +44,6 @@ NAMED = ("teachers", "demo", "checksums")  # removed only when they are named
 TEACHER = re.compile(r"p\d+-[0-9a-f]{16}\.safetensors")
 DRAWN = re.compile(r"([a-z]+/)?(train|test|ground_truth)/[a-z]+/\d{3}(_mask)?\.png")  # below a folder of the demo
 DAY = 86400
-USAGE = f"bench data cache [list | clear [{'|'.join(FILES)} ...] [older=DAYS]] [cache_dir=DIR]"
 
 
 class Entry(NamedTuple):
@@ -56,32 +57,29 @@ class Entry(NamedTuple):
     age: float  # seconds since its last use
 
 
-def cache_command(words: list[str], options: dict[str, str]) -> int:
-    """Run `bench data cache WORDS`; options: cache_dir or root, older.
-
-    Raises UserError for misuse and what cannot be removed.
-    """
-    verb, *kinds = words or ["list"]
-    if verb not in ("list", "clear"):
-        raise none_of("bench data cache", verb, ("list", "clear"))
-    if verb == "list" and (kinds or "older" in options):
-        raise UserError("bench data cache list", "takes only cache_dir=DIR", USAGE)
-    for kind in kinds:
-        if kind not in FILES:
-            raise none_of("bench data cache clear", kind, FILES)
-    seconds = _days(options.get("older", "0")) * DAY
-    if "root" in options and "cache_dir" in options:
-        raise UserError("bench data cache", "takes cache_dir=DIR or root=DIR, which mean the same, not both", USAGE)
-    place = options.get("cache_dir") or options.get("root")
-    folder = Path(place).expanduser() if place else cache_root()
-    entries = find(folder)
-    if verb == "clear":
-        _clear(folder, entries, [e for e in entries if _goes(e, kinds) and e.age >= seconds])
-    elif entries:
+def list_command(arguments: Namespace) -> int:
+    """Run `bench data cache list`."""
+    folder = _folder(arguments)
+    if entries := find(folder):
         _show(folder, entries)
     else:
         _say(f"{folder}: the cache is empty")
     return 0
+
+
+def clear_command(arguments: Namespace) -> int:
+    """Run `bench data cache clear [KIND ...]`.  Raises UserError for what cannot be removed."""
+    seconds, folder = _days(arguments.keys.get("older", "0")) * DAY, _folder(arguments)
+    entries = find(folder)
+    _clear(folder, entries, [e for e in entries if _goes(e, arguments.kind) and e.age >= seconds])
+    return 0
+
+
+def _folder(arguments: Namespace) -> Path:
+    if {"root", "cache_dir"} <= {*arguments.keys}:
+        raise UserError("bench data cache", "takes cache_dir=DIR or root=DIR, which mean the same, not both")
+    place = folder_of(arguments, "cache_dir") or folder_of(arguments, "root")
+    return Path(place).expanduser() if place else cache_root()
 
 
 def find(folder: Path) -> list[Entry]:

@@ -1,20 +1,19 @@
-"""Tab completion: verbs, groups, nested choices (`dataset=mvtec/<TAB>`), keys, and the values a key may take."""
+"""Tab completion, from the grammar: verbs, options, choices, keys, and the values that a key may take."""
 
 from __future__ import annotations
 
+import sys
+from argparse import Namespace
+from collections.abc import Iterator
 from typing import Any, get_args
 
 from omegaconf import OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.errors import none_of
-from anomaly_bench.evaluation.options import OPTIONS
+from anomaly_bench.commands.parser import grammar
+from anomaly_bench.commands.verb import Verb, list_of
+from anomaly_bench.errors import UserError
 
-VERBS = {
-    **{"train": (), "show": (), "report": (), "reproduce": (), "eval": OPTIONS},
-    **{"data": ("list", "prepare", "verify", "cache"), "completion": ("bash", "zsh")},
-}
-LISTS = ("datasets", "experiments", "hardware", "loggers", "methods", "runs")
 GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
 BASH = """_bench() {
   local line="${COMP_LINE:0:COMP_POINT}" word
@@ -36,66 +35,65 @@ compdef _bench bench
 """
 
 
-def script(shell: str) -> str:
-    """The shell's own part: to be evaluated in its start-up file."""
-    scripts = {"bash": BASH, "zsh": ZSH}
-    if shell not in scripts:
-        raise none_of("bench completion", shell, scripts)
-    return scripts[shell]
+def script_command(arguments: Namespace) -> int:
+    """Run `bench completion bash|zsh`."""
+    sys.stdout.write({"bash": BASH, "zsh": ZSH}[arguments.shell or "bash"])
+    return 0
 
 
-def candidates(words: list[str]) -> list[str]:
-    """What the last of the words after `bench` may become."""
-    word = words[-1] if words else ""
-    if len(words) <= 1:
-        return [v for v in (*VERBS, "list") if v.startswith(word)]
-    if words[0] == "list":
-        return [v for v in LISTS if v.startswith(word)]
-    if words[:2] == ["data", "cache"] and len(words) > 2:
-        return [c for c in _of_cache(words[2:-1]) if c.startswith(word)]
-    if words[0] == "reproduce":
-        return [c for c in _of_reproduce(words[1:-1]) if c.startswith(word)]
-    if words[0] not in ("train", "show"):
-        return [v for v in VERBS.get(words[0], ()) if v.startswith(word)]
-    return [c for c in _overrides(words[1:-1], word) if c.startswith(word)]
+def candidates(argv: list[str]) -> list[str]:
+    """Return what the last word after `bench` may become."""
+    *before, word = argv or [""]
+    verb, before = grammar().find(before)
+    return [each for each in dict.fromkeys(_candidates(verb, before, word)) if each.startswith(word)]
 
 
-def _of_cache(before: list[str]) -> list[str]:
-    from anomaly_bench.commands.cache import FILES
-
-    kinds = [kind for kind in FILES if kind not in before]
-    return [*kinds, "older=", "cache_dir="] if "clear" in before else ["list", "clear", "cache_dir="]
-
-
-def _of_reproduce(before: list[str]) -> list[str]:
-    from anomaly_bench.commands.reproduce_request import PLAN, experiments
-
-    tables = [name for name in experiments() if name not in before]
-    presets = [f"preset={file.stem}" for file in sorted((config.conf_dir() / "preset").glob("*.yaml"))]
-    return [*tables, *presets, "outputs=", *PLAN]
-
-
-def _overrides(before: list[str], word: str) -> list[str]:
+def _candidates(verb: Verb, before: list[str], word: str) -> Iterator[str]:
+    if before and verb.options.get(before[-1]) is not None:  # an option that takes a value
+        yield from list_of(verb.options[before[-1]] or ())
+        return
     if word.startswith("-"):
-        return ["--config-dir", "--multirun", "--cfg"]
+        yield from verb.options
+        return
     key, equals, _ = word.partition("=")
-    extra, before = config.split_config_dir(before)
-    with config.hydra_context(extra) as loader:
+    if equals and key in verb.keys:
+        yield from (f"{key}={value}" for value in list_of(verb.keys[key]))
+        return
+    yield from verb.verbs
+    for choices in verb.arguments.values():
+        yield from (each for each in list_of(choices) if each not in before)
+    given = {each.partition("=")[0] for each in before}
+    yield from (f"{each}=" for each in verb.keys if each not in given)
+    if "overrides" in verb.arguments:
+        yield from _overrides(verb, before, key, bool(equals))
+
+
+def _overrides(verb: Verb, before: list[str], key: str, equals: bool) -> Iterator[str]:
+    """What may follow in a configuration: keys, or the values of `key`."""
+    try:
+        given = verb.parse(before)
+    except UserError:
+        return
+    with config.hydra_context(given.config_dir) as loader:
         if equals and key in GROUPS:
             names = config.options(loader, key)
             sets = dict.fromkeys(name.partition("/")[0] for name in names if "/" in name) if key == "dataset" else {}
-            return [f"{key}={name}" for name in [*names, *(f"{name}/all" for name in sets)]]
-        cfg = config.compose_known(loader, [each for each in before if not each.startswith("-")])
+            yield from (f"{key}={name}" for name in [*names, *(f"{name}/all" for name in sets)])
+            return
+        cfg = config.compose_known(loader, given.overrides)
     if equals:
         field = config.Hardware.model_fields.get(key.removeprefix("hardware."))
         boolean = isinstance(OmegaConf.select(cfg, key), bool)
         values = ["true", "false"] if boolean else _choices(field.annotation if field else None)
-        return [f"{key}={v}" for v in values]
-    keys = [k for k in config.flatten(cfg) if k.rpartition(".")[2] not in config.NOT_ARGUMENTS]
-    return [f"{name}=" for name in dict.fromkeys([*GROUPS, *keys])]
+        yield from (f"{key}={value}" for value in values)
+        return
+    keys = (each for each in config.flatten(cfg) if each.rpartition(".")[2] not in config.NOT_ARGUMENTS)
+    yield from (f"{name}=" for name in [*GROUPS, *keys])
 
 
 def _choices(annotation: Any) -> list[str]:
     """The strings of every Literal in a type."""
-    parts = get_args(annotation)
-    return [v for part in parts for v in ([part] if isinstance(part, str) else _choices(part))]
+    found: list[str] = []
+    for argument in get_args(annotation):
+        found += [argument] if isinstance(argument, str) else _choices(argument)
+    return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -11,35 +12,30 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench import config
+from anomaly_bench.commands.parser import LISTS, RUN_KEYS
 from anomaly_bench.commands.show import heading, parse
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.results.aggregate import MAIN
 from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, find
 from anomaly_bench.runs.index import indexed, state
 
-LISTS = {
-    "methods": "method",
-    "datasets": "dataset",
-    "hardware": "hardware",
-    "loggers": "logger",
-    "experiments": "experiment",
-}
-FILTERS = ("method", "dataset", "category", "seed")  # of `bench list runs`, besides status
-STATES = ("done", "running", "interrupted", "failed", "damaged", "new")
 
-
-def list_command(words: list[str]) -> int:
-    """bench list methods|datasets|hardware|loggers|experiments|runs"""
-    if not words:
-        raise UserError("bench list", "says what to list", f"bench list {'|'.join((*LISTS, 'runs'))}")
-    if words[0] not in (*LISTS, "runs"):
-        raise none_of("bench list", words[0], (*LISTS, "runs"))
-    if words[0] != "runs" and words[1:]:
-        raise UserError(f"bench list {words[0]}", f"takes nothing more, '{words[1]}' given")
-    code = 0
-    for line in runs(words[1:]) if words[0] == "runs" else names(LISTS[words[0]]):
+def list_command(arguments: Namespace) -> int:
+    """Run `bench list methods`, or another group of the configuration."""
+    for line in names(LISTS[arguments.command]):
         sys.stdout.write(f"{line}\n")
-        code |= "--verify" in words and line.startswith("damaged")
+    return 0
+
+
+def runs_command(arguments: Namespace) -> int:
+    """Run `bench list runs`: 1 where --verify finds a file that is not as its run wrote it."""
+    wanted = {key: values.split(",") for key, values in arguments.keys.items()}
+    if wrong := [seed for seed in wanted.get("seed", []) if not seed.isdecimal()]:
+        raise UserError("seed", f"'{wrong[0]}' given, allowed: whole numbers from 0")
+    code = 0
+    for line in runs(Path(arguments.outputs or "outputs"), wanted, arguments.verify):
+        sys.stdout.write(f"{line}\n")
+        code |= arguments.verify and line.startswith("damaged")
     return code
 
 
@@ -57,9 +53,8 @@ def names(group: str) -> Iterator[str]:
         yield f"{choice:{width}}  {header}".rstrip()
 
 
-def runs(words: list[str]) -> Iterator[str]:
-    """[OUTPUTS] [KEY=VALUE[,VALUE] ...] [--verify]: one line for each run folder with these values."""
-    outputs, wanted, verify = _request(words)
+def runs(outputs: Path, wanted: Mapping[str, list[str]], verify: bool) -> Iterator[str]:
+    """One line for each run folder below `outputs` with the wanted values.  verify: read each of its files."""
     found = [folder.path for folder in find(outputs)]
     with indexed(outputs, found) as folders:
         _refuse_unknown_names(wanted, folders)
@@ -77,26 +72,9 @@ def runs(words: list[str]) -> Iterator[str]:
                 yield f"{status:11} {folder.path}  {line}".rstrip()
 
 
-def _request(words: list[str]) -> tuple[Path, dict[str, list[str]], bool]:
-    """The folder of runs, the values that a run may have of each key, and whether every file is to be read."""
-    wanted = {key: values.split(",") for key, _, values in (w.partition("=") for w in words if "=" in w)}
-    places = [w for w in words if "=" not in w and w != "--verify"] or ["outputs"]
-    if flags := [w for w in words if w.startswith("-") and w != "--verify"]:
-        raise none_of("bench list runs", flags[0], ("--verify",))
-    if unknown := [key for key in wanted if key not in (*FILTERS, "status")]:
-        raise none_of("bench list runs", unknown[0], (*FILTERS, "status"))
-    if wrong := [value for value in wanted.get("status", []) if value not in STATES]:
-        raise none_of("status", wrong[0], STATES)
-    if wrong := [value for value in wanted.get("seed", []) if not value.isdecimal()]:
-        raise UserError("seed", f"'{wrong[0]}' given, allowed: whole numbers from 0")
-    if len(places) > 1:
-        raise UserError("bench list runs", f"too many words: {' '.join(places)}", "it takes OUTPUTS and KEY=VALUE")
-    return Path(places[0]), wanted, "--verify" in words
-
-
 def values_of(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """What a run may be called by each of FILTERS; a category also by `mvtec/bottle`."""
-    values = {key: {str(manifest.get(key))} for key in FILTERS}
+    """What a run may be called by each of RUN_KEYS; a category also by `mvtec/bottle`."""
+    values = {key: {str(manifest.get(key))} for key in RUN_KEYS}
     values["dataset"].add(f"{manifest.get('dataset')}/{manifest.get('category')}")
     return values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from itertools import groupby
 from operator import methodcaller
 from pathlib import Path
@@ -16,6 +17,12 @@ from anomaly_bench.results.aggregate import summarise
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import comparisons, skipped
 from anomaly_bench.results.terminal import print_report
+
+
+def report_command(arguments: Namespace) -> int:
+    """Run `bench report`."""
+    write_report(arguments.outputs or "outputs")
+    return 0
 
 
 def write_report(outputs: Path | str, target: Path | str | None = None, console: Console | None = None) -> Path:

@@ -8,19 +8,16 @@ the matrix's own.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from argparse import Namespace
 
-from anomaly_bench.commands.reproduce_request import parse
+from anomaly_bench.commands.reproduce_request import request_of
 
 log = logging.getLogger("anomaly_bench")
 
 
-def reproduce_command(words: Sequence[str]) -> int:
-    """bench reproduce [EXPERIMENT ...] [preset=smoke] [--plan] [KEY=VALUE ...]: 0, or 1 where a run failed.
-
-    Raises UserError for mistakes in the words, all of them before anything runs.
-    """
-    request = parse(words)
+def reproduce_command(arguments: Namespace) -> int:
+    """Run `bench reproduce`: 0, or 1 where a run failed.  Raises UserError for a mistake, before anything runs."""
+    request = request_of(arguments)
 
     from anomaly_bench.commands.main import main
     from anomaly_bench.commands.reproduce_points import lines, planned, status

@@ -44,7 +44,7 @@ class Point:
 def planned(experiment: str, request: Request) -> list[Point]:
     """The experiment's points."""
     points: dict[tuple[str, ...], Point] = {}
-    for job in plan(request.words_of(experiment)):
+    for job in plan(request.overrides_of(experiment)):
         words = [word for word in job.words if key_of(word) not in ("dataset", "seed")]
         points.setdefault(tuple(words), Point(experiment, words)).jobs.append(job)
     return list(points.values())

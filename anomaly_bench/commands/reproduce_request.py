@@ -1,8 +1,9 @@
-"""What `bench reproduce WORDS` asks for: tables, a preset, words for their runs."""
+"""What `bench reproduce` is asked for: tables, a preset, overrides for their runs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from argparse import Namespace
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -10,11 +11,9 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.errors import UserError, nearest, none_of
+from anomaly_bench.errors import UserError, nearest
 
-PLAN = ("--plan", "--dry-run")
 Place = tuple[str, str]  # data set and category of a run
-OWN = ("preset", "outputs", "output_dir")  # keys that are no words of the runs
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class Request:
     """What the command line asks for."""
 
     experiments: list[str]
-    words: list[str]  # KEY=VALUE, for each run whose method or data set has that key
+    overrides: list[str]  # KEY=VALUE, for each run whose method or data set has that key
     outputs: str
     preset: Mapping[str, Any]  # empty: none
     plan_only: bool
@@ -32,37 +31,31 @@ class Request:
         """What stands above each table of a preset."""
         return str(self.preset.get("warning", ""))
 
-    def words_of(self, experiment: str) -> list[str]:
-        """The preset's words, in their place its words for this experiment, and in theirs those that were typed."""
-        typed = [word for word in self.words if has_key(experiment, word)]
-        preset = [*self.preset.get("words", []), *self.preset.get("experiments", {}).get(experiment, [])]
-        last = {key_of(word): word for word in [*preset, *typed]}
+    def overrides_of(self, experiment: str) -> list[str]:
+        """The preset's overrides, in their place its overrides for this experiment, and in theirs the user's."""
+        typed = [each for each in self.overrides if has_key(experiment, each)]
+        preset = [*self.preset.get("overrides", []), *self.preset.get("experiments", {}).get(experiment, [])]
+        last = {key_of(each): each for each in [*preset, *typed]}
         return [f"experiment={experiment}", *last.values(), f"output_dir={self.outputs}"]
 
 
-def parse(words: Sequence[str]) -> Request:
-    """Raises UserError for an unknown option, experiment, preset or key."""
-    presets = {file.stem: file for file in (config.conf_dir() / "preset").glob("*.yaml")}
-    flags = [word for word in words if word.startswith("-")]
-    if wrong := [flag for flag in flags if flag not in PLAN]:
-        raise none_of("bench reproduce", wrong[0], PLAN)
-    tables = list(experiments())
-    names = [word for word in words if "=" not in word and word not in flags]
-    if unknown := [name for name in names if name not in tables]:
-        raise none_of("bench reproduce", unknown[0], tables)
-    given = dict(word.split("=", 1) for word in words if key_of(word) in OWN)
-    name = given.get("preset")
-    if name and name not in presets:
-        raise none_of("preset", name, presets)
-    preset: Any = OmegaConf.to_container(OmegaConf.load(presets[name])) if name else {}
-    outputs = given.get("outputs") or given.get("output_dir") or preset.get("outputs", "outputs")
-    asked = list(dict.fromkeys(names)) or tables
-    rest = [word for word in words if "=" in word and key_of(word) not in OWN]
-    for word in rest:
-        if not any(has_key(experiment, word) for experiment in asked):
-            hint = nearest(key_of(word), {key for experiment in asked for key in keys_of(experiment)})
-            raise UserError(key_of(word), f"no such key in {', '.join(asked)}", hint)
-    return Request(asked, rest, outputs, preset, bool(flags))
+def request_of(arguments: Namespace) -> Request:
+    """What was asked for.  Raises UserError for a key that none of the experiments has."""
+    preset: Any = {}
+    if name := arguments.keys.get("preset"):
+        preset = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "preset" / f"{name}.yaml"))
+    outputs = arguments.keys.get("outputs") or arguments.keys.get("output_dir") or preset.get("outputs", "outputs")
+    chosen = list(dict.fromkeys(arguments.experiment)) or list(experiments())
+    for override in arguments.overrides:
+        if not any(has_key(experiment, override) for experiment in chosen):
+            hint = nearest(key_of(override), {key for experiment in chosen for key in keys_of(experiment)})
+            raise UserError(key_of(override), f"no such key in {', '.join(chosen)}", hint)
+    return Request(chosen, arguments.overrides, outputs, preset, arguments.plan)
+
+
+def presets() -> list[str]:
+    """The names that `preset=` takes."""
+    return sorted(file.stem for file in (config.conf_dir() / "preset").glob("*.yaml"))
 
 
 def experiments() -> Iterator[str]:
@@ -106,10 +99,11 @@ def keys_of(experiment: str) -> frozenset[str]:
     return frozenset(config.flatten(written(experiment)))
 
 
-def has_key(experiment: str, word: str) -> bool:
-    """May a word be typed for it?  Only keys of methods and data sets differ between experiments."""
-    return not key_of(word).startswith(("method.", "dataset.")) or key_of(word) in keys_of(experiment)
+def has_key(experiment: str, override: str) -> bool:
+    """Whether an override fits an experiment.  Only keys of methods and data sets differ between experiments."""
+    return not key_of(override).startswith(("method.", "dataset.")) or key_of(override) in keys_of(experiment)
 
 
-def key_of(word: str) -> str:
-    return word.partition("=")[0].lstrip("+~")
+def key_of(override: str) -> str:
+    """The key of KEY=VALUE."""
+    return override.partition("=")[0].lstrip("+~")

@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import re
 import sys
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.errors import Mistakes, UserError, none_of
+from anomaly_bench.errors import Mistakes, UserError
 
 SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
 LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
@@ -21,19 +22,18 @@ HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
 
 
-def show_command(words: list[str]) -> int:
-    """bench show [--config-dir DIR] [method=NAME] [dataset=NAME] [KEY=VALUE ...]"""
-    extra, words = config.split_config_dir(words)
-    if flags := [w for w in words if w.startswith("-")]:
-        raise none_of("bench show", flags[0], ("--config-dir",))
-    given = {w.split("=")[0].split(".")[0] for w in words}
-    if not given & {"method", "dataset", "experiment"} and all("=" in word for word in words):
+def show_command(arguments: Namespace) -> int:
+    """Run `bench show`."""
+    overrides, extra = arguments.overrides, arguments.config_dir
+    given = {each.split("=")[0].split(".")[0] for each in overrides}
+    if not given & {"method", "dataset", "experiment"} and all("=" in each for each in overrides):
         raise UserError("bench show", "nothing to show", "bench show method=rd, bench show dataset=mvtec/bottle")
-    choices = dict(w.split("=", 1) for w in words if "=" in w)
+    choices = dict(each.split("=", 1) for each in overrides if "=" in each)
     with config.hydra_context(extra) as loader:
-        job = config.for_its_method(words, loader)
+        job = config.for_method(overrides, loader)
         cfg = config.compose_known(loader, job, strict=True)
-        if wrong := [m for m in config.value_mistakes(cfg, job) if m.what != config.NOT_GIVEN]:
+        _, mistakes = config.check_values(cfg, job)
+        if wrong := [m for m in mistakes if m.what != config.NOT_GIVEN]:
             raise Mistakes(wrong)
     for group in ("method", "dataset", "hardware"):
         if group in cfg and (group in given or group == "method"):

@@ -1,11 +1,11 @@
-"""From the command line's words to a configuration; a name that is not known is a mistake with its nearest match."""
+"""From overrides to a configuration; a name that is not known is a mistake with its nearest match."""
 
 from __future__ import annotations
 
 import copy
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -14,17 +14,13 @@ from textwrap import shorten
 from typing import Any
 
 from hydra import compose as hydra_compose
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.hydra import Hydra
-from hydra._internal.utils import create_config_search_path
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.version import setbase
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from anomaly_bench.config.hydra_private import Hydra, Loader, hydra_over, put_values
 from anomaly_bench.config.targets import allow_folder
 from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
@@ -47,19 +43,19 @@ def conf_dir() -> Path:
 
 
 @contextmanager
-def hydra_context(extra: str | None = None) -> Iterator[ConfigLoaderImpl]:
-    """Hydra's loader over `conf_dir` and the folder `extra`; an enclosing Hydra application is left as it was."""
-    outer = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
-    setbase("1.3")
-    try:
-        path = create_config_search_path(str(conf_dir()))
-        if extra:
-            allow_folder(extra)
-            path.prepend("command-line", f"file://{Path(extra).resolve()}", "schema")  # as Hydra does
-        yield Hydra.create_main_hydra2("bench", path).config_loader  # type: ignore[misc]
-    finally:
-        GlobalHydra.instance().hydra = outer
+def hydra_app(extra: str | None = None) -> Iterator[Hydra]:
+    """Hydra over `conf_dir` and the folder `extra`."""
+    if extra:
+        allow_folder(extra)
+    with hydra_over(conf_dir(), extra) as hydra:
+        yield hydra
+
+
+@contextmanager
+def hydra_context(extra: str | None = None) -> Iterator[Loader]:
+    """Hydra's loader over `conf_dir` and the folder `extra`."""
+    with hydra_app(extra) as hydra:
+        yield hydra.config_loader  # type: ignore[misc]
 
 
 def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
@@ -71,7 +67,7 @@ def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
     return cfg
 
 
-def compose_known(loader: ConfigLoaderImpl, overrides: Iterable[str], strict: bool = False) -> DictConfig:
+def compose_known(loader: Loader, overrides: Iterable[str], strict: bool = False) -> DictConfig:
     """A configuration that may lack a method or a data set.  Unknown names are left out; `strict` raises Mistakes."""
     cfg, mistakes = try_compose(loader, list(overrides))
     wrong = [m for m in mistakes if m.what != NOT_GIVEN]
@@ -80,19 +76,7 @@ def compose_known(loader: ConfigLoaderImpl, overrides: Iterable[str], strict: bo
     return cfg
 
 
-def split_config_dir(words: Iterable[str]) -> tuple[str | None, list[str]]:
-    """The folder of `--config-dir DIR` or `--config-dir=DIR`, and the other words.  Raises UserError without a DIR."""
-    folder, rest, left = None, [], iter(words)
-    for word in left:
-        option, equals, value = word.partition("=")
-        if option != "--config-dir":
-            rest.append(word)
-        elif not (folder := value if equals else next(left, "")):
-            raise UserError("--config-dir", "names no folder", "--config-dir DIR")
-    return folder, rest
-
-
-def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[Override]:
+def parse(overrides: list[str], loader: Loader | None = None) -> list[Override]:
     """loader: knows what a glob() stands for."""
     parsed: list[Override] = []
     errors: list[UserError] = []
@@ -110,16 +94,19 @@ def parse(overrides: list[str], loader: ConfigLoaderImpl | None = None) -> list[
 
 
 @lru_cache(maxsize=4096)  # the runs of a sweep share most of their overrides
-def _parsed(text: str, loader: ConfigLoaderImpl | None) -> list[Override]:
+def _parsed(text: str, loader: Loader | None) -> list[Override]:
     return OverridesParser.create(loader).parse_overrides([text])
 
 
+Composed = dict[tuple[str, ...], tuple[DictConfig, dict[str, None]]]  # by choices: the configuration and its keys
+
+
 def try_compose(
-    loader: ConfigLoaderImpl, overrides: list[str], seen: dict[tuple[str, ...], DictConfig] | None = None
+    loader: Loader, overrides: list[str], cached: Composed | None = None
 ) -> tuple[DictConfig, list[UserError]]:
     """The configuration from those overrides that name something, and a mistake for each that does not.
 
-    seen: what the choices alone gave; the runs of a sweep have many of them in common.
+    cached: what the choices alone gave; the runs of a sweep have many of them in common.
     """
     chosen, mistakes, values = [], [], []
     for o in parse(overrides):
@@ -134,41 +121,33 @@ def try_compose(
             values.append(o)
     given = {text.lstrip("+").split("=")[0].split("@")[0] for text in chosen}
     wrong_groups = {m.where for m in mistakes}
-    mistakes += [
-        UserError(group, NOT_GIVEN, f"{group}=NAME with one of {', '.join(options(loader, group))}")
-        for group in ("method", "dataset")
-        if group not in given | wrong_groups and "experiment" not in given
-    ]
-    chosen += [f"~{group}" for group in ("method", "dataset") if group not in given and "experiment" not in given]
+    lacking = [group for group in ("method", "dataset") if group not in given and "experiment" not in given]
+    for group in lacking:
+        if group not in wrong_groups:
+            hint = f"{group}=NAME with one of {', '.join(options(loader, group))}"
+            mistakes.append(UserError(group, NOT_GIVEN, hint))
+    chosen += [f"~{group}" for group in lacking]
     wrong_groups |= {m.where for m in mistakes}
     try:
-        hydra = any(o.key_or_group.startswith("hydra.") for o in values)
-        seen, key = {} if seen is None else seen, (*chosen, str(hydra))
-        if key not in seen:
-            seen[key] = hydra_compose("config", overrides=chosen, return_hydra_config=hydra)
-        cfg = seen[key]
-        if any(not isinstance(cfg.get(group) or DictConfig({}), DictConfig) for group in ("method", "dataset")):
-            raise TypeError("a method or data set without keys")
-        unknown = [m for o in values if (m := _unknown_key(o, cfg, wrong_groups))]
+        with_hydra = any(o.key_or_group.startswith("hydra.") for o in values)
+        cached, key = {} if cached is None else cached, (*chosen, str(with_hydra))
+        if key not in cached:
+            cfg = hydra_compose("config", overrides=chosen, return_hydra_config=with_hydra)
+            if any(not isinstance(cfg.get(group) or DictConfig({}), DictConfig) for group in ("method", "dataset")):
+                raise TypeError("a method or data set without keys")
+            cached[key] = cfg, dict.fromkeys(["method", "dataset", *flatten(cfg)])
+        cfg, keys = cached[key]
+        unknown = [m for o in values if (m := _unknown_key(o, keys, wrong_groups))]
         bad = {m.where for m in unknown}
         known = [o for o in values if o.key_or_group not in bad and not _inside(o.key_or_group, wrong_groups)]
-        return _with_values(cfg, known), mistakes + unknown
+        changed = copy.deepcopy(cfg)
+        if "hydra" in changed:
+            with open_dict(changed):
+                del changed["hydra"]
+        put_values(changed, [o for o in known if not o.key_or_group.startswith("hydra.")])
+        return changed, mistakes + unknown
     except Exception as error:  # besides Hydra's own, whatever a damaged yaml makes of its parser
         return OmegaConf.create(), [*mistakes, damaged_yaml() or _configuration(error)]
-
-
-def _with_values(cfg: DictConfig, values: list[Override]) -> DictConfig:
-    """A configuration with some values replaced, as Hydra does it after it has joined the files that were chosen.
-
-    Its own function, although private: a sweep composes hundreds of configurations that differ in a seed, and to load
-    and join all files again for each costs 0.1 s.
-    """
-    changed = copy.deepcopy(cfg)
-    if "hydra" in changed:
-        with open_dict(changed):
-            del changed["hydra"]
-    ConfigLoaderImpl._apply_overrides_to_config([o for o in values if not o.key_or_group.startswith("hydra.")], changed)
-    return changed
 
 
 def _configuration(error: Exception) -> UserError:
@@ -180,7 +159,7 @@ def _configuration(error: Exception) -> UserError:
 
 
 @lru_cache(maxsize=64)  # a loader is made for each command
-def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
+def options(loader: Loader, group: str) -> list[str]:
     """All choices of a group, nested ones as `mvtec/bottle`; names that start with _ are parts, not choices."""
     names = [n for n in loader.get_group_options(group, ObjectType.CONFIG) if not n.startswith("_")]
     for sub in loader.get_group_options(group, ObjectType.GROUP):
@@ -188,7 +167,7 @@ def options(loader: ConfigLoaderImpl, group: str) -> list[str]:
     return sorted(names)
 
 
-def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserError | None:
+def _unknown_option(loader: Loader, group: str, value: Any) -> UserError | None:
     name = str(value)
     known = options(loader, group)
     if name in known or (value is None and group == "experiment"):
@@ -202,13 +181,12 @@ def _unknown_option(loader: ConfigLoaderImpl, group: str, value: Any) -> UserErr
     return none_of(group, name, same_family or known)
 
 
-def _unknown_key(o: Override, cfg: DictConfig, wrong_groups: set[str]) -> UserError | None:
+def _unknown_key(o: Override, keys: Collection[str], wrong_groups: set[str]) -> UserError | None:
     key = o.key_or_group
-    if o.is_add() or _inside(key, wrong_groups) or key in (known := ["method", "dataset", *flatten(cfg)]):
+    if o.is_add() or _inside(key, wrong_groups) or key in keys:
         return None
-    return UserError(
-        key, "no such key", nearest(key, known) or f"see `bench show`; keys there: {', '.join(sorted(cfg))}"
-    )
+    top = sorted({name.partition(".")[0] for name in keys})
+    return UserError(key, "no such key", nearest(key, keys) or f"see `bench show`; keys there: {', '.join(top)}")
 
 
 def _missing_plugin(launcher: str) -> UserError | None:
@@ -224,10 +202,13 @@ def _inside(key: str, groups: set[str]) -> bool:
     return any(f"{key}.".startswith(f"{group.replace('/', '.')}.") for group in groups)
 
 
-def flatten(cfg: DictConfig, prefix: str = "") -> Iterator[str]:
+def flatten(cfg: DictConfig) -> Iterator[str]:
     """All keys in dotted form, groups included."""
-    for key in map(str, cfg):
-        yield f"{prefix}{key}"
-        node = cfg._get_node(key)
-        if isinstance(node, DictConfig) and not node._is_none():
-            yield from flatten(node, f"{prefix}{key}.")
+
+    def below(values: Any, prefix: str) -> Iterator[str]:
+        for key, value in values.items():
+            yield f"{prefix}{key}"
+            if isinstance(value, dict):
+                yield from below(value, f"{prefix}{key}.")
+
+    yield from below(OmegaConf.to_container(cfg), "")

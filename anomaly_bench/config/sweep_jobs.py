@@ -3,81 +3,90 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import product
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.types import Override
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_bench.config.compose import hydra_context, options, parse, try_compose
-from anomaly_bench.config.schema import validate
+from anomaly_bench.config.compose import Composed, hydra_context, options, parse, try_compose
+from anomaly_bench.config.hydra_private import Loader
+from anomaly_bench.config.schema import Settings, validate
 from anomaly_bench.config.yaml_files import with_its_line
 from anomaly_bench.errors import Mistakes, UserError
 
 ALL = "/all"  # dataset=mvtec/all: every category
 
 
+class RunConfig(NamedTuple):
+    """One run that a command line asks for."""
+
+    overrides: list[str]  # each with one value
+    cfg: DictConfig
+    settings: Settings | None  # None where only names were checked
+
+
 def check(
     overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
 ) -> list[list[str]]:
-    """The jobs (lists of overrides) that a command line asks for, after all their mistakes have been looked for.
+    """Return the overrides of each run that a command line asks for, after all mistakes were looked for.
 
-    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  `types=False` checks names only
-    (no torch).  `extra`: a folder with further method/*.yaml, dataset/*.yaml ...
+    Raises Mistakes with each of them: key, value, what is allowed, nearest match.  types: False checks names only
+    (no torch).  extra: a folder with further method/*.yaml, dataset/*.yaml ...
     """
-    return [job for job, _ in composed(overrides, multirun, types, extra)]
+    return [job.overrides for job in compose_jobs(overrides, multirun, types, extra)]
 
 
 def count(overrides: Sequence[str], extra: str | None = None) -> int:
-    """How many runs a sweep asks for; nothing is looked at yet.  Raises UserError where it asks for none."""
+    """Return how many runs a sweep asks for, without a look at them.  Raises UserError where it asks for none."""
     with hydra_context(extra) as loader:
         return len(_jobs(list(overrides), loader, multirun=True))
 
 
-def composed(
+def compose_jobs(
     overrides: Sequence[str], multirun: bool = False, types: bool = True, extra: str | None = None
-) -> list[tuple[list[str], DictConfig]]:
-    """As `check`, each job with its configuration."""
+) -> list[RunConfig]:
+    """Return each run that a command line asks for, composed and checked as `check` does it."""
     mistakes: dict[str, UserError] = {}
-    seen: dict[tuple[str, ...], DictConfig] = {}
-    composed: list[tuple[list[str], DictConfig]] = []
+    cached: Composed = {}
+    jobs: list[RunConfig] = []
     lacking: dict[str, set[str]] = {}  # a key -> methods that do not have it
     with hydra_context(extra) as loader:
         for job in _jobs(list(overrides), loader, multirun):
-            cfg, found = try_compose(loader, job, seen)
-            found += value_mistakes(cfg, job, found, not found) if types and cfg else []
+            cfg, found = try_compose(loader, job, cached)
+            settings = None
+            if types and cfg:
+                settings, wrong = check_values(cfg, job, found, signatures=not found)
+                found += wrong
             for m in found:
                 if m.where.startswith("method.") and m.what == "no such key":
                     lacking.setdefault(m.where, set()).add(_method_of(cfg))
             mistakes.update({str(m): m for m in found})
-            composed.append((job, cfg))
-    mistakes = {
-        text: _only_for_some(m, lacking, {_method_of(cfg) for _, cfg in composed}) for text, m in mistakes.items()
-    }
+            jobs.append(RunConfig(job, cfg, settings))
     if mistakes:
-        raise Mistakes(list(mistakes.values()))
-    return composed
+        methods = {_method_of(job.cfg) for job in jobs}
+        raise Mistakes([_only_for_some(m, lacking, methods) for m in mistakes.values()])
+    return jobs
 
 
-def value_mistakes(
+def check_values(
     cfg: DictConfig, job: list[str], found: Sequence[UserError] = (), signatures: bool = False
-) -> list[UserError]:
-    """What is wrong with the values of a configuration.  found: the mistakes in its job's words so far.
+) -> tuple[Settings | None, list[UserError]]:
+    """Return the checked values of a configuration, or None and what is wrong.
 
-    signatures: read those of method and data set, which import torch, also where no word gives a value to one of them.
+    found: mistakes in its overrides so far.  signatures: read those of method and data set, which import torch, also
+    where no override gives a value to them.
     """
     given = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in job}
     inside = {key for key in given if key.startswith(("method.", "dataset."))}
     try:
-        validate(cfg, signatures or bool(inside - {m.where for m in found}))
+        return validate(cfg, signatures or bool(inside - {m.where for m in found})), []
     except Mistakes as wrong:
         names = {part: given.get(part) or str((cfg.get(part) or {}).get("name")) for part in ("method", "dataset")}
-        return [m if m.where in inside else with_its_line(m, names) for m in wrong.errors]
-    return []
+        return None, [m if m.where in inside else with_its_line(m, names) for m in wrong.errors]
 
 
 def _method_of(cfg: DictConfig) -> str:
@@ -96,7 +105,7 @@ def _only_for_some(mistake: UserError, lacking: dict[str, set[str]], methods: se
     return mistake
 
 
-def for_its_method(job: list[str], loader: ConfigLoaderImpl, methods: Collection[str] | None = None) -> list[str]:
+def for_method(job: list[str], loader: Loader, methods: Collection[str] | None = None) -> list[str]:
     """A job's overrides with `csflow.hidden=64` as `method.hidden=64` where its method is csflow, and without it where
     it is another one.
 
@@ -124,14 +133,14 @@ def _owners(job: list[str], names: Collection[str]) -> dict[str, str]:
     }
 
 
-def _chosen_method(job: list[str], loader: ConfigLoaderImpl) -> str:
+def _chosen_method(job: list[str], loader: Loader) -> str:
     keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
     if chosen := [word.partition("=")[2] for word, key in keys.items() if key == "method"]:
         return chosen[-1]
     return _method_of(try_compose(loader, [word for word, key in keys.items() if "." not in key])[0])
 
 
-def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> list[list[str]]:
+def _jobs(overrides: list[str], loader: Loader, multirun: bool) -> list[list[str]]:
     typed = parse(overrides, loader)  # with the loader it knows what a glob() stands for
     words = [_expanded(o, loader) for o in typed]
     parsed = parse(words, loader)
@@ -143,22 +152,22 @@ def _jobs(overrides: list[str], loader: ConfigLoaderImpl, multirun: bool) -> lis
         if (several := prod(len(_values(o)) for o in parse(matrix, loader))) > 1:
             what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
             raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
-        return [for_its_method(overrides, loader)]
+        return [for_method(overrides, loader)]
     if empty := [str(o.input_line) for o in parsed if not _values(o)]:
         hint = "`bench list datasets` has the names that a glob() can match" if "glob(" in empty[0] else ""
         raise UserError(empty[0], "stands for no value, so that no run is asked for", hint)
     jobs = []
     for alternative in _experiments(parsed, loader):  # each may have a matrix of its own
         both = parse(_matrix(alternative, loader), loader) + alternative
-        jobs += [list(job) for batch in BasicSweeper.split_arguments(both, None) for job in batch]
+        jobs += [list(job) for job in product(*([f"{o.get_key_element()}={v}" for v in _values(o)] for o in both))]
     names = options(loader, "method")
     if any(any(_owners(job, names).values()) for job in jobs):
         methods = {_chosen_method(job, loader) for job in jobs}
-        jobs = [for_its_method(job, loader, methods) for job in jobs]
+        jobs = [for_method(job, loader, methods) for job in jobs]
     return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in another method's words only
 
 
-def _experiments(parsed: list[Override], loader: ConfigLoaderImpl) -> list[list[Override]]:
+def _experiments(parsed: list[Override], loader: Loader) -> list[list[Override]]:
     """The overrides, once for each experiment that they name."""
     at = next((i for i, o in enumerate(parsed) if o.key_or_group == "experiment"), None)
     if at is None:
@@ -168,10 +177,12 @@ def _experiments(parsed: list[Override], loader: ConfigLoaderImpl) -> list[list[
 
 
 def _values(o: Override) -> list[str]:
+    if o.is_sweep_override() and not o.is_discrete_sweep():
+        raise UserError(str(o.input_line), "is a range without steps", "range(START,STOP,STEP), or values with commas")
     return list(o.sweep_string_iterator()) if o.is_discrete_sweep() else [str(o.get_value_element_as_str())]
 
 
-def _expanded(o: Override, loader: ConfigLoaderImpl) -> str:
+def _expanded(o: Override, loader: Loader) -> str:
     """The override as it was typed, or with every category in the place of `mvtec/all`."""
     if o.key_or_group != "dataset" or o.is_delete() or not any(v.endswith(ALL) for v in _values(o)):
         return str(o.input_line)
@@ -184,7 +195,7 @@ def _expanded(o: Override, loader: ConfigLoaderImpl) -> str:
     return f"{o.get_key_element()}={','.join(dict.fromkeys(values))}"
 
 
-def _matrix(parsed: list[Override], loader: ConfigLoaderImpl) -> list[str]:
+def _matrix(parsed: list[Override], loader: Loader) -> list[str]:
     """The sweep of an experiment, `hydra.sweeper.params` in its yaml, without the keys that are given a value."""
     named = [str(o.input_line) for o in parsed if o.key_or_group == "experiment"]
     if not named or named[0].partition("=")[2] not in options(loader, "experiment"):

@@ -13,18 +13,18 @@ from PIL import Image
 
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.evaluation.measured import progress
-from anomaly_bench.evaluation.options import Asked
+from anomaly_bench.evaluation.options import EvalOptions
 from anomaly_bench.evaluation.stored_runs import Stored, open_run
 from anomaly_bench.loading.anomaly_maps import write_map
 from anomaly_bench.records import Record
 
 
-def write_runs(target: Path, asked: Asked) -> None:
+def write_runs(target: Path, options: EvalOptions) -> None:
     """Write every run's category below `target`, and say how to measure what is there.
 
     Raises UserError where a folder cannot be written or holds something, and what `stored_runs.open_run` raises.
     """
-    for stored in [open_run(path, asked) for path in asked.runs]:
+    for stored in [open_run(path, options) for path in options.runs]:
         check_name(f"{stored.folder.path}, category", category := stored.folder.manifest.get("category"))
         place = target / str(category)
         try:

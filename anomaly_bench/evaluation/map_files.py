@@ -11,22 +11,22 @@ import numpy as np
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
 from anomaly_bench.evaluation.measured import measured, print_json, progress, warnings_in_lines
-from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.metrics import Measurement
 
 Show = Callable[[dict[str, Measurement], list[str]], None]
 
 
-def eval_maps(maps: Path, masks: Path, asked: Asked, show: Show) -> None:
+def eval_maps(maps: Path, masks: Path, options: EvalOptions, show: Show) -> None:
     """Measure the maps of every category below a folder.  show: prints them, and lines about them.
 
     Raises UserError for a file that is missing, too many or not usable (`match`, `read_map`).
     """
     with warnings_in_lines():
         categories = match(maps, masks)
-    found = {category: measure_files(category, pairs, asked) for category, pairs in categories.items()}
-    if asked.json:
+    found = {category: measure_files(category, pairs, options) for category, pairs in categories.items()}
+    if options.json:
         print_json(found)
         return
     bad = {category: sum(pair.kind != "good" for pair in pairs) for category, pairs in categories.items()}
@@ -34,9 +34,9 @@ def eval_maps(maps: Path, masks: Path, asked: Asked, show: Show) -> None:
     show(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'"])
 
 
-def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement:
-    """The metrics of one category.  Each file is read anew whenever its image is asked for."""
-    scores, shapes, resize = np.empty(len(pairs)), [], asked.resize_masks
+def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Measurement:
+    """The metrics of one category.  Each file is read anew whenever its image is needed."""
+    scores, shapes, resize = np.empty(len(pairs)), [], options.resize_masks
     for i in progress()(range(len(pairs)), f"reading {category}"):
         scores[i], shape = _glance(pairs[i], resize)
         shapes.append(shape)
@@ -44,9 +44,9 @@ def measure_files(category: str, pairs: list[Pair], asked: Asked) -> Measurement
     masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize, empty))
     found = measured(
         *(category, scores, np.array([pair.kind != "good" for pair in pairs]), maps, masks),
-        memory_mb=MEMORY_MB if asked.memory_mb is None else asked.memory_mb,
-        resamples=RESAMPLES if asked.resamples is None else asked.resamples,
-        threads=asked.threads,
+        memory_mb=MEMORY_MB if options.memory_mb is None else options.memory_mb,
+        resamples=RESAMPLES if options.resamples is None else options.resamples,
+        threads=options.threads,
     )
     with warnings_in_lines(f"{category}: "):
         if empty:

@@ -19,7 +19,7 @@ from anomaly_bench.config.schema import signature_model
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluation.measured import measured, print_json, warnings_in_lines
-from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, Asked
+from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import OneByOne, stored_maps
 from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
@@ -46,27 +46,27 @@ class Stored:
     masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
 
 
-def eval_runs(asked: Asked, show: Callable[[RunFolder], None]) -> None:
+def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
     """Measure every run anew, store the metrics in its folder and print them.  show: prints a run's table.
 
     Raises UserError where a run is not finished, has no maps, or its data set is not what it was.
     """
     found: dict[str, Measurement] = {}
-    for stored in [open_run(path, asked) for path in asked.runs]:
-        folder, m = stored.folder, measure_run(stored, asked)
+    for stored in [open_run(path, options) for path in options.runs]:
+        folder, m = stored.folder, measure_run(stored, options)
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
             folder.remeasured(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
         found[str(folder.path)] = m
-        if not asked.json:
+        if not options.json:
             show(folder)
-        out = sys.stderr if asked.json else sys.stdout
+        out = sys.stderr if options.json else sys.stdout
         out.write("".join(f"{line}\n" for line in changes or ["the stored metrics are confirmed"]))
-    if asked.json:
+    if options.json:
         print_json(found)
 
 
-def open_run(path: Path, asked: Asked) -> Stored:
+def open_run(path: Path, options: EvalOptions) -> Stored:
     """A finished run and the data set that it was measured on, checked against each other.
 
     Raises UserError for a file that is not as the run wrote it, unless it is to be taken as it is, or is made anew.
@@ -76,9 +76,9 @@ def open_run(path: Path, asked: Asked) -> Stored:
     if manifest.get("status") != "done":
         what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
         raise UserError(str(path), what, "`bench list runs` shows where runs are")
-    if not asked.accept_changes:
+    if not options.accept_changes:
         folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in ANEW_HERE])
-    cfg = _config(path / "config.yaml", asked.overrides)
+    cfg = _config(path / "config.yaml", options.overrides)
     with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
         return _open(folder, cfg)
 
@@ -111,8 +111,8 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
     return records
 
 
-def measure_run(stored: Stored, asked: Asked) -> Measurement:
-    """The metrics, with the run's own budget and number of resamples unless others are asked for."""
+def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
+    """The metrics, with the run's own budget and number of resamples unless the options say otherwise."""
     memory_mb = OmegaConf.select(stored.cfg, "hardware.metrics_memory_mb", default=MEMORY_MB)
     resamples = OmegaConf.select(stored.cfg, "resamples", default=RESAMPLES)
     scores = np.array([row.score for row in stored.folder.scores], np.float32)
@@ -120,9 +120,9 @@ def measure_run(stored: Stored, asked: Asked) -> Measurement:
     try:
         return measured(
             *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
-            memory_mb=memory_mb if asked.memory_mb is None else asked.memory_mb,
-            resamples=resamples if asked.resamples is None else asked.resamples,
-            threads=asked.threads,
+            memory_mb=memory_mb if options.memory_mb is None else options.memory_mb,
+            resamples=resamples if options.resamples is None else options.resamples,
+            threads=options.threads,
         )
     except ValueError as error:  # what the metrics say of maps or scores that no run can have written
         raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error

@@ -44,8 +44,8 @@ def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
     built: set[str] = set()  # methods' settings
     known: dict[str, Data] = {}  # by the data set's settings
     with config.read_once(), remembered():
-        for overrides, cfg in config.composed(words, multirun=True, extra=extra):
-            settings = config.validate(cfg)
+        for overrides, cfg, checked in config.compose_jobs(words, multirun=True, extra=extra):
+            settings = checked or config.validate(cfg)
             job = _job(overrides, settings, known)
             key = json.dumps(settings.method, default=str)
             if job.state in ("to run", "to resume") and key not in built:

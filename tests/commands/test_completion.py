@@ -22,11 +22,11 @@ from anomaly_bench.commands.main import main
         (["data", "cache", "cl"], ["clear"]),
         (
             ["data", "cache", "clear", "pixels", ""],
-            ["features", "teachers", "demo", "checksums", "parts", "older=", "cache_dir="],
+            ["features", "teachers", "demo", "checksums", "parts", "cache_dir=", "root=", "older="],
         ),
         (["list", "m"], ["methods"]),
         (["reproduce", "rd_mvtec", "rd"], ["rd_one_class"]),
-        (["reproduce", "pre"], ["preset=smoke"]),
+        (["reproduce", "preset="], ["preset=smoke"]),
         (["reproduce", "--"], ["--plan", "--dry-run"]),
         (["eval", "--ma"], ["--maps", "--masks"]),
         (["train", "dataset=demo/"], [f"dataset=demo/{c}" for c in ("brick", "grass", "gravel", "all")]),

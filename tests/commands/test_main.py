@@ -67,7 +67,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["list", "method"], "(did you mean 'methods'?)"),
         (["show"], "bench show: nothing to show"),
         (["show", "method=dr"], "method: 'dr' is none of "),
-        (["report", "a", "b"], "bench: too many words: a b (it takes OUTPUTS)"),
+        (["report", "a", "b"], "bench report: too many arguments, 'b' given (bench report "),
         (["eval"], "bench eval: nothing to measure (bench eval RUN, or bench eval --maps DIR --masks DIR)"),
         (["eval", "nowhere"], "nowhere: no run is here (`bench list runs` shows where runs are)"),
         (["eval", "--maps", "a"], "bench eval: --masks is not given (it goes with --maps)"),
@@ -238,8 +238,9 @@ def test_help_and_version(bench: Bench) -> None:
     done = bench("--help")
     assert done.returncode == 0
     for verb in ("train", "eval", "report", "reproduce", "data", "list", "show", "completion"):
-        assert f"  bench {verb} " in done.stdout
-    assert bench().stdout == bench("eval", "--help").stdout == done.stdout
+        assert f"\n  {verb} " in done.stdout
+    assert bench().stdout == done.stdout
+    assert "--write-tiff DIR" in bench("eval", "--help").stdout
     assert bench("--version").stdout == f"{__version__}\n"
 
 

@@ -11,13 +11,19 @@ from small_runs import ROOT, Bench
 
 from anomaly_bench import config
 from anomaly_bench.commands.main import main
-from anomaly_bench.commands.reproduce_request import experiments, has_key, matrix, parse, places
+from anomaly_bench.commands.parser import grammar
+from anomaly_bench.commands.reproduce_request import Request, experiments, has_key, matrix, places, request_of
 from anomaly_bench.commands.reproduce_tables import flat
 from anomaly_bench.results.published import applies, figures
 from anomaly_bench.runs.folder import find
 
 TABLES = ["csflow_mtd", "csflow_mvtec", "glf_mvtec", "rd_mvtec", "rd_one_class", "us_mvtec", "us_one_class"]
 NOTHING = {"ANOMALY_BENCH_DATA": "", "ANOMALY_BENCH_WEIGHTS": "", "HF_HUB_OFFLINE": "1"}
+
+
+def parse(argv: list[str]) -> Request:
+    verb, rest = grammar().find(["reproduce", *argv])
+    return request_of(verb.parse(rest))
 
 
 def test_the_experiments_with_a_matrix_are_the_published_tables() -> None:
@@ -49,7 +55,7 @@ def test_every_point_of_the_matrix_has_a_published_column(name: str) -> None:
     sets = {f.dataset for f in figures() if f.method == name.partition("_")[0]}
     first = {place[0]: "/".join(dict.fromkeys(place)) for place in places(name)}
     words = [f"experiment={name}", "seed=0", f"dataset={','.join(first.values())}"]
-    jobs = [cfg for _, cfg in config.composed(words, multirun=True, types=False)]
+    jobs = [cfg for _, cfg, _ in config.compose_jobs(words, multirun=True, types=False)]
     assert len(jobs) == len(first) * (4 if name == "us_mvtec" else 1)
     variants = set()
     for cfg in jobs:
@@ -65,17 +71,17 @@ def test_the_preset_fits_every_experiment(name: str) -> None:
     request = parse(["preset=smoke"])
     assert set(request.preset["experiments"]) == set(TABLES)
     assert "test of the machinery" in request.warning
-    assert "seed=0,1" in request.words_of(name)
-    assert any(word.startswith("dataset=demo/") for word in request.words_of(name))
+    assert "seed=0,1" in request.overrides_of(name)
+    assert any(word.startswith("dataset=demo/") for word in request.overrides_of(name))
     request = parse(["preset=smoke", "dataset=demo/brick", "seed=0"])
-    jobs = config.check(request.words_of(name), multirun=True)
+    jobs = config.check(request.overrides_of(name), multirun=True)
     assert len(jobs) == (4 if name == "us_mvtec" else 1)
     assert all("output_dir=outputs/smoke" in job for job in jobs)
 
 
 def test_typed_words_take_the_place_of_the_presets() -> None:
     request = parse(["preset=smoke", "rd_mvtec", "method.epochs=7", "seed=3", "outputs=here"])
-    words = request.words_of("rd_mvtec")
+    words = request.overrides_of("rd_mvtec")
     assert {"method.epochs=7", "seed=3", "output_dir=here", "experiment=rd_mvtec", "method.weights=random"} <= {*words}
     assert not {"method.epochs=1", "seed=0,1"} & {*words}
 
@@ -83,7 +89,7 @@ def test_typed_words_take_the_place_of_the_presets() -> None:
 def test_a_key_is_for_the_experiments_that_have_it() -> None:
     request = parse(["method.teacher_images=some"])
     assert request.experiments == TABLES
-    given = [name for name in TABLES if "method.teacher_images=some" in request.words_of(name)]
+    given = [name for name in TABLES if "method.teacher_images=some" in request.overrides_of(name)]
     assert given == ["glf_mvtec", "us_mvtec", "us_one_class"]
     assert has_key("rd_mvtec", "hardware=cpu")
 

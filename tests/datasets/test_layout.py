@@ -55,7 +55,7 @@ def flat(tmp_path: Path) -> Path:
 
 
 def socket_at(path: Path) -> None:
-    before = os.getcwd()
+    before = Path.cwd()
     os.chdir(path.parent)  # the name of a socket may have 107 bytes
     try:
         with socket.socket(socket.AF_UNIX) as one:

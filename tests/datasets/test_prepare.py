@@ -19,8 +19,7 @@ from omegaconf import OmegaConf
 from small_arrays import digits, idx, pictures, python2
 from small_images import grey, save, square
 
-from anomaly_bench.commands.data import data_command
-from anomaly_bench.commands.main import main
+from anomaly_bench.commands.main import main, run_verb
 from anomaly_bench.config import conf_dir
 from anomaly_bench.datasets import download as archive
 from anomaly_bench.datasets import one_class, prepare
@@ -64,7 +63,7 @@ def test_the_inventory_of_mtd() -> None:
 @pytest.mark.usefixtures("small_inventory")
 def test_a_subset_is_no_error(category: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for root in (category.parent, category.parent.parent):
-        assert data_command(["verify", "mvtec", f"root={root}", "decode=true"]) == 0
+        assert run_verb(["data", "verify", "mvtec", f"root={root}", "decode=true"]) == 0
         out = capsys.readouterr().out
         assert "1 of 2 folders are here" in out
         assert [line.split("│")[1:-1] for line in out.splitlines() if "screw" in line and "│" in line] == [
@@ -88,7 +87,7 @@ def test_what_is_not_in_order_is_named(
     category: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], said: str
 ) -> None:
     damage(category)
-    assert data_command(["verify", "mvtec", f"root={category.parent}"]) == 1
+    assert run_verb(["data", "verify", "mvtec", f"root={category.parent}"]) == 1
     out = capsys.readouterr().out
     assert said in out
     assert "differs" in out
@@ -99,27 +98,27 @@ def test_only_decoding_finds_a_file_that_is_cut_short(category: Path, capsys: py
     file = category / "train/good/002.png"
     file.write_bytes(file.read_bytes()[:45])
     words = ["verify", "mvtec", f"root={category.parent}"]
-    assert data_command(words) == 0
-    assert data_command([*words, "decode=true"]) == 1
+    assert run_verb(["data", *words]) == 0
+    assert run_verb(["data", *words, "decode=true"]) == 1
     assert "002.png: cannot be read as an image" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("small_inventory")
 def test_tiles(tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_command(["verify", "mtd", f"root={tiles}", "decode=true"]) == 0
+    assert run_verb(["data", "verify", "mtd", f"root={tiles}", "decode=true"]) == 0
     (tiles / "MT_Fray/Imgs/exp1_num_Fray.png").unlink()
-    assert data_command(["verify", "mtd", f"root={tiles}"]) == 1
+    assert run_verb(["data", "verify", "mtd", f"root={tiles}"]) == 1
     assert "exp1_num_Fray.jpg: has no mask exp1_num_Fray.png" in capsys.readouterr().out
     shutil.rmtree(tiles / "MT_Fray")  # all its folders are needed
-    assert data_command(["verify", "mtd", f"root={tiles}"]) == 1
+    assert run_verb(["data", "verify", "mtd", f"root={tiles}"]) == 1
 
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert data_command(["prepare", "demo"]) == 0
+    assert run_verb(["data", "prepare", "demo"]) == 0
     assert "3 of 3 folders are here" in capsys.readouterr().out
     (tmp_path / "cache/demo/v1-seed0/brick/test/hole/000.png").unlink()
-    assert data_command(["verify", "demo"]) == 1
-    assert data_command(["list"]) == 0
+    assert run_verb(["data", "verify", "demo"]) == 1
+    assert run_verb(["data", "list"]) == 0
     out = capsys.readouterr().out
     assert "mvtec: not in data/mvtec; bench data prepare mvtec" in out
     assert "demo in" in out
@@ -139,12 +138,12 @@ def test_prepare_downloads_unpacks_and_checks(tiles: Path, tmp_path: Path, capsy
     for name, age in ((".mtd-killed", 2 * 86400), (".mtd-unpacking", 0)):
         (tmp_path / "new" / name / "mtd").mkdir(parents=True)
         os.utime(tmp_path / "new" / name, times=(time.time() - age,) * 2)
-    assert data_command(["prepare", "mtd", f"root={tmp_path / 'new'}", f"urls=[file:///absent.zip, {url}]"]) == 0
+    assert run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'new'}", f"urls=[file:///absent.zip, {url}]"]) == 0
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [".mtd-unpacking", "mtd"]
     assert (tmp_path / "new/mtd/MT_Free/Imgs/exp0_num_Free.jpg").is_file()
     assert (tmp_path / "new/mtd").stat().st_mode & 0o055  # others may read it
     capsys.readouterr()
-    assert data_command(["prepare", "mtd", f"root={tmp_path / 'new'}"]) == 0
+    assert run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'new'}"]) == 0
     assert "already" in capsys.readouterr().out
 
 
@@ -153,13 +152,13 @@ def test_prepare_goes_to_the_place_where_it_is_looked_for(
     tiles: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
-    assert data_command(["prepare", "mtd", f"urls=[{url}]"]) == 0
+    assert run_verb(["data", "prepare", "mtd", f"urls=[{url}]"]) == 0
     assert Path("data/mtd/MT_Free").is_dir()
     monkeypatch.setenv("ANOMALY_BENCH_DATA", str(tmp_path / "shared"))
-    assert data_command(["prepare", "mtd", f"root={tmp_path / 'named' / 'mtd'}", f"urls={url}"]) == 0
+    assert run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'named' / 'mtd'}", f"urls={url}"]) == 0
     assert (tmp_path / "named/mtd/MT_Free").is_dir()
     shutil.rmtree("data")
-    assert data_command(["prepare", "mtd", f"urls={url}"]) == 0
+    assert run_verb(["data", "prepare", "mtd", f"urls={url}"]) == 0
     assert (tmp_path / "shared/mtd/MT_Free").is_dir()
 
 
@@ -168,22 +167,21 @@ def test_an_archive_with_other_content_is_not_put_in_place(tiles: Path, tmp_path
     (tiles / "MT_Break/Imgs/exp0_num_Break.jpg").unlink()
     url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
     with pytest.raises(UserError, match=r"its content is not what was expected"):
-        data_command(["prepare", "mtd", f"root={tmp_path / 'new'}", f"urls=[{url}]"])
+        run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'new'}", f"urls=[{url}]"])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mtd.archive"]
+    archive = wrapped(tmp_path / "here", tmp_path / "z").as_uri()
     with pytest.raises(UserError, match=r"holds none of MT_Free"):
-        data_command(
-            ["prepare", "mtd", f"root={tmp_path / 'b'}", f"urls={wrapped(tmp_path / 'here', tmp_path / 'z').as_uri()}"]
-        )
+        run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'b'}", f"urls={archive}"])
 
 
 @pytest.mark.usefixtures("small_inventory")
 def test_a_place_that_is_taken_or_cannot_be_written(tmp_path: Path) -> None:
     save(tmp_path / "mtd" / "mine.png", square())
     with pytest.raises(UserError, match=r"root: .*mtd is there and holds nothing of mtd"):
-        data_command(["prepare", "mtd", f"root={tmp_path}"])
+        run_verb(["data", "prepare", "mtd", f"root={tmp_path}"])
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"root: .*file is no folder"):
-        data_command(["prepare", "mtd", f"root={tmp_path / 'file' / 'deep'}", "urls=[file:///absent]"])
+        run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'file' / 'deep'}", "urls=[file:///absent]"])
 
 
 # --- one-class sets: several files, or an archive of arrays
@@ -217,15 +215,15 @@ def test_prepare_brings_arrays(
     host: Path, tmp_path: Path, name: str, arrives: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     new = tmp_path / "new"
-    assert data_command(["prepare", name, f"root={new}", f"urls=[file:///absent,{host.as_uri()}/]"]) == 0
+    assert run_verb(["data", "prepare", name, f"root={new}", f"urls=[file:///absent,{host.as_uri()}/]"]) == 0
     assert "10 of 10 classes are here" in capsys.readouterr().out
     assert [path.name for path in new.iterdir()] == [name]
     assert (new / name / arrives).is_file()
     assert not list(new.rglob("*.tar.gz"))
-    assert data_command(["prepare", name, f"root={new}"]) == 0
+    assert run_verb(["data", "prepare", name, f"root={new}"]) == 0
     assert "already" in capsys.readouterr().out
     (new / name / arrives).write_bytes(b"damaged")
-    assert data_command(["verify", name, f"root={new}"]) == 1
+    assert run_verb(["data", "verify", name, f"root={new}"]) == 1
     out = capsys.readouterr().out
     assert f"{new / name / arrives}: " in out
     assert "0 of 1" in out
@@ -237,12 +235,12 @@ def test_another_file_is_refused_and_what_has_arrived_is_kept(host: Path, tmp_pa
     file.write_bytes(right + b"more")
     words = ["prepare", "mnist", f"root={tmp_path / 'new'}", f"urls={host.as_uri()}"]
     with pytest.raises(UserError, match=r"train-images-idx3-ubyte.gz: is another file: MD5 \w{32}, expected \w{32}"):
-        data_command(words)
+        run_verb(["data", *words])
     kept = sorted(path.name for path in (tmp_path / "new/mnist.part").iterdir())
     assert kept == ["t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz"]
     file.write_bytes(right)
     (host / kept[0]).unlink()  # is not asked for again
-    assert data_command(words) == 0
+    assert run_verb(["data", *words]) == 0
 
 
 @pytest.mark.usefixtures("host")
@@ -250,7 +248,7 @@ def test_a_class_that_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixt
     folder = tmp_path / "host"
     fewer = gzip.compress(idx(np.array([0, 1, 2, 3, 4, 5, 6, 7, 8, 8], np.uint8)))
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(fewer)
-    assert data_command(["verify", "mnist", f"root={folder}"]) == 1
+    assert run_verb(["data", "verify", "mnist", f"root={folder}"]) == 1
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert [line for line in lines if "differs" in line] == [
         "│ 8 │ 2 of 1 │ 1 │ differs │",
@@ -317,8 +315,8 @@ def test_permissions_are_those_that_the_umask_gives(tiles: Path, tmp_path: Path)
     url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
     before = os.umask(0o027)
     try:
-        assert data_command(["prepare", "mtd", f"root={tmp_path / 'new'}", f"urls={url}"]) == 0
-        assert data_command(["prepare", "demo", f"root={tmp_path / 'new'}"]) == 0
+        assert run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'new'}", f"urls={url}"]) == 0
+        assert run_verb(["data", "prepare", "demo", f"root={tmp_path / 'new'}"]) == 0
     finally:
         os.umask(before)
     modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "new").rglob("*")}
@@ -354,8 +352,8 @@ def test_how_much_an_archive_may_unpack_to_is_known(name: str) -> None:
 def test_torch_is_not_imported() -> None:
     lines = (
         "import sys",
-        "from anomaly_bench.commands.data import data_command",
-        "data_command(['prepare', 'demo'])",
+        "from anomaly_bench.commands.main import run_verb",
+        "run_verb(['data', 'prepare', 'demo'])",
         "print('torch' in sys.modules)",
     )
     done = subprocess.run([sys.executable, "-c", "; ".join(lines)], capture_output=True, text=True, check=True)

@@ -1,0 +1,160 @@
+"""The whole grammar of `bench`: its verbs, their options, arguments and keys.  Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+from anomaly_bench.commands.verb import Verb, whole_number
+
+LISTS = {  # of `bench list`: what they list, and the group of the configuration
+    "methods": "method",
+    "datasets": "dataset",
+    "hardware": "hardware",
+    "loggers": "logger",
+    "experiments": "experiment",
+}
+RUN_KEYS = ("method", "dataset", "category", "seed")  # of `bench list runs`, besides status
+RUN_STATES = ("done", "running", "interrupted", "failed", "damaged", "new")
+CACHE_KINDS = ("pixels", "features", "teachers", "demo", "checksums", "parts")
+CONFIG_DIR = "also look for method/*.yaml, dataset/*.yaml ... and for their classes in DIR"
+EPILOG = """keys of a run: bench show method=NAME
+what a verb takes: bench VERB --help
+more: README.md, CONTRIBUTING.md"""
+
+
+@cache
+def grammar() -> Verb:
+    """Return the root of all verbs."""
+    bench = Verb("bench", "Train, measure and compare unsupervised visual anomaly detection.", epilog=EPILOG)
+    bench.option("--version", action="store_true", help="print the version")
+    _train(bench)
+    _eval(bench)
+    report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
+    report.argument("OUTPUTS", "the folder of runs; default: outputs", "?")
+    _reproduce(bench)
+    _data(bench)
+    _list(bench)
+    show = bench.verb("show", "a configuration, each number with its source", SHOW, function="show:show_command")
+    show.option("--config-dir", metavar="DIR", help=CONFIG_DIR)
+    show.argument("KEY=VALUE", "method=rd, dataset=mvtec/bottle, and any key of theirs", "*", name="overrides")
+    shell = bench.verb("completion", "tab completion for a shell", COMPLETION, function="completion:script_command")
+    shell.argument("SHELL", "bash or zsh; default: bash", "?", ("bash", "zsh"))
+    about = bench.verb("help", "explain a verb", function="main:help_command")
+    about.argument("VERB", "bench help data cache", "*")
+    return bench
+
+
+REPORT = """Print tables of all finished runs; write them as CSV, Markdown, LaTeX and as pages for a browser
+to OUTPUTS/report."""
+SHOW = """Print the resolved configuration: each number with its source, and the deviations from the paper."""
+COMPLETION = """Print the shell's code for tab completion: eval "$(bench completion bash)" in its start-up file."""
+TRAIN = """Train and measure a run.  A finished run is not repeated, an interrupted one goes on.
+
+  bench train method=rd dataset=mvtec/bottle hardware=gpu
+  bench train -m method=rd,csflow dataset=mvtec/all seed=0,1,2
+
+Without method, dataset and experiment: method=us_fast dataset=demo/brick."""
+EVAL = """Measure a finished run again from its stored maps; its metrics are confirmed or corrected.
+Or measure the maps of any program: --maps DIR --masks DIR."""
+REPRODUCE = """Run what is missing of the papers' tables, then write paper versus ours to OUTPUTS/reproduce.
+Exit code: 0 all that can run is done, 1 a run failed, 2 a user error."""
+CACHE = """What the cache folder holds; make room in it."""
+
+
+def _train(bench: Verb) -> None:
+    train = bench.verb("train", "train and measure", TRAIN, function="train:train_command")
+    train.option("-m", "--multirun", action="store_true", help="what is missing of every combination of several values")
+    train.option("--config-dir", "-cd", metavar="DIR", help=CONFIG_DIR)
+    train.option("--cfg", "-c", choices=("job", "hydra", "all"), help="print the configuration and stop")
+    train.option("--resolve", action="store_true", help="with --cfg: its interpolations too")
+    train.option("--package", "-p", metavar="KEY", help="with --cfg: a part of it")
+    train.argument("KEY=VALUE", "keys of the run (bench show method=NAME); Hydra's syntax", "*", name="overrides")
+
+
+def _eval(bench: Verb) -> None:
+    evaluate = bench.verb("eval", "measure a finished run, or any maps, again", EVAL, function="evaluate:eval_command")
+    evaluate.argument("RUN", "folder of a finished run", "*")
+    evaluate.other_keys("dataset.root=DIR: where the run's images lie now")
+    option = evaluate.option
+    option("--maps", type=Path, metavar="DIR", help="[CATEGORY/][test/]KIND/ID.tiff, .npy or grey .png")
+    option("--masks", type=Path, metavar="DIR", help="masks of the same names")
+    option("--resize-masks", action="store_true", help="bring the masks to the size of the maps")
+    option("--write-tiff", type=Path, metavar="DIR", help="write a run's maps as TIFF in MVTec's layout instead")
+    option("--accept-changes", action="store_true", help="take files that do not fit their checksums as they are")
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
+    option("--json", action="store_true", help="print JSON")
+    memory = "maps that take more are measured in one pass, with certified error bounds"
+    option("--memory-mb", type=whole_number(0, 10**9), metavar="N", help=memory)
+    resamples = "of the test images, for the intervals; 0: no intervals"
+    option("--resamples", type=whole_number(0, 100_000), metavar="N", help=resamples)
+    option("--threads", type=whole_number(1, 1024), default=1, metavar="N", help="CPU threads; default: 1")
+
+
+def _reproduce(bench: Verb) -> None:
+    summary = "the papers' tables beside ours"
+    reproduce = bench.verb("reproduce", summary, REPRODUCE, function="reproduce:reproduce_command")
+    plan = "only say what is done, what would run and what cannot, and how to supply what it lacks"
+    reproduce.option("--plan", "--dry-run", action="store_true", help=plan)
+    reproduce.argument("EXPERIMENT", "a table; default: all", "*", _experiments)
+    tiny = "smoke: every table on generated images with tiny settings: offline, in minutes, no results"
+    reproduce.key("preset", "NAME", tiny, _presets)
+    reproduce.key("outputs", "DIR", "the folder of runs; default: outputs")
+    reproduce.key("output_dir", "DIR", "the same")
+    reproduce.other_keys("for each run whose method or data set has the key")
+
+
+def _experiments() -> Iterable[str]:
+    from anomaly_bench.commands.reproduce_request import experiments
+
+    return experiments()
+
+
+def _presets() -> Iterable[str]:
+    from anomaly_bench.commands.reproduce_request import presets
+
+    return presets()
+
+
+def _datasets() -> Iterable[str]:
+    from anomaly_bench.datasets.prepare import NAMES
+
+    return NAMES
+
+
+def _data(bench: Verb) -> None:
+    data = bench.verb("data", "data sets: what is here, download, check; the cache")
+    root = "where the data sets lie; default: $ANOMALY_BENCH_DATA, else ./data"
+    each = {
+        "list": data.verb("list", "what is here", function="data:list_command"),
+        "prepare": data.verb("prepare", "download and unpack a data set", function="data:prepare_command"),
+        "verify": data.verb("verify", "check the files of a data set", function="data:verify_command"),
+    }
+    for name, verb in each.items():
+        if name != "list":
+            verb.argument("NAME", "of the data set", choices=_datasets)
+        verb.key("root", "DIR", root)
+    each["prepare"].key("urls", "[ADDRESS,...]", "where to download from instead")
+    each["verify"].key("decode", "true", "decode each image", ("true", "false"))
+    cache_ = data.verb("cache", "what the cache folder holds; make room in it", CACHE, default="list")
+    clear = "remove files of the cache; teachers, demo and checksums only when named"
+    for name, summary in (("list", "what the cache folder holds"), ("clear", clear)):
+        verb = cache_.verb(name, summary, function=f"cache:{name}_command")
+        verb.key("cache_dir", "DIR", "the cache folder")
+        verb.key("root", "DIR", "the same")
+    verb.argument("KIND", ", ".join(CACHE_KINDS), "*", CACHE_KINDS)
+    verb.key("older", "DAYS", "only what was not used for so long")
+
+
+def _list(bench: Verb) -> None:
+    lists = bench.verb("list", "what there is to choose from, and the runs that are there")
+    for name in LISTS:
+        lists.verb(name, f"the {name} there are", function="listing:list_command")
+    runs = lists.verb("runs", "a line for each run folder", function="listing:runs_command")
+    runs.argument("OUTPUTS", "the folder of runs; default: outputs", "?")
+    for key in RUN_KEYS:
+        runs.key(key, "VALUE[,VALUE]", f"only runs of this {key}")
+    runs.key("status", "failed,interrupted", f"only runs of this state: {', '.join(RUN_STATES)}", RUN_STATES)
+    verify = "read every result file, maps and weights too, and say which is not as its run wrote it"
+    runs.option("--verify", action="store_true", help=verify)
