@@ -1,8 +1,8 @@
 """`bench reproduce`: plan every table that was published, run what is missing, write paper versus ours.
 
 A table is an experiment with a matrix (`hydra: sweeper: params:` in conf/experiment).  Its points are the settings in
-that matrix; each has a run for each data set, category and seed.  A preset (conf/preset) puts other words in place of
-the matrix's own.
+that matrix; each has a run for each data set, category and seed.  A preset (conf/preset) puts other values in place of
+the matrix's.
 """
 
 from __future__ import annotations

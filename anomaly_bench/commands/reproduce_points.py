@@ -16,7 +16,7 @@ class Point:
     """One setting of an experiment's matrix, and its runs."""
 
     experiment: str
-    words: list[str]  # of all its runs: neither data set nor seed
+    overrides: list[str]  # of all its runs: neither data set nor seed
     jobs: list[Job] = field(default_factory=list)
 
     @property
@@ -25,15 +25,15 @@ class Point:
         return [job for job in self.jobs if job.state in ("to run", "to resume")]
 
     def sweep(self) -> list[str]:
-        """Its missing runs as words of `bench train -m`; with them, finished ones may be named again."""
+        """Its missing runs as overrides of `bench train -m`, which may name finished ones again."""
         several: dict[str, dict[str, None]] = {"dataset": {}, "seed": {}}
         for job in self.missing:
             for key, value in _chosen(job).items():
                 several[key][value] = None
-        return [*self.words, *(f"{key}={','.join(values)}" for key, values in several.items() if values)]
+        return [*self.overrides, *(f"{key}={','.join(values)}" for key, values in several.items() if values)]
 
     def place(self, job: Job) -> Place:
-        """Where a run runs, by its words; an experiment without a choice has the data set of its file."""
+        """Where a run runs, by its overrides; an experiment without a choice has the data set of its file."""
         chosen = _chosen(job).get("dataset")
         if chosen is None:
             return places(self.experiment)[0]
@@ -45,8 +45,8 @@ def planned(experiment: str, request: Request) -> list[Point]:
     """The experiment's points."""
     points: dict[tuple[str, ...], Point] = {}
     for job in plan(request.overrides_of(experiment)):
-        words = [word for word in job.words if key_of(word) not in ("dataset", "seed")]
-        points.setdefault(tuple(words), Point(experiment, words)).jobs.append(job)
+        overrides = [each for each in job.overrides if key_of(each) not in ("dataset", "seed")]
+        points.setdefault(tuple(overrides), Point(experiment, overrides)).jobs.append(job)
     return list(points.values())
 
 
@@ -70,5 +70,5 @@ def status(job: Job) -> str:
 
 
 def _chosen(job: Job) -> dict[str, str]:
-    words = dict(word.split("=", 1) for word in job.words if "=" in word)
-    return {key: words[key] for key in ("dataset", "seed") if key in words}
+    values = dict(each.split("=", 1) for each in job.overrides if "=" in each)
+    return {key: values[key] for key in ("dataset", "seed") if key in values}

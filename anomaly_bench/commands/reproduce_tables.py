@@ -46,7 +46,7 @@ def asked_of(point: Point, stand_in: bool) -> Iterator[Asked]:
     chosen = dict(zip(meant, cycle(run), strict=False)) if stand_in else {place: place for place in meant}
     settings, configs = {}, {}
     for name, job in {point.place(job)[0]: job for job in point.jobs}.items():
-        cfg = config.compose(job.words)
+        cfg = config.compose(job.overrides)
         settings[name], configs[name] = config.identify(config.validate(cfg))[1], flat(cfg)
     why = {point.place(job): _reason(job) for job in point.jobs}
     title = dict(line.split(maxsplit=1) for line in names("experiment"))[point.experiment]
@@ -60,9 +60,9 @@ def asked_of(point: Point, stand_in: bool) -> Iterator[Asked]:
 def as_written(point: Point, dataset: str) -> Any:
     """The configuration that the experiment's file has for a point on a data set: what was published is of that."""
     keys = set(matrix(point.experiment)) - {"dataset", "seed"}
-    words = [word for word in point.words if key_of(word) in keys]
+    overrides = [each for each in point.overrides if key_of(each) in keys]
     first = next("/".join(dict.fromkeys(place)) for place in places(point.experiment) if place[0] == dataset)
-    return config.compose([f"experiment={point.experiment}", f"dataset={first}", *words])
+    return config.compose([f"experiment={point.experiment}", f"dataset={first}", *overrides])
 
 
 def flat(cfg: Any) -> dict[str, Any]:

@@ -15,14 +15,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.plugins import Plugins
-from hydra.core.utils import JobReturn, JobStatus
-from hydra.types import HydraContext
+from hydra.core.utils import JobReturn
 from omegaconf import DictConfig
 
+from anomaly_bench.config.hydra_private import Loader, launcher_of
 from anomaly_bench.errors import UserError
 
 log = logging.getLogger("anomaly_bench")
@@ -30,15 +27,15 @@ PATIENCE = 2.0  # seconds for a run to hear of Ctrl-C by itself
 Main = Callable[[list[str]], int]
 
 
-def apart(main: Main, words: list[str], start: str = "spawn") -> int:
-    """main(words) in a process of its own: its exit code, or minus the signal that killed it.
+def run_in_subprocess(main: Main, argv: list[str], start: str = "spawn") -> int:
+    """Call main(argv) in another process and return its exit code, or minus the signal that killed it.
 
     main: a function of a module.  start: `forkserver` imports once what runs share, under the first one's environment.
     """
     context: Any = multiprocessing.get_context(start)
     if start == "forkserver":
         context.set_forkserver_preload(["anomaly_bench.runs.runner"])  # torch and Lightning
-    process: BaseProcess = context.Process(target=_run, args=(main, words))
+    process: BaseProcess = context.Process(target=_run, args=(main, argv))
     process.start()
     try:
         process.join()
@@ -51,9 +48,9 @@ def apart(main: Main, words: list[str], start: str = "spawn") -> int:
     return process.exitcode or 0
 
 
-def _run(main: Main, words: list[str]) -> None:
+def _run(main: Main, argv: list[str]) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    sys.exit(main(words))
+    sys.exit(main(argv))
 
 
 def _end_with_parent() -> None:
@@ -65,17 +62,15 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGINT if heard else signal.SIGTERM)
 
 
-def launch(jobs: Sequence[list[str]], master: DictConfig, loader: ConfigLoaderImpl, main: Main) -> list[int | None]:
-    """Train each job where the launcher of the configuration `master` puts it; returns what `apart` returned there.
+def launch(jobs: Sequence[list[str]], master: DictConfig, loader: Loader, main: Main) -> list[int | None]:
+    """Train each job where the launcher of the configuration `master` puts it; return the exit codes of
+    `run_in_subprocess` there.
 
     None for all of them where the launcher failed: a job that is taken from it ends its wait for the others.
     """
     config = master.hydra.launcher
     require_resources(config)
-    context = HydraContext(config_loader=loader, callbacks=Callbacks(master))
-    launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=context, task_function=partial(train_there, main), config=master
-    )
+    launcher = launcher_of(master, loader, partial(launcher_task, main))
     if files := config.get("submitit_folder"):
         log.info("%d jobs are submitted; what they say is in %s", len(jobs), Path(files).parent)
     try:
@@ -86,19 +81,25 @@ def launch(jobs: Sequence[list[str]], master: DictConfig, loader: ConfigLoaderIm
         log.error("runs that it had handed over may go on; the same command says what became of them")
         log.debug("", exc_info=error)
         return [None] * len(jobs)
-    for job in returned:
-        if job.status == JobStatus.FAILED:
-            log.error("%s: %s", " ".join(job.overrides or []), job._return_value)
-    return [job.return_value if job.status == JobStatus.COMPLETED else 1 for job in returned]
+    return [_code_of(job) for job in returned]
 
 
-def train_there(main: Main, cfg: DictConfig) -> int:
-    """What a launcher's worker calls (pickled by reference): one run, apart, so that the worker survives it."""
+def _code_of(job: JobReturn) -> int:
+    """The exit code that a job returned; 1 where its worker failed."""
+    try:
+        return int(job.return_value)
+    except Exception as error:
+        log.error("%s: %s", " ".join(job.overrides or []), error)
+        return 1
+
+
+def launcher_task(main: Main, cfg: DictConfig) -> int:
+    """What a worker of a launcher calls (pickled by reference): one run in another process, which may die alone."""
     hydra = HydraConfig.get()
     os.chdir(hydra.runtime.cwd)  # relative paths mean the same as where the sweep was started
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
-    options = [word for folder in folders for word in ("--config-dir", folder)]
-    return apart(main, ["train", *options, *hydra.overrides.task])
+    options = [each for folder in folders for each in ("--config-dir", folder)]
+    return run_in_subprocess(main, ["train", *options, *hydra.overrides.task])
 
 
 def require_resources(launcher: DictConfig) -> None:
@@ -107,11 +108,11 @@ def require_resources(launcher: DictConfig) -> None:
     if not ray or ray.init.get("address") != "local":
         return
     for name, count in {"num_cpus": os.cpu_count, "num_gpus": _gpus}.items():
-        asked, given = ray.remote.get(name) or 0, ray.init.get(name)
-        there = given if given is not None else count() if asked else 0
-        if asked > (there or 0):
+        needed, given = ray.remote.get(name) or 0, ray.init.get(name)
+        available = given if given is not None else count() if needed else 0
+        if needed > (available or 0):
             key = f"hydra.launcher.ray.remote.{name}"
-            raise UserError(key, f"{asked} for each run, but {there} for all of them", f"{key}={there}")
+            raise UserError(key, f"{needed} for each run, but {available} for all of them", f"{key}={available}")
 
 
 def _gpus() -> int:

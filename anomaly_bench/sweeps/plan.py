@@ -23,18 +23,18 @@ STATES = ("done", "in work", "to resume", "to run", "cannot run", "running", "fa
 class Job:
     """One run of a sweep."""
 
-    words: list[str]  # overrides, each with one value
+    overrides: list[str]  # each with one value
     state: str  # of STATES
     folder: RunFolder | None  # None where it cannot be told
     why: str = ""  # it cannot run, or who is at it
 
     def __str__(self) -> str:
-        place = str(self.folder.path) if self.folder else " ".join(self.words)
+        place = str(self.folder.path) if self.folder else " ".join(self.overrides)
         return f"{self.state:10}  {place}" + (f"  ({self.why})" if self.why else "")
 
 
-def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
-    """The jobs of `bench train -m WORDS`, with their states.
+def plan(overrides: Sequence[str], extra: str | None = None) -> list[Job]:
+    """Return the runs of `bench train -m OVERRIDES`, with their states.
 
     Raises Mistakes with every mistake in any of them, those included that only a method's constructor can find.  What
     lacks its data, its weights or its teacher cannot run.  extra: the folder of `--config-dir`.
@@ -44,9 +44,9 @@ def plan(words: Sequence[str], extra: str | None = None) -> list[Job]:
     built: set[str] = set()  # methods' settings
     known: dict[str, Data] = {}  # by the data set's settings
     with config.read_once(), remembered():
-        for overrides, cfg, checked in config.compose_jobs(words, multirun=True, extra=extra):
+        for each, cfg, checked in config.compose_jobs(overrides, multirun=True, extra=extra):
             settings = checked or config.validate(cfg)
-            job = _job(overrides, settings, known)
+            job = _job(each, settings, known)
             key = json.dumps(settings.method, default=str)
             if job.state in ("to run", "to resume") and key not in built:
                 built.add(key)

@@ -4,36 +4,33 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.basic_launcher import BasicLauncher
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from anomaly_bench import config
+from anomaly_bench.config.hydra_private import Loader
 from anomaly_bench.errors import InWork, UserError
 from anomaly_bench.runs.lock import holder
 from anomaly_bench.runs.logs import console_log
-from anomaly_bench.sweeps.launchers import Main, apart, launch
+from anomaly_bench.sweeps.launchers import Main, launch, run_in_subprocess
 from anomaly_bench.sweeps.plan import Job, folder_of, plan, summary
 
 __all__ = ["console_log", "sweep"]
 log = logging.getLogger("anomaly_bench")
-HYDRA = ("hydra/", "hydra.")  # words that say how to run, not what
+HYDRA = ("hydra/", "hydra.")  # overrides that say how to run, not what
 
 
-def sweep(words: Sequence[str], main: Main, extra: str | None = None) -> int:
-    """Run what is missing of `bench train -m WORDS`; the exit code: 0 all done, 1 some failed, 2 the user can mend it.
+def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int:
+    """Run what is missing of `bench train -m OVERRIDES`; the exit code: 0 all done, 1 some failed, 2 user error.
 
     main: the command line's entry point, called in other processes.  extra: the folder of `--config-dir`.  Raises
     Mistakes before anything starts.
     """
-    jobs = plan(words, extra)
+    jobs = plan(overrides, extra)
     for line in [summary(jobs), *(str(job) for job in jobs if job.state != "done")]:
         log.info("%s", line)
     missing = [job for job in jobs if job.state not in ("done", "cannot run")]
@@ -41,42 +38,41 @@ def sweep(words: Sequence[str], main: Main, extra: str | None = None) -> int:
         return max(2 if job.state == "cannot run" else 0 for job in jobs)
     codes: dict[str, int | None] = {}
     with config.hydra_context(extra) as loader:
-        master = _master(loader, [w for w in words if w.lstrip("+").startswith((*HYDRA, "output_dir="))])
-        here = master.hydra.launcher._target_.endswith(f".{BasicLauncher.__name__}")
+        master = _master(loader, [each for each in overrides if each.lstrip("+").startswith((*HYDRA, "output_dir="))])
+        here = master.hydra.launcher._target_.endswith(".BasicLauncher")
         while missing:
-            plain = [[w for w in job.words if not w.lstrip("+").startswith(HYDRA)] for job in missing]
+            plain = [[each for each in job.overrides if not each.lstrip("+").startswith(HYDRA)] for job in missing]
             ended = _launch_here(missing, plain, main, extra) if here else launch(plain, master, loader, main)
             for job, code in zip(missing, ended, strict=True):
-                codes[str(job.words)] = code
+                codes[str(job.overrides)] = code
                 _note_death(job, code)
             # What another sweep was at when its turn came may have been given up since.
-            missing = [job for job in missing if codes[str(job.words)] == InWork.code and not _held(job)]
-    told = [job if job.folder else replace(job, folder=folder_of(job.words, extra)) for job in jobs]
+            missing = [job for job in missing if codes[str(job.overrides)] == InWork.code and not _held(job)]
+    told = [job if job.folder else replace(job, folder=folder_of(job.overrides, extra)) for job in jobs]
     return _outcome(told, codes)
 
 
-def _master(loader: ConfigLoaderImpl, words: list[str]) -> DictConfig:
+def _master(loader: Loader, overrides: list[str]) -> DictConfig:
     """Hydra's own part of the configuration: its launcher above all."""
     try:
-        master = loader.load_configuration("config", words, RunMode.MULTIRUN)
+        master = loader.load_configuration("config", overrides, RunMode.MULTIRUN)
     except Exception as error:  # a plugin that is not installed, a key that its launcher does not know
         raise UserError("hydra", " ".join(str(error).split())) from error
-    if not master.hydra.sweeper._target_.endswith(f".{BasicSweeper.__name__}"):
-        raise UserError("hydra/sweeper", "a sweep is planned run by run, which only the basic sweeper's words allow")
+    if not master.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        raise UserError("hydra/sweeper", "a sweep is planned run by run, which only the basic sweeper allows")
     return master
 
 
 def _launch_here(jobs: Sequence[Job], plain: Sequence[list[str]], main: Main, extra: str | None) -> list[int]:
-    """Train one job after the other on this machine; returns what `apart` returned.  plain: without Hydra's words."""
+    """Train one job after the other on this machine; return their exit codes.  plain: without Hydra's overrides."""
     codes, options = [], ["--config-dir", extra] if extra else []
-    start = "forkserver" if sys.platform != "win32" else "spawn"
-    for i, (job, words) in enumerate(zip(jobs, plain, strict=True), 1):
-        log.info("run %d of %d: %s", i, len(jobs), " ".join(words))
+    for i, (job, given) in enumerate(zip(jobs, plain, strict=True), 1):
+        log.info("run %d of %d: %s", i, len(jobs), " ".join(given))
         if _held(job):
             log.info("in work elsewhere: %s", job.folder.path if job.folder else "")
             codes.append(InWork.code)
             continue
-        codes.append(apart(main, ["train", *options, *words], start))
+        codes.append(run_in_subprocess(main, ["train", *options, *given], "forkserver"))
         _note_death(job, codes[-1])  # at once: the sweep may be stopped before its end
     return codes
 
@@ -99,10 +95,10 @@ def _held(job: Job) -> bool:
 
 
 def _outcome(jobs: Sequence[Job], codes: dict[str, int | None]) -> int:
-    """Say how each job ended; the sweep's exit code.  codes: of `launch`, by the jobs' words."""
+    """Say how each job ended; the sweep's exit code.  codes: of `launch`, by the jobs' overrides."""
     worst, ended = 0, []
     for job in jobs:
-        known, manifest = codes.get(str(job.words), 0), job.folder.manifest if job.folder else {}
+        known, manifest = codes.get(str(job.overrides), 0), job.folder.manifest if job.folder else {}
         state, why = manifest.get("status", "to run" if known is None else "failed"), manifest.get("error", "")
         if job.state == "cannot run":
             code, state, why = 2, job.state, job.why
@@ -112,7 +108,7 @@ def _outcome(jobs: Sequence[Job], codes: dict[str, int | None]) -> int:
             user = UserError.__name__ in why
             code = 0 if state == "done" else known if known and known > 0 else 2 if user else 1
         worst = max(worst, code)
-        ended.append(Job(job.words, state, job.folder, why))
+        ended.append(Job(job.overrides, state, job.folder, why))
     log.info("%s", summary(ended))
     for job in ended:
         if job.state != "done":

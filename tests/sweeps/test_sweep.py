@@ -161,7 +161,7 @@ def test_the_plan_is_told_before_anything_is_trained(
     done, unfinished = sorted(find(tmp_path / "o"), key=lambda folder: folder.manifest["seed"])
     unfinished.update(status="running")
     jobs = plan(given, TOY[1])
-    asked = [dict(word.split("=", 1) for word in job.words) for job in jobs]
+    asked = [dict(word.split("=", 1) for word in job.overrides) for job in jobs]
     states = {(a["dataset.root"], int(a["seed"])): job.state for a, job in zip(asked, jobs, strict=True)}
     there = {0: "done", 1: "to resume", 2: "to run", 3: "to run"}
     assert states == {
