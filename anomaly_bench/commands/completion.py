@@ -44,7 +44,7 @@ def script_command(arguments: Namespace) -> int:
 def candidates(argv: list[str]) -> list[str]:
     """Return what the last word after `bench` may become."""
     *before, word = argv or [""]
-    verb, before = grammar().find(before)
+    verb, before = grammar().find(before, complete=False)
     return [each for each in dict.fromkeys(_candidates(verb, before, word)) if each.startswith(word)]
 
 
@@ -60,6 +60,8 @@ def _candidates(verb: Verb, before: list[str], word: str) -> Iterator[str]:
         yield from (f"{key}={value}" for value in list_of(verb.keys[key]))
         return
     yield from verb.verbs
+    if verb.default:
+        yield from _candidates(verb.verbs[verb.default], before, word)
     for choices in verb.arguments.values():
         yield from (each for each in list_of(choices) if each not in before)
     given = {each.partition("=")[0] for each in before}

@@ -97,10 +97,10 @@ def _refuse_unknown_names(wanted: Mapping[str, list[str]], folders: Sequence[Run
 def _figures(folder: RunFolder) -> str:
     """The main metrics, when the run ended or began, what went wrong."""
     manifest, metrics = folder.manifest, folder.metrics
-    parts = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
+    figures = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
     if when := manifest.get("finished") or manifest.get("started"):
-        parts.append(ago(when))
-    return "  ".join([*parts, " ".join(str(manifest.get("error") or "").split())[:80]]).rstrip()
+        figures.append(ago(when))
+    return "  ".join([*figures, " ".join(str(manifest.get("error") or "").split())[:80]]).rstrip()
 
 
 def ago(when: str) -> str:

@@ -54,7 +54,7 @@ def run_verb(argv: list[str]) -> int:
 
 def help_command(arguments: Namespace) -> int:
     """Run `bench help [VERB ...]`."""
-    verb, rest = grammar().find(arguments.verb)
+    verb, rest = grammar().find(arguments.verb, complete=False)
     if rest:
         verb.parse(rest)  # says what is allowed
     sys.stdout.write(verb.help)

@@ -27,10 +27,10 @@ def reproduce_command(arguments: Namespace) -> int:
     console_log()
     points = []
     for experiment in request.experiments:
-        own = planned(experiment, request)
-        for line in lines(own):
+        planned_points = planned(experiment, request)
+        for line in lines(planned_points):
             log.info("%s", line)
-        points += own
+        points += planned_points
     if request.plan_only:
         return 0
     for point in points:

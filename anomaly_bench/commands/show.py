@@ -46,7 +46,7 @@ def show_command(arguments: Namespace) -> int:
 
 
 def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[str]:
-    """A part of the configuration: header, keys with value, source and note, deviations."""
+    """Return the lines of a group's section: header, keys with value, source and note, deviations."""
     lines, target = [f"{group} {name}"], str(cfg.get("_target_", ""))
     if target:
         lines += [f"  {target}", f"  {heading(target)}".rstrip()]
@@ -59,7 +59,7 @@ def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[s
 
 
 def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
-    """key, value, source and note in columns; a value that differs from the yaml's is marked with the yaml's."""
+    """Return key, value, source and note in columns; a value other than the yaml's is marked with the yaml's."""
     table = []
     for key, value in cfg.items():
         if key in config.NOT_ARGUMENTS:
@@ -75,13 +75,13 @@ def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
 
 
 def parse(text: str) -> dict[str, Any]:
-    """A yaml as plain values."""
+    """Return the plain values of a yaml text."""
     values: dict[str, Any] = OmegaConf.to_container(OmegaConf.create(text))  # type: ignore[assignment]
     return values
 
 
 def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
-    """(value as written, source tag, note) of each commented key of a yaml, those it starts from included."""
+    """Return (value as written, source tag, note) of each key of a yaml and of the yamls in its `defaults`."""
     found: dict[str, tuple[str, str, str]] = {}
     text = file.read_text(encoding="utf-8")
     for base in parse(text).get("defaults", []):
@@ -96,7 +96,7 @@ def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
 
 
 def docstring(target: str) -> str:
-    """The docstring of the module that holds a `_target_`, read without importing it."""
+    """Return the docstring of the module that holds a `_target_`, which is not imported."""
     if not config.is_allowed(target.rpartition(".")[0]):
         return ""
     try:
@@ -111,11 +111,12 @@ def docstring(target: str) -> str:
 
 
 def heading(target: str) -> str:
+    """Return the first line of that docstring."""
     return docstring(target).partition("\n")[0]
 
 
 def remarks(target: str) -> Iterator[tuple[str, str]]:
-    """The `Deviation:` and `Unknown:` lines of a method's header, as (kind, text)."""
-    parts = HEADING.split(docstring(target))[1:]
-    for kind, text in zip(parts[::2], parts[1::2], strict=True):
+    """Yield the `Deviation:` and `Unknown:` lines of a method's header as (kind, text)."""
+    _, *found = HEADING.split(docstring(target))  # kind, text, kind, text ...
+    for kind, text in zip(found[::2], found[1::2], strict=True):
         yield kind, " ".join(text.split("\n\n")[0].split())

@@ -76,11 +76,14 @@ class Verb:
         self._arguments.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help=summary)
         self.any_key = True
 
-    def find(self, argv: Sequence[str]) -> tuple[Verb, list[str]]:
-        """Return the verb that argv begins with, below this one, and the words after its name."""
+    def find(self, argv: Sequence[str], complete: bool = True) -> tuple[Verb, list[str]]:
+        """Return the verb that argv begins with, below this one, and the words after its name.
+
+        complete: nothing follows that could name a verb, so that a group's default is meant where none is named.
+        """
         if argv and argv[0] in self.verbs:
-            return self.verbs[argv[0]].find(argv[1:])
-        if self.default and (not argv or KEY_VALUE.match(argv[0])):
+            return self.verbs[argv[0]].find(argv[1:], complete)
+        if self.default and (KEY_VALUE.match(argv[0]) if argv else complete):
             return self.verbs[self.default], list(argv)
         return self, list(argv)
 

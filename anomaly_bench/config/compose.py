@@ -25,7 +25,7 @@ from anomaly_bench.config.targets import allow_folder
 from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 
-# Hydra's word on a file that bears the name of a plugin's own configuration, on purpose.
+# Hydra's warning of a file that bears the name of a plugin's own configuration, on purpose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
 NOT_GIVEN = "not given"
 PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}  # of Hydra's launchers, each an extra
@@ -85,7 +85,7 @@ def parse(overrides: list[str], loader: Loader | None = None) -> list[Override]:
             parsed += _parsed(text, loader)
             if not parsed[-1].key_or_group:
                 raise HydraException("it has no key")
-        except HydraException as error:  # noqa: PERF203  each word's mistake counts
+        except HydraException as error:  # noqa: PERF203  each mistake counts
             what = f"not of the form key=value: {str(error).splitlines()[0]}"
             errors.append(UserError(text or "''", what, "quote special characters"))
     if errors:

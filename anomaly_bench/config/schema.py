@@ -49,10 +49,10 @@ class Checked(BaseModel, extra="forbid", allow_inf_nan=False, protected_namespac
 
 def _types(annotation: Any) -> set[Any]:
     """The types that an annotation is made of."""
-    parts = get_args(annotation)
+    arguments = get_args(annotation)
     if get_origin(annotation) is Literal:
-        return {type(part) for part in parts}
-    return set().union(*map(_types, parts)) if parts else {annotation}
+        return {type(value) for value in arguments}
+    return set().union(*map(_types, arguments)) if arguments else {annotation}
 
 
 class Hardware(Checked):

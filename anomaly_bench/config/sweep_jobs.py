@@ -80,7 +80,7 @@ def check_values(
     found: mistakes in its overrides so far.  signatures: read those of method and data set, which import torch, also
     where no override gives a value to them.
     """
-    given = {word.lstrip("+").partition("=")[0]: word.partition("=")[2] for word in job}
+    given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in job}
     inside = {key for key in given if key.startswith(("method.", "dataset."))}
     try:
         return validate(cfg, signatures or bool(inside - {m.where for m in found})), []
@@ -94,7 +94,7 @@ def _method_of(cfg: DictConfig) -> str:
 
 
 def _only_for_some(mistake: UserError, lacking: dict[str, set[str]], methods: set[str]) -> UserError:
-    """The mistake, or a better word for a key that some methods of a sweep have and others have not."""
+    """The mistake, or a clearer one for a key that some methods of a sweep have and others have not."""
     without = lacking.get(mistake.where, set())
     if having := sorted(methods - without - {""}) if without else []:
         key = mistake.where.removeprefix("method.")
@@ -109,41 +109,40 @@ def for_method(job: list[str], loader: Loader, methods: Collection[str] | None =
     """A job's overrides with `csflow.hidden=64` as `method.hidden=64` where its method is csflow, and without it where
     it is another one.
 
-    methods: of all jobs of the command line; by default of this one.  Raises UserError for a word for none of them.
+    methods: of all jobs of the command line; default: of this one.  Raises UserError for an override for none of them.
     """
     owners = _owners(job, options(loader, "method"))
     if not any(owners.values()):
         return job
     chosen = _chosen_method(job, loader)
     kept = []
-    for word, owner in owners.items():
+    for override, owner in owners.items():
         if owner and owner not in (methods or (chosen,)):
-            raise UserError(word, f"no run of {owner} is asked for", f"method={owner} or method={chosen},{owner}")
+            raise UserError(override, f"no run of {owner} is asked for", f"method={owner} or method={chosen},{owner}")
         if owner in ("", chosen):
-            kept.append(word.replace(f"{owner}.", "method.", 1) if owner else word)
+            kept.append(override.replace(f"{owner}.", "method.", 1) if owner else override)
     return kept
 
 
 def _owners(job: list[str], names: Collection[str]) -> dict[str, str]:
-    """Each word of a job, and the method that it is for alone; empty for the others."""
-    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
+    """Each override of a job, and the method that it is for alone; empty for the others."""
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in job}
     return {
-        word: key.partition(".")[0] if "." in key and key.partition(".")[0] in names else ""
-        for word, key in keys.items()
+        override: key.partition(".")[0] if "." in key and key.partition(".")[0] in names else ""
+        for override, key in keys.items()
     }
 
 
 def _chosen_method(job: list[str], loader: Loader) -> str:
-    keys = {word: word.lstrip("+~").partition("=")[0] for word in job}
-    if chosen := [word.partition("=")[2] for word, key in keys.items() if key == "method"]:
+    keys = {override: override.lstrip("+~").partition("=")[0] for override in job}
+    if chosen := [override.partition("=")[2] for override, key in keys.items() if key == "method"]:
         return chosen[-1]
-    return _method_of(try_compose(loader, [word for word, key in keys.items() if "." not in key])[0])
+    return _method_of(try_compose(loader, [override for override, key in keys.items() if "." not in key])[0])
 
 
 def _jobs(overrides: list[str], loader: Loader, multirun: bool) -> list[list[str]]:
     typed = parse(overrides, loader)  # with the loader it knows what a glob() stands for
-    words = [_expanded(o, loader) for o in typed]
-    parsed = parse(words, loader)
+    parsed = parse([_expanded(o, loader) for o in typed], loader)
     if not multirun:
         if swept := [o.input_line for o, new in zip(typed, parsed, strict=True) if new.is_sweep_override()]:
             hint = "add --multirun to run each of them, or put a list into [ ]"
@@ -164,7 +163,7 @@ def _jobs(overrides: list[str], loader: Loader, multirun: bool) -> list[list[str
     if any(any(_owners(job, names).values()) for job in jobs):
         methods = {_chosen_method(job, loader) for job in jobs}
         jobs = [for_method(job, loader, methods) for job in jobs]
-    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in another method's words only
+    return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in overrides of another method only
 
 
 def _experiments(parsed: list[Override], loader: Loader) -> list[list[Override]]:
@@ -172,8 +171,8 @@ def _experiments(parsed: list[Override], loader: Loader) -> list[list[Override]]
     at = next((i for i, o in enumerate(parsed) if o.key_or_group == "experiment"), None)
     if at is None:
         return [parsed]
-    words = (f"{parsed[at].get_key_element()}={name}" for name in _values(parsed[at]))
-    return [[*parsed[:at], *parse([word], loader), *parsed[at + 1 :]] for word in words]
+    choices = (f"{parsed[at].get_key_element()}={name}" for name in _values(parsed[at]))
+    return [[*parsed[:at], *parse([choice], loader), *parsed[at + 1 :]] for choice in choices]
 
 
 def _values(o: Override) -> list[str]:
@@ -204,5 +203,5 @@ def _matrix(parsed: list[Override], loader: Loader) -> list[str]:
         loader.load_configuration("config", named, RunMode.MULTIRUN).hydra.sweeper.get("params") or {}
     )
     given = {o.key_or_group for o in parsed}
-    words = [f"{key}={value}" for key, value in params.items() if key not in given]
-    return [_expanded(o, loader) for o in parse(words, loader)]
+    overrides = [f"{key}={value}" for key, value in params.items() if key not in given]
+    return [_expanded(o, loader) for o in parse(overrides, loader)]

@@ -81,7 +81,8 @@ def test_what_is_not_offered_is_refused_with_the_nearest_match(path: tuple[str, 
     with pytest.raises(UserError, match="--nonsense"):
         verb.parse([*needed(verb), "--nonsense"])
     if verb.verbs:
-        assert candidates([*path, ""]) == list(verb.verbs)
+        offered = [*verb.verbs, *(candidates([*path, verb.default, ""]) if verb.default else [])]
+        assert candidates([*path, ""]) == offered
         with pytest.raises(UserError, match=f"did you mean '{next(iter(verb.verbs))}'"):
             verb.parse([f"{next(iter(verb.verbs))}x"])
     for key in verb.keys if not verb.any_key else ():
