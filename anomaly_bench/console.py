@@ -1,4 +1,4 @@
-"""The command's standard streams: what they say of an error, and what becomes of them where they cannot be written."""
+"""What is said on the standard streams: errors, lines, tables, progress; and what happens where they are closed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,15 @@ import errno
 import os
 import sys
 import traceback
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 UNWRITABLE = {
     errno.ENOSPC,
@@ -81,3 +88,48 @@ def lead_nowhere(number: int) -> None:
     if opened != number:
         os.dup2(opened, number)
         os.close(opened)
+
+
+def print_lines(lines: Iterable[object], console: Console | None = None, **style: Any) -> None:
+    """Print each line as it is: not wrapped, and nothing in it taken for markup.  console: None: standard output."""
+    from rich.console import Console
+
+    console = console or Console()
+    for line in lines:
+        console.print(str(line), markup=False, highlight=False, soft_wrap=True, **style)
+
+
+def print_table(
+    cells: Sequence[Sequence[str | Text]],
+    sides: str,
+    console: Console | None = None,
+    *,
+    rule: int | None = None,
+    widths: Sequence[int | None] = (),
+    **options: Any,
+) -> None:
+    """Print a table: its headings, then its lines.
+
+    sides: `l` or `r` for each column.  rule: the line, counted from 0, above which a rule is drawn; none above the
+    first.  widths: the least of each column.  options: of `rich.table.Table`.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(**options)
+    headings, *lines = [[Text(cell) if isinstance(cell, str) else cell for cell in line] for line in cells]
+    for heading, side, width in zip(headings, sides, widths or [None] * len(headings), strict=True):
+        table.add_column(heading, justify="right" if side == "r" else "left", overflow="fold", min_width=width)
+    for i, line in enumerate(lines, 1):
+        table.add_row(*line, end_section=i == rule)
+    (console or Console()).print(table)
+
+
+def progress_bar() -> Any:
+    """Return rich's `track` on standard error, silent unless that is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return partial(track, console=console, transient=True, disable=not console.is_terminal)

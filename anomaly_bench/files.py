@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +37,18 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
             raise
     except OSError as error:
         raise unwritable(path, error) from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all, as `write_atomic` does."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """Return lines of values as CSV; numbers keep every digit."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from argparse import Namespace
 from itertools import groupby
-from operator import methodcaller
 from pathlib import Path
 
 from rich.console import Console
 
+from anomaly_bench.console import print_lines
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import write_atomic
+from anomaly_bench.files import write_text
 from anomaly_bench.html_report.build import write_html
-from anomaly_bench.results import text
 from anomaly_bench.results.aggregate import summarise
 from anomaly_bench.results.collect import collect
-from anomaly_bench.results.comparisons import comparisons, skipped
+from anomaly_bench.results.comparisons import compare_settings, skipped
+from anomaly_bench.results.latex import report_latex
 from anomaly_bench.results.terminal import print_report
+from anomaly_bench.results.text import comparisons_csv, report_markdown, runs_csv, tables_csv
 
 
 def report_command(arguments: Namespace) -> int:
@@ -35,17 +36,17 @@ def write_report(outputs: Path | str, target: Path | str | None = None, console:
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
-    compared, notes = comparisons(collected.rows), skipped(collected.rows)
-    files = {"runs.csv": text.long_csv(collected.rows), "report.tex": text.latex(tables, compared)}
-    files["report.md"] = text.markdown(tables, collected, compared, notes)
+    compared, notes = compare_settings(collected.rows), skipped(collected.rows)
+    files = {"runs.csv": runs_csv(collected.rows), "report.tex": report_latex(tables, compared)}
+    files["report.md"] = report_markdown(tables, collected, compared, notes)
     if compared:
-        files["comparisons.csv"] = text.comparisons_csv(compared)
+        files["comparisons.csv"] = comparisons_csv(compared)
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
-        files[f"table_{dataset}.csv"] = text.wide_csv(list(group))
+        files[f"table_{dataset}.csv"] = tables_csv(list(group))
     for name, content in files.items():
-        write_atomic(target / name, methodcaller("write", content.encode()))
+        write_text(target / name, content)
     console = console or Console()
     print_report(console, tables, compared, notes, collected, target)
     page = write_html(collected, tables, compared, notes, target)
-    console.print(f"to read in a browser: {page}", markup=False, highlight=False, soft_wrap=True)
+    print_lines([f"to read in a browser: {page}"], console)
     return target

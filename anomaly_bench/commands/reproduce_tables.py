@@ -13,9 +13,10 @@ from anomaly_bench import config
 from anomaly_bench.commands.listing import names
 from anomaly_bench.commands.reproduce_points import CANNOT, Point, status
 from anomaly_bench.commands.reproduce_request import Request, key_of, matrix, places
+from anomaly_bench.console import print_lines, print_table
 from anomaly_bench.results.collect import collect
-from anomaly_bench.results.reproduction import Asked, Versus, compare
-from anomaly_bench.results.reproduction_text import overview, write
+from anomaly_bench.results.reproduction import TableRequest, Versus, compare_with_published
+from anomaly_bench.results.reproduction_text import overview, write_versus
 from anomaly_bench.sweeps.plan import Job
 
 LACKING = {  # the key that a mistake names -> what is missing, in a cell of a table
@@ -31,13 +32,15 @@ LACKING = {  # the key that a mistake names -> what is missing, in a cell of a t
 def write_tables(points: Sequence[Point], request: Request) -> Path:
     """Paper versus ours from all finished runs of these settings, written to <outputs>/reproduce and printed."""
     rows = collect(request.outputs).rows if Path(request.outputs).is_dir() else []
-    tables = compare([asked for point in points for asked in asked_of(point, bool(request.preset))], rows)
-    folder = write(tables, Path(request.outputs) / "reproduce", request.warning)
+    tables = compare_with_published(
+        [asked for point in points for asked in asked_of(point, bool(request.preset))], rows
+    )
+    folder = write_versus(tables, Path(request.outputs) / "reproduce", request.warning)
     _print(tables, request.warning, folder)
     return folder
 
 
-def asked_of(point: Point, stand_in: bool) -> Iterator[Asked]:
+def asked_of(point: Point, stand_in: bool) -> Iterator[TableRequest]:
     """What a point is compared with, for each data set that the experiment's file names.
 
     stand_in: the places that are run stand for the file's categories in turn; otherwise each stands for itself.
@@ -54,7 +57,7 @@ def asked_of(point: Point, stand_in: bool) -> Iterator[Asked]:
         own = {category: place for (of, category), place in chosen.items() if of == name}
         cfg = as_written(point, name)
         ran = configs.get(next(iter(own.values()))[0], flat(cfg))
-        yield Asked(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), own, why)
+        yield TableRequest(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), own, why)
 
 
 def as_written(point: Point, dataset: str) -> Any:
@@ -80,16 +83,5 @@ def _reason(job: Job) -> str:
 
 
 def _print(tables: Sequence[Versus], warning: str, folder: Path) -> None:
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    console, shown = Console(), Table()
-    heads, *rows = overview(tables)
-    for i, head in enumerate(heads):
-        shown.add_column(Text(head), justify="left" if i < 2 else "right", overflow="fold")
-    for row in rows:
-        shown.add_row(*map(Text, row))
-    console.print(shown)
-    for line in [*([warning] if warning else []), f"written to {folder}"]:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    print_table(overview(tables), "llrrr")
+    print_lines([*([warning] if warning else []), f"written to {folder}"])

@@ -6,10 +6,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
 
 from anomaly_bench.results.collect import Row
 from anomaly_bench.results.published import Published, categories, published
+from anomaly_bench.results.seed_means import mean_over_categories, mean_over_seeds
 
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max"),
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A setting's results, or published figures for the setting to the left."""
+    """The results of a setting, or the figures that were published for the setting to the left."""
 
     head: str
     cells: list[Cell | None]  # one for each line of the table; None where there is nothing
@@ -48,6 +48,7 @@ class Column:
 
     @property
     def ours(self) -> bool:
+        """Whether these are results of runs, not published figures."""
         return not self.quoted
 
 
@@ -60,14 +61,19 @@ class Table:
     lines: list[str]  # the categories, and the mean over them where there is more than one
     columns: list[Column]
 
+    @property
+    def mean_line(self) -> int | None:
+        """The index of the line of means; None where there is a single category."""
+        return len(self.lines) - 1 if len(self.lines) > 1 else None
+
 
 def four(value: float) -> str:
-    """A metric to four decimals."""
+    """Return a metric to four decimals, or `undefined`."""
     return "undefined" if math.isnan(value) else f"{value:.4f}"
 
 
 def at_most(bound: float) -> str:
-    """A bound to one digit, rounded up."""
+    """Return a bound to one digit, rounded up."""
     if not bound or math.isnan(bound):
         return four(bound) if math.isnan(bound) else "0"
     digits = math.floor(math.log10(bound))
@@ -75,22 +81,22 @@ def at_most(bound: float) -> str:
 
 
 def as_published(value: float) -> str:
-    """At least three decimals, and no more than were published."""
+    """Return a figure with at least three decimals, and no more than were published."""
     return max(f"{value:.3f}", str(value), key=len)
 
 
 def short(label: str) -> str:
-    """A setting's label without the word that each of its overrides starts with."""
+    """Return a setting's label without the word that each of its overrides starts with."""
     return label.replace(" method.", " ")
 
 
 def in_order(metrics: Iterable[str]) -> list[str]:
-    """Metrics in their usual order, unknown ones last."""
+    """Return metrics in their usual order, unknown ones last."""
     return sorted(metrics, key=lambda m: (METRICS.index(m) if m in METRICS else len(METRICS), m))
 
 
 def summarise(rows: Sequence[Row]) -> list[Table]:
-    """One table for each data set and metric, sorted."""
+    """Return one table for each data set and metric, sorted."""
     datasets = defaultdict(list)
     for row in rows:
         datasets[row.dataset].append(row)
@@ -105,82 +111,84 @@ def _table(dataset: str, metric: str, rows: Sequence[Row]) -> Table:
     names = sorted({row.category for row in rows})
     lines = [*names, f"mean of {len(names)}"] if len(names) > 1 else names
     columns = []
-    for head, runs in settings(rows).items():
-        columns.append(Column(head, _ours(metric, names, runs)))
-        columns += _published(dataset, metric, names, runs)
+    for heading, runs in settings(rows).items():
+        columns.append(Column(heading, _cells(metric, names, runs)))
+        columns += _published_columns(dataset, metric, names, runs)
     return Table(dataset, metric, lines, columns)
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Heading -> runs of a setting.  Runs of one setting belong together however they were asked for, under the
-    shortest of their labels.  Equal labels of different settings (a default has changed) get digits."""
+    """Return the runs of each setting by its heading: the shortest label that was typed for one of them.
+
+    Equal labels of different settings (a default has changed) are told apart by the setting's digits.
+    """
     runs = defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.seed, row.category)):
         runs[row.setting].append(row)
     labels = {
-        setting: min((r.label for r in own), key=lambda label: (len(label), label)) for setting, own in runs.items()
+        key: min((run.label for run in found), key=lambda label: (len(label), label)) for key, found in runs.items()
     }
     shown = list(labels.values())
-    heads = {k: short(v) + (f" #{k}" if shown.count(v) > 1 else "") for k, v in labels.items()}
-    return {heads[k]: runs[k] for k in sorted(runs, key=lambda k: (labels[k], k))}
+    headings = {key: short(label) + (f" #{key}" if shown.count(label) > 1 else "") for key, label in labels.items()}
+    return {headings[key]: runs[key] for key in sorted(runs, key=lambda key: (labels[key], key))}
 
 
-def _ours(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:
-    """Mean over seeds for each category, then the mean over categories."""
-    values: dict[str, dict[int, list[float]]] = {name: defaultdict(list) for name in names}
-    measured = [run for run in runs if metric in run.metrics]
-    for run in measured:
-        values[run.category][run.seed].append(run.metrics[metric])
-    cells = [_over(metric, [run for run in measured if run.category == name]) for name in names]
-    return [*cells, _mean(names, values, cells)] if len(names) > 1 else cells
+def _cells(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:
+    """Return a setting's mean over seeds for each category, then the mean over categories."""
+    by_category: dict[str, list[Row]] = {name: [] for name in names}
+    for run in runs:
+        if metric in run.metrics:
+            by_category[run.category].append(run)
+    cells = [_category_cell(metric, found) for found in by_category.values()]
+    return [*cells, _mean_cell(metric, list(by_category.values()))] if len(names) > 1 else cells
 
 
-def _over(metric: str, runs: Sequence[Row]) -> Cell | None:
-    """Of one category; an interval where there is one run only, for it does not tell how seeds scatter."""
+def _category_cell(metric: str, runs: Sequence[Row]) -> Cell | None:
+    """Return the mean over seeds; of a single run, which does not tell how seeds scatter, with its interval."""
     if not runs:
         return None
-    values, bound = [run.metrics[metric] for run in runs], max(run.measured.bounds.get(metric, 0) for run in runs)
+    mean = mean_over_seeds([run.metrics[metric] for run in runs])
+    bound = max(run.measured.bounds.get(metric, 0) for run in runs)
     interval = runs[0].measured.intervals.get(metric) if len(runs) == 1 else None
     note = f"streaming, off by {at_most(bound)} at most" if bound else ""
-    return Cell(fmean(values), _deviation(values), len(values), interval, note)
+    return Cell(mean.value, mean.std, mean.seeds, interval, note)
 
 
-def _deviation(values: Sequence[float]) -> float:
-    defined = len(values) > 1 and not any(math.isnan(v) for v in values)  # stdev fails on nan in some Python versions
-    return stdev(values) if defined else math.nan
-
-
-def _mean(names: Sequence[str], values: dict[str, dict[int, list[float]]], cells: Sequence[Cell | None]) -> Cell | None:
-    """Mean over the categories with a defined value.  Its deviation is that of the seeds' own means over categories,
-    left out where not every category has the same seeds."""
-    if not any(cells):
+def _mean_cell(metric: str, categories: Sequence[Sequence[Row]]) -> Cell | None:
+    """Return the mean over categories from the runs of each; None where none has a run."""
+    if not any(categories):
         return None
-    defined = {name: cell.value for name, cell in zip(names, cells, strict=True) if cell and not math.isnan(cell.value)}
-    notes = [f"{len(defined)} of {len(names)} categories"] if len(defined) < len(names) else []
-    if not defined:
-        return Cell(math.nan, note=notes[0])
-    seeds = {tuple(sorted(values[name])) for name in defined}
-    if len(seeds) > 1:
-        return Cell(fmean(defined.values()), note=", ".join([*notes, "seeds differ"]))
-    means = [fmean(fmean(values[name][seed]) for name in defined) for seed in seeds.pop()]
-    return Cell(fmean(defined.values()), _deviation(means), len(means), note=", ".join(notes))
+    mean = mean_over_categories([_by_seed(metric, runs) for runs in categories])
+    seeds_differ = not mean.seeds and not math.isnan(mean.value)
+    note = ", ".join(filter(None, [mean.note, "seeds differ" if seeds_differ else ""]))
+    return Cell(mean.value, mean.std, mean.seeds, note=note)
 
 
-def _published(dataset: str, metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Column]:
-    """A column for each source that published this metric of this setting, for one of these categories at least.
+def _by_seed(metric: str, runs: Sequence[Row]) -> dict[int, list[float]]:
+    values: dict[int, list[float]] = defaultdict(list)
+    for run in runs:
+        values[run.seed].append(run.metrics[metric])
+    return values
+
+
+def _published_columns(dataset: str, metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Column]:
+    """Return a column for each source that published this metric of this setting, for one of these categories at least.
 
     Published means over all categories stand only beside our own means over the very same categories.
     """
     run, whole = runs[0], {run.category for run in runs} == set(names) == categories(dataset)
-    asked = [*names, "mean"] if len(names) > 1 else names
+    lines = [*names, "mean"] if len(names) > 1 else names
     found: dict[str, dict[str, Published]] = defaultdict(dict)
-    for name in asked:
+    for name in lines:
         if name != "mean" or whole:
             for figure in published(run.method, run.config, dataset, name):
                 if figure.metric == metric:
                     found[figure.variant][name] = figure
-    return [Column(v, [_quote(by.get(name)) for name in asked], tuple(by.values())) for v, by in found.items()]
+    return [
+        Column(variant, [_published_cell(figures.get(name)) for name in lines], tuple(figures.values()))
+        for variant, figures in found.items()
+    ]
 
 
-def _quote(figure: Published | None) -> Cell | None:
+def _published_cell(figure: Published | None) -> Cell | None:
     return Cell(figure.value, note=figure.confidence, ours=False) if figure else None

@@ -6,6 +6,7 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ def method_config(content: bytes) -> dict[str, Any]:
     return {str(key): value for key, value in method.items()}
 
 
-def measurement(manifest: dict[str, Any]) -> Measured:
+def measurement(manifest: Mapping[str, Any]) -> Measured:
     """What a manifest says of the measurement; nothing where it was written before there were intervals."""
     entry = manifest.get("measurement", {})
     values = {key: entry[key] for key in ("how", "level", "resamples") if key in entry}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anomaly_bench.metrics.significance import Compared, Key
 
 MOST = 12  # settings of a data set that are compared each with each: 66 pairs; beyond, the correction leaves nothing
-Runs = dict["Key", Row]
+Runs = Mapping["Key", Row]  # of one side of a comparison
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """Who is better, in words, or why that cannot be told."""
         if not self.distinguishable:
             return f"not distinguishable ({self.why})"
         if self.check:
@@ -50,75 +50,90 @@ class Comparison:
         return f"{self.first if self.difference > 0 else self.second} better{self.scope} ({self.why})"
 
 
-def comparisons(rows: Sequence[Row]) -> list[Comparison]:
-    """By data set and main metric: every pair of settings with a (category, seed) in common, then each setting's
-    seeds in two halves against each other.  Empty where nothing can be compared.
+def alarms(comparisons: Iterable[Comparison]) -> list[str]:
+    """Return a line for each setting whose seeds differ from its own other seeds."""
+    return [
+        f"{c.dataset} {c.metric}: {c.first} and {c.second} are the same method and came out as different ({c.why}); "
+        "by chance one check in 20 does, more often something else than the seed differs between these runs"
+        for c in comparisons
+        if c.check and c.distinguishable
+    ]
+
+
+def compare_settings(rows: Sequence[Row]) -> list[Comparison]:
+    """Compare, by data set and main metric, every pair of settings with a (category, seed) in common, then each
+    setting's seeds in two halves against each other.  Empty where nothing can be compared.
 
     Runs on different images are never paired.  Pairs of settings are one family of tests, the checks another.
     """
     found: list[Comparison] = []
-    images = Images()
+    images = ImageReplicates()
     for dataset, group in groupby(sorted(rows, key=lambda row: row.dataset), key=lambda row: row.dataset):
-        runs = {head: {(row.category, row.seed): row for row in own} for head, own in compared(list(group)).items()}
+        runs: dict[str, Runs] = {
+            heading: {(row.category, row.seed): row for row in rows_of_setting}
+            for heading, rows_of_setting in _most_run(settings(list(group))).items()
+        }
         for metric in MAIN:
-            between = [(a, b, runs[a], runs[b]) for a, b in combinations(runs, 2)]
-            found += _family(dataset, metric, between, images, check=False)
+            pairs = [(first, second, runs[first], runs[second]) for first, second in combinations(runs, 2)]
+            found += _family(dataset, metric, pairs, images, check=False)
             found += _family(dataset, metric, halves(runs), images, check=True)
     return found
 
 
-def compared(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Heading -> runs of the settings of one data set that are compared: those with the most runs, MOST at most."""
-    every = settings(rows)
-    kept = sorted(every, key=lambda head: -len(every[head]))[:MOST]
-    return {head: runs for head, runs in every.items() if head in kept}
+def _most_run(runs: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
+    """Return the settings that are compared, by heading: those with the most runs, MOST at most."""
+    kept = sorted(runs, key=lambda heading: -len(runs[heading]))[:MOST]
+    return {heading: rows for heading, rows in runs.items() if heading in kept}
 
 
 def skipped(rows: Sequence[Row]) -> list[str]:
-    """A line for each data set with more settings than are compared."""
-    by = {dataset: [row for row in rows if row.dataset == dataset] for dataset in sorted({row.dataset for row in rows})}
+    """Return a line for each data set with more settings than are compared."""
+    settings_of: dict[str, set[str]] = defaultdict(set)
+    for row in rows:
+        settings_of[row.dataset].add(row.setting)
     return [
-        f"{dataset}: {MOST} of {n} settings are compared, those with the most runs"
-        for dataset, own in by.items()
-        if (n := len(settings(own))) > MOST
+        f"{dataset}: {MOST} of {len(found)} settings are compared, those with the most runs"
+        for dataset, found in sorted(settings_of.items())
+        if len(found) > MOST
     ]
 
 
-def shortened(found: Iterable[Comparison]) -> list[Comparison]:
-    """Settings called by their method alone where it has only one of them, for a narrow page."""
-    found = list(found)
-    heads = {side.partition(", ")[0] for c in found for side in (c.first, c.second)}  # a check names seeds after it
-    methods = [head.split()[0] for head in heads]
-    brief = {head: head.split()[0] if methods.count(head.split()[0]) == 1 else head for head in heads}
+def shortened(comparisons: Iterable[Comparison]) -> list[Comparison]:
+    """Return the comparisons with settings called by their method alone where it has only one, for a narrow page."""
+    comparisons = list(comparisons)
+    headings = {side.partition(", ")[0] for c in comparisons for side in (c.first, c.second)}  # seeds after the comma
+    methods = [heading.split()[0] for heading in headings]
 
     def short(side: str) -> str:
-        head, comma, seeds = side.partition(", ")
-        return f"{brief[head]}{comma}{seeds}"
+        heading, comma, seeds = side.partition(", ")
+        method = heading.split()[0]
+        return f"{method if methods.count(method) == 1 else heading}{comma}{seeds}"
 
-    return [replace(c, first=short(c.first), second=short(c.second)) for c in found]
+    return [replace(c, first=short(c.first), second=short(c.second)) for c in comparisons]
 
 
 def halves(runs: Mapping[str, Runs]) -> Iterator[tuple[str, str, Runs, Runs]]:
-    """Each setting with several seeds in two: in every category the seeds of even rank against those of odd rank."""
-    for head, own in runs.items():
+    """Yield each setting with several seeds in two: in every category the seeds of even rank and those of odd rank."""
+    for heading, found in runs.items():
         ranked: dict[str, list[Row]] = defaultdict(list)
-        for category, seed in sorted(own):
-            ranked[category].append(own[category, seed])
+        for category, seed in sorted(found):
+            ranked[category].append(found[category, seed])
         even, odd = (
-            {(category, k): row for category, seeds in ranked.items() for k, row in enumerate(seeds[half::2])}
+            {(category, k): row for category, rows in ranked.items() for k, row in enumerate(rows[half::2])}
             for half in (0, 1)
         )
-        yield f"{head}, {_named(even, odd)}", f"{head}, {_named(odd, even)}", even, odd
+        yield f"{heading}, {_seeds(even, odd)}", f"{heading}, {_seeds(odd, even)}", even, odd
 
 
 def _family(
-    dataset: str, metric: str, sides: Iterable[tuple[str, str, Runs, Runs]], images: Images, check: bool
+    dataset: str, metric: str, sides: Iterable[tuple[str, str, Runs, Runs]], images: ImageReplicates, check: bool
 ) -> Iterator[Comparison]:
-    """The comparisons of one family, corrected together.  One that cannot come out needs no correction."""
-    shared = ((first, second, one, two, _shared(metric, one, two)) for first, second, one, two in sides)
-    found = [
-        (first, second, *_compared(metric, one, two, keys, images)) for first, second, one, two, keys in shared if keys
-    ]
+    """Yield the comparisons of one family, corrected together.  One that cannot come out needs no correction."""
+    found = []
+    for first, second, one, two in sides:
+        if keys := _shared(metric, one, two):
+            result = _compare_runs(metric, one, two, keys, images)
+            found.append((first, second, result, sorted({category for category, _ in keys})))
     if not found:
         return
     from anomaly_bench.metrics.significance import ALPHA, holm
@@ -127,13 +142,13 @@ def _family(
     corrected = dict(zip(able, holm([found[i][2].p for i in able]), strict=True))
     for i, (first, second, result, categories) in enumerate(found):
         p = corrected.get(i, math.nan)
-        distinguishable, why = _judged(result, p)
+        distinguishable, why = _judge(result, p)
         figures = (result.pairs, result.categories, result.difference, result.low, result.high, p)
         yield Comparison(dataset, metric, first, second, *figures, distinguishable, why, _scope(categories), check)
 
 
 def _shared(metric: str, one: Runs, two: Runs) -> list[Key]:
-    """What both sides have a defined value for, measured on the same data."""
+    """Return what both sides have a defined value for, measured on the same data."""
     return sorted(
         key
         for key in one.keys() & two.keys()
@@ -142,38 +157,37 @@ def _shared(metric: str, one: Runs, two: Runs) -> list[Key]:
     )
 
 
-def _compared(metric: str, one: Runs, two: Runs, keys: Sequence[Key], images: Images) -> tuple[Compared, list[str]]:
-    """The figures, and the categories that they are of."""
+def _compare_runs(metric: str, one: Runs, two: Runs, keys: Sequence[Key], images: ImageReplicates) -> Compared:
     from anomaly_bench.metrics.significance import compare, image_interval
 
     first, second = ({key: side[key].metrics[metric] for key in keys} for side in (one, two))
-    result, categories = compare(first, second), sorted({category for category, _ in keys})
-    if len(categories) == 1 and metric == "image_auroc":
-        drawn = images.replicates([side[key].path for side in (one, two) for key in keys])
+    result = compare(first, second)
+    if result.categories == 1 and metric == "image_auroc":
+        drawn = images.read([side[key].path for side in (one, two) for key in keys])
         if drawn is not None:
             low, high = image_interval(drawn[: len(keys)], drawn[len(keys) :])
             result = result._replace(low=low, high=high)
-    return result, categories
+    return result
 
 
-class Images:
+class ImageReplicates:
     """Bootstrap replicates of the image AUROC of runs, read once for all comparisons."""
 
     def __init__(self) -> None:
-        self.known: dict[Path, tuple[int, Any] | None] = {}
+        self.known: dict[Path, tuple[int, Any] | None] = {}  # hash of the images, their replicates
 
-    def replicates(self, paths: Sequence[Path]) -> Any:
-        """[runs, resamples], with the same images in each replicate; None where not all have scored the same images."""
+    def read(self, paths: Sequence[Path]) -> Any:
+        """Return [runs, resamples], with the same images in each replicate; None where the runs scored others."""
         import numpy as np
 
         for path in paths:
             if path not in self.known:
-                self.known[path] = self._read(path)
+                self.known[path] = self._draw(path)
         found = [known for path in paths if (known := self.known[path])]
         same = len(found) == len(paths) and len({images for images, _ in found}) == 1
         return np.array([drawn for _, drawn in found]) if same else None
 
-    def _read(self, path: Path) -> tuple[int, Any] | None:
+    def _draw(self, path: Path) -> tuple[int, Any] | None:
         import numpy as np
 
         from anomaly_bench.metrics.bootstrap import image_replicates
@@ -188,22 +202,22 @@ class Images:
         return hash(tuple((row.path, row.label) for row in rows)), drawn
 
 
-def _judged(result: Compared, p: float) -> tuple[bool, str]:
-    """Is there a difference, and why or why not?  Both the test and the interval must say so."""
+def _judge(result: Compared, p: float) -> tuple[bool, str]:
+    """Return whether there is a difference, and why or why not.  Both the test and the interval must say so."""
     from anomaly_bench.metrics.significance import ALPHA, ENOUGH
 
     if math.isnan(p):
         few = f"{result.pairs} {'pair' if result.pairs == 1 else 'pairs'} of runs, at least {ENOUGH} could tell"
         few += "" if math.isnan(result.low) else "; the interval is over test images"
         return False, few if result.pairs < ENOUGH else "too few of the values differ at all"
-    said = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
+    test = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
     if p < ALPHA and result.low <= 0 <= result.high:
-        return False, f"{said}, but the interval holds 0"
-    return p < ALPHA, said
+        return False, f"{test}, but the interval holds 0"
+    return p < ALPHA, test
 
 
 def _scope(categories: Sequence[str]) -> str:
-    """What a verdict is limited to; nothing where there are categories enough to speak of others like them."""
+    """Return what a verdict is limited to; empty where there are categories enough to speak of others like them."""
     from anomaly_bench.metrics.significance import ENOUGH
 
     if len(categories) >= ENOUGH:
@@ -211,8 +225,8 @@ def _scope(categories: Sequence[str]) -> str:
     return f" on {' and '.join(categories)}" if len(categories) < 3 else f" on these {len(categories)} categories"
 
 
-def _named(half: Runs, other: Runs) -> str:
-    """The seeds of the pairs; where categories have different ones, no seed is in one half only."""
+def _seeds(half: Runs, other: Runs) -> str:
+    """Name the seeds of the pairs; where categories have different ones, no seed is in one half only."""
     seeds, others = ({side[key].seed for key in half.keys() & other.keys()} for side in (half, other))
     names = [str(seed) for seed in sorted(seeds)]
     if seeds & others:

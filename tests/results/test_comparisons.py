@@ -13,8 +13,7 @@ from rich.console import Console
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.results.aggregate import settings
 from anomaly_bench.results.collect import Measured, Row, collect
-from anomaly_bench.results.comparisons import MOST, Comparison, comparisons, shortened, skipped
-from anomaly_bench.results.text import alarms
+from anomaly_bench.results.comparisons import MOST, Comparison, alarms, compare_settings, shortened, skipped
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 
 Run = Callable[..., RunFolder]
@@ -44,7 +43,7 @@ def between(found: list[Comparison]) -> list[Comparison]:
 
 
 def test_a_better_setting_is_found_and_equal_ones_are_not_told_apart() -> None:
-    found = comparisons(rows("a", 0) + rows("b", 0.05) + rows("c", 0))
+    found = compare_settings(rows("a", 0) + rows("b", 0.05) + rows("c", 0))
     verdicts = {(c.first, c.second): c for c in between(found)}
     assert list(verdicts) == [("a", "b"), ("a", "c"), ("b", "c")]
     assert verdicts["a", "b"].verdict == "b better (p < 0.001)"
@@ -56,7 +55,7 @@ def test_a_better_setting_is_found_and_equal_ones_are_not_told_apart() -> None:
 
 
 def test_each_setting_is_compared_with_itself() -> None:
-    checks = [c for c in comparisons(rows("a", 0, seeds=5) + rows("b", 0.1, seeds=2)) if c.check]
+    checks = [c for c in compare_settings(rows("a", 0, seeds=5) + rows("b", 0.1, seeds=2)) if c.check]
     assert [(c.first, c.second, c.pairs) for c in checks] == [
         ("a, seeds 0, 2", "a, seeds 1, 3", 30),  # seed 4 has no partner
         ("b, seed 0", "b, seed 1", 15),
@@ -68,7 +67,7 @@ def test_each_setting_is_compared_with_itself() -> None:
 
 def test_halves_are_by_rank_in_each_category() -> None:
     values = {("x", 3): 0.1, ("x", 7): 0.2, ("y", 7): 0.5, ("y", 9): 0.9, ("z", 3): 0.4}
-    (check,) = comparisons([row("a", c, s, v) for (c, s), v in values.items()])
+    (check,) = compare_settings([row("a", c, s, v) for (c, s), v in values.items()])
     assert (check.pairs, check.categories) == (2, 2)  # z has one seed
     assert check.difference == pytest.approx(-(0.1 + 0.4) / 2)
     assert (check.first, check.second) == ("a, one half of the seeds", "a, the other half")  # 7 is in both
@@ -78,7 +77,7 @@ def test_a_setting_that_differs_from_itself_raises_an_alarm(run: Run, tmp_path: 
     for i, name in enumerate(NAMES):
         for seed in (0, 1):
             run(name, seed, image_auroc=0.5 + 0.01 * i + 0.1 * seed)
-    (check,) = comparisons(collect(tmp_path).rows)
+    (check,) = compare_settings(collect(tmp_path).rows)
     assert check.distinguishable
     assert check.verdict == "DIFFERS FROM ITSELF (p < 0.001)"
     printed, folder = report(tmp_path)
@@ -88,33 +87,33 @@ def test_a_setting_that_differs_from_itself_raises_an_alarm(run: Run, tmp_path: 
 
 
 def test_one_family_is_corrected_together() -> None:
-    two = comparisons(rows("a", 0) + rows("b", 0.01))
-    four = comparisons(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5) + rows("y", 0.6))
+    two = compare_settings(rows("a", 0) + rows("b", 0.01))
+    four = compare_settings(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5) + rows("y", 0.6))
     (alone,), among = between(two), {(c.first, c.second): c for c in between(four)}
     assert 1 > alone.p > 2**-14
     assert among["a", "b"].p == pytest.approx(alone.p)  # the largest of six is taken once
     assert among["a", "x"].p == pytest.approx(6 * 2**-14)
     assert [c.p for c in four if c.check] != []
-    more = comparisons(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5, categories=2, seeds=2))
+    more = compare_settings(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5, categories=2, seeds=2))
     (same,) = (c for c in between(more) if (c.first, c.second) == ("a", "b"))
     assert same.p == pytest.approx(alone.p)  # what cannot come out needs no correction
 
 
 def test_too_few_runs_say_so() -> None:
-    found = between(comparisons(rows("a", 0, categories=1) + rows("b", 0.4, categories=1)))
+    found = between(compare_settings(rows("a", 0, categories=1) + rows("b", 0.4, categories=1)))
     assert [c.verdict for c in found] == ["not distinguishable (3 pairs of runs, at least 6 could tell)"]
     assert math.isnan(found[0].p)
     assert math.isnan(found[0].low)
-    (one,) = between(comparisons([row("a", "x", 0, 0.9), row("b", "x", 0, 0.1)]))
+    (one,) = between(compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, 0.1)]))
     assert one.why == "1 pair of runs, at least 6 could tell"
     equal = [row(label, name, 0, 1.0) for label in "ab" for name in NAMES]
-    assert between(comparisons(equal))[0].why == "too few of the values differ at all"
+    assert between(compare_settings(equal))[0].why == "too few of the values differ at all"
 
 
 def test_few_categories_limit_the_verdict() -> None:
     scopes = {}
     for n in (1, 2, 3, 6):
-        (found,) = between(comparisons(rows("a", 0.3, 6, categories=n) + rows("b", 0, 6, categories=n)))
+        (found,) = between(compare_settings(rows("a", 0.3, 6, categories=n) + rows("b", 0, 6, categories=n)))
         scopes[n] = found.verdict.partition(" (")[0]
     assert scopes == {
         1: "a better on c00",
@@ -127,7 +126,7 @@ def test_few_categories_limit_the_verdict() -> None:
 def test_the_interval_has_a_veto() -> None:
     values = [0.01] * 14 + [-0.9]  # p is small, the mean is anybody's guess
     found = between(
-        comparisons(
+        compare_settings(
             [row(label, n, 0, v * (label == "a")) for label in "ab" for n, v in zip(NAMES, values, strict=True)]
         )
     )
@@ -137,19 +136,19 @@ def test_the_interval_has_a_veto() -> None:
 
 
 def test_nothing_is_compared_that_has_nothing_in_common() -> None:
-    assert comparisons([]) == []
-    assert comparisons([row("a", "x", 0, 0.9), row("b", "x", 1, 0.9), row("b", "y", 0, 0.9)]) == []
-    assert comparisons([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, dataset="mtd")]) == []
-    assert comparisons([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, data="other images")]) == []
-    assert comparisons([row("a", "x", 0, 0.9), row("b", "x", 0, math.nan)]) == []
-    assert comparisons([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, metric="pixel_auroc")]) == []
-    assert comparisons([row(label, "x", 0, 0.9, metric="image_ap") for label in "ab"]) == []  # not a main metric
+    assert compare_settings([]) == []
+    assert compare_settings([row("a", "x", 0, 0.9), row("b", "x", 1, 0.9), row("b", "y", 0, 0.9)]) == []
+    assert compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, dataset="mtd")]) == []
+    assert compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, data="other images")]) == []
+    assert compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, math.nan)]) == []
+    assert compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, 0.9, metric="pixel_auroc")]) == []
+    assert compare_settings([row(label, "x", 0, 0.9, metric="image_ap") for label in "ab"]) == []  # not a main metric
 
 
 def test_more_settings_than_can_be_told_apart_are_skipped_and_said() -> None:
     many = [row(f"m{i:02}", NAMES[0], 0, 0.5 + i / 100) for i in range(MOST + 1)]
     many += [row("m12", NAMES[1], 0, 0.5)]
-    found = comparisons(many)
+    found = compare_settings(many)
     assert {c.first for c in found} | {c.second for c in found} == {f"m{i:02}" for i in range(MOST + 1)} - {"m11"}
     assert skipped(many) == ["mvtec: 12 of 13 settings are compared, those with the most runs"]
     assert skipped(many[:3]) == []
@@ -175,7 +174,7 @@ def scored(folder: RunFolder, quality: float, images: int = 60) -> None:
 def test_one_category_counts_its_test_images(run: Run, tmp_path: Path) -> None:
     for label, quality, value in (("rd", 3.0, 0.98), ("poor", 0.0, 0.5)):
         scored(run("screw", label=label, image_auroc=value, pixel_auroc=value), quality)
-    image, pixel = between(comparisons(collect(tmp_path).rows))
+    image, pixel = between(compare_settings(collect(tmp_path).rows))
     assert (image.first, image.second, image.metric) == ("poor", "rd", "image_auroc")
     assert -0.8 < image.low < image.difference < image.high < -0.2
     assert math.isnan(pixel.low)  # of pixels no scores are kept
@@ -183,7 +182,7 @@ def test_one_category_counts_its_test_images(run: Run, tmp_path: Path) -> None:
     assert image.why == "1 pair of runs, at least 6 could tell; the interval is over test images"
     other = run("screw", label="other images", image_auroc=0.9)
     scored(other, 1.0, images=61)
-    lows = {(c.first, c.second): c.low for c in comparisons(collect(tmp_path).rows) if c.metric == "image_auroc"}
+    lows = {(c.first, c.second): c.low for c in compare_settings(collect(tmp_path).rows) if c.metric == "image_auroc"}
     assert {pair for pair, low in lows.items() if math.isnan(low)} == {("other images", "poor"), ("other images", "rd")}
 
 
@@ -191,7 +190,7 @@ def test_settings_are_called_by_their_method_where_that_is_unambiguous(run: Run,
     for seed in (0, 1):
         for label in ("rd epochs=2", "rd epochs=3", "us_fast lr=0.1"):
             run("tile", label=label, seed=seed, image_auroc=0.9)
-    found = [c for c in shortened(comparisons(collect(tmp_path).rows)) if c.metric == "image_auroc"]
+    found = [c for c in shortened(compare_settings(collect(tmp_path).rows)) if c.metric == "image_auroc"]
     assert {(c.first, c.second) for c in found} == {
         ("rd epochs=2", "rd epochs=3"),
         ("rd epochs=2", "us_fast"),

@@ -18,9 +18,9 @@ from anomaly_bench.commands.report import write_report
 from anomaly_bench.errors import UserError
 from anomaly_bench.results.aggregate import Table, summarise
 from anomaly_bench.results.collect import collect
+from anomaly_bench.results.latex import escape
 from anomaly_bench.results.published import categories, figures
 from anomaly_bench.results.terminal import print_run
-from anomaly_bench.results.text import escape
 from anomaly_bench.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]

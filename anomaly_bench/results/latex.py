@@ -1,0 +1,44 @@
+"""LaTeX tables, to be \\input: of a report, and of paper versus ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from anomaly_bench.results.aggregate import Table
+from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.text import Grid, by_metric, comparison_grid, table_grid
+
+SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "–": "--"},
+}
+
+
+def escape(text: str) -> str:
+    """Return plain text as LaTeX."""
+    return "".join(SPECIAL.get(character, character) for character in text)
+
+
+def latex_table(caption: str, grid: Grid) -> str:
+    """Return one `table` environment."""
+    headings, *lines = [" & ".join(map(escape, line)) + r" \\" for line in grid.cells]
+    if grid.rule:
+        lines.insert(grid.rule, r"\midrule")
+    body = "\n".join([r"\toprule", headings, r"\midrule", *lines, r"\bottomrule"])
+    return (
+        f"\\begin{{table}}\n\\centering\n\\caption{{{escape(caption)}}}\n"
+        f"\\begin{{tabular}}{{{grid.sides}}}\n{body}\n\\end{{tabular}}\n\\end{{table}}\n"
+    )
+
+
+def latex_file(tables: Sequence[str]) -> str:
+    """Return the text of a file that holds these tables."""
+    return "% needs \\usepackage{booktabs}\n" + "\n".join(tables)
+
+
+def report_latex(tables: Sequence[Table], comparisons: Sequence[Comparison] = ()) -> str:
+    """Return one `table` environment for each data set and metric, then one for its comparisons."""
+    text = [latex_table(f"{table.metric} on {table.dataset}", table_grid(table)) for table in tables]
+    for dataset, metric, found in by_metric(comparisons):
+        text.append(latex_table(f"{metric} on {dataset}, compared", comparison_grid(found)))
+    return latex_file(text)
