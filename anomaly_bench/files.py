@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -56,6 +57,11 @@ def unwritable(path: Path, error: OSError) -> UserError:
     return UserError(
         str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
     )
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sha256_of(path: Path) -> str:

@@ -23,7 +23,8 @@ from anomaly_bench.loading.decode import read_mask
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow, write_json
+from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow
+from anomaly_bench.runs.json_files import write_json
 
 
 def test_a_run_is_confirmed(train: Train, capsys: Capsys) -> None:

@@ -105,7 +105,8 @@ def test_a_living_process_keeps_others_out_and_a_killed_one_does_not(tmp_path: P
         said = f"process {child.pid} on {os.uname().nodename}, for 0 min"
         assert Lock(tmp_path).acquire() == holder(tmp_path) == said
         assert holder(tmp_path) == said  # looking takes nothing away
-        refused = pytest.raises(InWork, match=rf"{tmp_path}: is in work: process {child.pid} on .* \(wait for it")
+        line = rf"{tmp_path}: is running elsewhere: process {child.pid} on .* \(wait for it"
+        refused = pytest.raises(InWork, match=line)
         with refused, RunFolder(tmp_path).locked():
             pytest.fail("two in one folder")
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == child.pid
