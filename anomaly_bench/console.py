@@ -1,4 +1,4 @@
-"""What is said on the standard streams: errors, lines, tables, progress; and what happens where they are closed."""
+"""The command's standard streams: what they say of an error, and what becomes of them where they cannot be written."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Sequence
-from functools import partial
+from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.text import Text
+    from rich.table import Table
 
 UNWRITABLE = {
     errno.ENOSPC,
@@ -27,6 +26,32 @@ UNWRITABLE = {
     errno.EEXIST,
 }
 STREAMS = ("stdin", "stdout", "stderr")  # by number
+
+
+def print_lines(*lines: str, console: Console | None = None, style: str = "", stderr: bool = False) -> None:
+    """Print each text on a line of its own, exactly as it is: no markup, no line breaks at the terminal's width."""
+    from rich.console import Console
+
+    console = console or Console(stderr=stderr)
+    for line in lines:
+        console.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(headers: Sequence[str], sides: str, no_wrap: Container[str] = (), **options: Any) -> Table:
+    """Return an empty rich table whose texts are not read as markup; long words are broken to fit.
+
+    sides: a letter for each column, `l` or `r`.  no_wrap: headers of columns that stay on one line.  options: of
+    `rich.table.Table`.
+    """
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(**options)
+    for header, side in zip(headers, sides, strict=True):
+        table.add_column(
+            Text(header), justify="right" if side == "r" else "left", overflow="fold", no_wrap=header in no_wrap
+        )
+    return table
 
 
 def explain(error: BaseException) -> int:
@@ -88,48 +113,3 @@ def lead_nowhere(number: int) -> None:
     if opened != number:
         os.dup2(opened, number)
         os.close(opened)
-
-
-def print_lines(lines: Iterable[object], console: Console | None = None, **style: Any) -> None:
-    """Print each line as it is: not wrapped, and nothing in it taken for markup.  console: None: standard output."""
-    from rich.console import Console
-
-    console = console or Console()
-    for line in lines:
-        console.print(str(line), markup=False, highlight=False, soft_wrap=True, **style)
-
-
-def print_table(
-    cells: Sequence[Sequence[str | Text]],
-    sides: str,
-    console: Console | None = None,
-    *,
-    rule: int | None = None,
-    widths: Sequence[int | None] = (),
-    **options: Any,
-) -> None:
-    """Print a table: its headings, then its lines.
-
-    sides: `l` or `r` for each column.  rule: the line, counted from 0, above which a rule is drawn; none above the
-    first.  widths: the least of each column.  options: of `rich.table.Table`.
-    """
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(**options)
-    headings, *lines = [[Text(cell) if isinstance(cell, str) else cell for cell in line] for line in cells]
-    for heading, side, width in zip(headings, sides, widths or [None] * len(headings), strict=True):
-        table.add_column(heading, justify="right" if side == "r" else "left", overflow="fold", min_width=width)
-    for i, line in enumerate(lines, 1):
-        table.add_row(*line, end_section=i == rule)
-    (console or Console()).print(table)
-
-
-def progress_bar() -> Any:
-    """Return rich's `track` on standard error, silent unless that is a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
-    console = Console(stderr=True)
-    return partial(track, console=console, transient=True, disable=not console.is_terminal)

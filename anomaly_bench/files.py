@@ -40,28 +40,11 @@ def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
         raise unwritable(path, error) from error
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file in UTF-8, whole or not at all, as `write_atomic` does."""
-    write_atomic(path, lambda file: file.write(text.encode()))
-
-
-def csv_text(lines: Iterable[Iterable[object]]) -> str:
-    """Return lines of values as CSV; numbers keep every digit."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
-
-
 def unwritable(path: Path, error: OSError) -> UserError:
     """The one line for a file that cannot be written: no room, no permission, not a folder."""
     return UserError(
         str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
     )
-
-
-def remove(path: Path) -> None:
-    """Remove a file, a link, or a folder with all that is in it."""
-    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def sha256_of(path: Path) -> str:
@@ -87,3 +70,20 @@ def read_sealed(path: Path) -> Any:
         return json.loads(text) if digest == hashlib.sha256(text).hexdigest().encode() else None
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file in UTF-8, whole or not at all, as `write_atomic` does."""
+    write_atomic(path, lambda file: file.write(text.encode()))
+
+
+def csv_text(lines: Iterable[Iterable[object]]) -> str:
+    """Return lines of values as CSV; numbers keep every digit."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link, or a folder with all that is in it."""
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

@@ -48,5 +48,5 @@ def write_report(outputs: Path | str, target: Path | str | None = None, console:
     console = console or Console()
     print_report(console, tables, compared, notes, collected, target)
     page = write_html(collected, tables, compared, notes, target)
-    print_lines([f"to read in a browser: {page}"], console)
+    print_lines(f"to read in a browser: {page}", console=console)
     return target

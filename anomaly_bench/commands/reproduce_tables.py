@@ -13,10 +13,11 @@ from anomaly_bench import config
 from anomaly_bench.commands.listing import names
 from anomaly_bench.commands.reproduce_points import CANNOT, Point, status
 from anomaly_bench.commands.reproduce_request import Request, key_of, matrix, places
-from anomaly_bench.console import print_lines, print_table
+from anomaly_bench.console import print_lines
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.reproduction import TableRequest, Versus, compare_with_published
 from anomaly_bench.results.reproduction_text import overview, write_versus
+from anomaly_bench.results.terminal import print_table
 from anomaly_bench.sweeps.plan import Job
 
 LACKING = {  # the key that a mistake names -> what is missing, in a cell of a table
@@ -84,4 +85,4 @@ def _reason(job: Job) -> str:
 
 def _print(tables: Sequence[Versus], warning: str, folder: Path) -> None:
     print_table(overview(tables), "llrrr")
-    print_lines([*([warning] if warning else []), f"written to {folder}"])
+    print_lines(*([warning] if warning else []), f"written to {folder}")

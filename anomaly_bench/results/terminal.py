@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from anomaly_bench.console import print_lines, print_table
+from anomaly_bench.console import new_table, print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.results import text
 from anomaly_bench.results.aggregate import MAIN, Table, as_published, at_most, four, in_order, short
@@ -35,11 +35,11 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     figures = published(manifest["method"], method, manifest["dataset"], manifest["category"])
     figures = [figure for figure in figures if figure.metric in metrics]
     components = {f"{name} alone": values for name, values in manifest.get("parts", {}).items()}
-    print_lines([_title(manifest)], console, style="bold")
+    print_lines(_title(manifest), console=console, style="bold")
     _print_metrics(metrics, manifest, console, "ours", components, figures)
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
     lines += [f"measured: {measurement(manifest)}", *(f"protocol: {line}" for line in manifest.get("protocol", []))]
-    print_lines([*lines, *_stages(manifest), f"run: {folder.path}"], console)
+    print_lines(*lines, *_stages(manifest), f"run: {folder.path}", console=console)
 
 
 def print_measured(found: Mapping[str, Measurement], lines: Sequence[str], console: Console | None = None) -> None:
@@ -58,7 +58,7 @@ def print_measured(found: Mapping[str, Measurement], lines: Sequence[str], conso
         cells.append(["mean", *(four(fmean(m.metrics[name] for m in found.values())) for name in names)])
         narrow: dict[str, Any] = {"box": SIMPLE_HEAD, "pad_edge": False, "padding": 0}  # ten metrics in 80 columns
         print_table(cells, "l" + "r" * len(names), console, rule=len(found), **narrow)
-    print_lines([*lines, *dict.fromkeys(f"measured: {measurement(record)}" for record in records)], console)
+    print_lines(*lines, *dict.fromkeys(f"measured: {measurement(record)}" for record in records), console=console)
 
 
 def _print_metrics(
@@ -125,7 +125,7 @@ def print_report(
     for table in shown:
         _print_grid(f"{table.dataset}  {table.metric}", text.table_grid(table), console)
     quoted = any(not column.ours for table in shown for column in table.columns)
-    print_lines([text.CELLS_NOTE, *([text.PUBLISHED_NOTE] if quoted else [])], console)
+    print_lines(text.CELLS_NOTE, *([text.PUBLISHED_NOTE] if quoted else []), console=console)
     able, too_few = ([c for c in compared if math.isnan(c.p) == lacks] for lacks in (False, True))
     for dataset, metric, found in text.by_metric(able):
         _print_grid(f"{dataset}  {metric}, compared", text.comparison_grid(shortened(found)), console)
@@ -134,10 +134,33 @@ def print_report(
         lines.append(f"not distinguishable: {len(too_few)} comparisons with too few runs, listed in report.md")
     lines += [*notes, *alarms(compared)]
     lines.append(f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}")
-    print_lines([*lines, *collected.left_out, f"written to {target}"], console)
+    print_lines(*lines, *map(str, collected.left_out), f"written to {target}", console=console)
 
 
 def _print_grid(title: str, grid: text.Grid, console: Console) -> None:
-    print_lines([title], console, style="bold")
-    widths = [15 if heading == "verdict" else None for heading in grid.cells[0]]  # `distinguishable` on one line
-    print_table(grid.cells, grid.sides, console, rule=grid.rule, widths=widths)
+    print_lines(title, console=console, style="bold")
+    print_table(grid.cells, grid.sides, console, grid.rule)
+
+
+def print_table(
+    cells: Sequence[Sequence[str | Text]],
+    sides: str,
+    console: Console | None = None,
+    rule: int | None = None,
+    **options: Any,
+) -> None:
+    """Print a table: its headings, then its lines.
+
+    sides: `l` or `r` for each column.  rule: the line, counted from 0, above which a rule is drawn; none above the
+    first.  options: of `rich.table.Table`.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    headings, *lines = cells
+    table = new_table([str(heading) for heading in headings], sides, **options)
+    for column, heading in zip(table.columns, headings, strict=True):
+        column.min_width = 15 if heading == "verdict" else None  # `distinguishable` on one line
+    for i, line in enumerate(lines, 1):
+        table.add_row(*(Text(cell) if isinstance(cell, str) else cell for cell in line), end_section=i == rule)
+    (console or Console()).print(table)
