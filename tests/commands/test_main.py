@@ -33,7 +33,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
     [
         (
             ["tarin"],
-            "'tarin' is none of completion, data, eval, list, report, reproduce, show, train (did you mean 'train'?)",
+            "(did you mean 'train'?)",
         ),
         (["train", "method=rdd", "dataset=mtd"], "(did you mean 'rd'?)"),
         (["train", "method=rd", "dataset=mdt"], "(did you mean 'mtd'?)"),
