@@ -36,8 +36,8 @@ test-ray: .venv/engines  ## the same sweep on a local Ray
 demo: .venv/installed  ## a first run: Uninformed Students on generated images, offline, in minutes
 	$(BIN)/bench train method=us_fast dataset=demo/brick
 
-reproduce: .venv/installed  ## the papers' tables beside ours: EXPERIMENTS='rd_mvtec ...' WORDS='KEY=VALUE ...' PRESET=smoke
-	$(BIN)/bench reproduce $(EXPERIMENTS) $(if $(PRESET),preset=$(PRESET)) $(WORDS)
+reproduce: .venv/installed  ## the papers' tables beside ours: EXPERIMENTS='rd_mvtec ...' OVERRIDES='KEY=VALUE ...' PRESET=smoke
+	$(BIN)/bench reproduce $(EXPERIMENTS) $(if $(PRESET),preset=$(PRESET)) $(OVERRIDES)
 
 lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff check .

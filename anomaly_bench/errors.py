@@ -29,7 +29,7 @@ class UserError(Exception):
         return " ".join(text.split())
 
 
-class InWork(UserError):
+class RunningElsewhere(UserError):
     """Another process works on that run now."""
 
     code = 3

@@ -80,7 +80,7 @@ def _reason(job: Job) -> str:
     if job.state == CANNOT:
         key = job.why.partition(":")[0]
         return f"not run: {LACKING.get(key, key)}"
-    return {"new": "not run", "running": "in work"}.get(status(job), status(job))
+    return {"new": "not run", "running": "running elsewhere"}.get(status(job), status(job))
 
 
 def _print(tables: Sequence[Versus], warning: str, folder: Path) -> None:

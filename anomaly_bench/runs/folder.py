@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from anomaly_bench.errors import InWork, UserError
+from anomaly_bench.errors import RunningElsewhere, UserError
 from anomaly_bench.files import csv_text, remove, sha256_of, unwritable, write_atomic, write_text
 from anomaly_bench.runs.json_files import ANEW, parse_json, write_json
 from anomaly_bench.runs.lock import LOCK, Lock
@@ -201,7 +201,7 @@ class RunFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes out of the run, and leave no empty folder behind.
 
-        Raises InWork where another process works on the run, UserError where the folder cannot be written.
+        Raises RunningElsewhere where another process works on the run, UserError where the folder cannot be written.
         """
         lock = Lock(self.path)
         try:
@@ -209,7 +209,7 @@ class RunFolder:
         except OSError as error:
             raise unwritable(lock.path, error) from error
         if owner:
-            raise InWork(str(self.path), f"is running elsewhere: {owner}", "wait for it, or stop it")
+            raise RunningElsewhere(str(self.path), f"is running elsewhere: {owner}", "wait for it, or stop it")
         try:
             yield
         finally:

@@ -16,7 +16,15 @@ from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.lock import holder
 from anomaly_bench.runs.runner import pick_device
 
-STATES = ("done", "in work", "to resume", "to run", "cannot run", "running", "failed")  # the last two: afterwards
+STATES = (
+    "done",
+    "running elsewhere",
+    "to resume",
+    "to run",
+    "cannot run",
+    "running",
+    "failed",
+)  # the last two: afterwards
 
 
 @dataclass(frozen=True)
@@ -30,7 +38,7 @@ class Job:
 
     def __str__(self) -> str:
         place = str(self.folder.path) if self.folder else " ".join(self.overrides)
-        return f"{self.state:10}  {place}" + (f"  ({self.why})" if self.why else "")
+        return f"{self.state:17}  {place}" + (f"  ({self.why})" if self.why else "")
 
 
 def plan(overrides: Sequence[str], extra: str | None = None) -> list[Job]:
@@ -86,4 +94,4 @@ def _job(overrides: list[str], settings: config.Settings, known: dict[str, Data]
     except UserError as error:
         return Job(overrides, "cannot run", None, str(error))
     owner = None if found.state == "done" else holder(found.folder.path)
-    return Job(overrides, "in work" if owner else found.state, found.folder, owner or "")
+    return Job(overrides, "running elsewhere" if owner else found.state, found.folder, owner or "")

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 
 from anomaly_bench import config
 from anomaly_bench.config.hydra_private import Loader
-from anomaly_bench.errors import InWork, UserError
+from anomaly_bench.errors import RunningElsewhere, UserError
 from anomaly_bench.runs.lock import holder
 from anomaly_bench.runs.logs import console_log
 from anomaly_bench.sweeps.launchers import Main, launch, run_in_subprocess
@@ -47,7 +47,7 @@ def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int
                 codes[str(job.overrides)] = code
                 _note_death(job, code)
             # What another sweep was at when its turn came may have been given up since.
-            missing = [job for job in missing if codes[str(job.overrides)] == InWork.code and not _held(job)]
+            missing = [job for job in missing if codes[str(job.overrides)] == RunningElsewhere.code and not _held(job)]
     told = [job if job.folder else replace(job, folder=folder_of(job.overrides, extra)) for job in jobs]
     return _outcome(told, codes)
 
@@ -69,8 +69,8 @@ def _launch_here(jobs: Sequence[Job], plain: Sequence[list[str]], main: Main, ex
     for i, (job, given) in enumerate(zip(jobs, plain, strict=True), 1):
         log.info("run %d of %d: %s", i, len(jobs), " ".join(given))
         if _held(job):
-            log.info("in work elsewhere: %s", job.folder.path if job.folder else "")
-            codes.append(InWork.code)
+            log.info("running elsewhere: %s", job.folder.path if job.folder else "")
+            codes.append(RunningElsewhere.code)
             continue
         codes.append(run_in_subprocess(main, ["train", *options, *given], "forkserver"))
         _note_death(job, codes[-1])  # at once: the sweep may be stopped before its end
@@ -86,7 +86,7 @@ def _note_death(job: Job, code: int | None) -> None:
     said = f"killed by {signal.Signals(-code).name}" if code else "killed with the machine or the job that it ran in"
     said += " (out of memory?)" if code == -signal.SIGKILL else ""
     log.error("%s: %s", job.folder.path, said)
-    with suppress(InWork), job.folder.locked():
+    with suppress(RunningElsewhere), job.folder.locked():
         job.folder.fail(said)
 
 
@@ -103,7 +103,7 @@ def _outcome(jobs: Sequence[Job], codes: dict[str, int | None]) -> int:
         if job.state == "cannot run":
             code, state, why = 2, job.state, job.why
         elif _held(job) and (known is None or known >= 0):
-            code, state = 0, "in work"
+            code, state = 0, "running elsewhere"
         else:
             user = UserError.__name__ in why
             code = 0 if state == "done" else known if known and known > 0 else 2 if user else 1

@@ -1,9 +1,9 @@
-"""python check_sweep.py ENGINE [WORDS]: 12 jobs through `bench train -m hydra/launcher=ENGINE`, checked one by one.
+"""python check_sweep.py ENGINE [OVERRIDES]: 12 jobs through `bench train -m hydra/launcher=ENGINE`, checked one by one.
 
 The toy method of the tests on 22 small images.  One job raises, one kills itself with SIGKILL.  The same command is
 given three times: with both faults, with the crash's cause removed, with none.  Afterwards all jobs are done, none was
 trained twice, and every number equals that of a sequential sweep without faults.  Exit code 0, or 1 with what differs.
-WORDS: more overrides."""
+OVERRIDES: more overrides."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from small_runs import TOY, environment, equal, make_images
 
 from anomaly_bench.runs.folder import RunFolder, find
 
-ENGINES = {  # the plugin, and words that make it fit on a laptop; two GPUs that are none, one for each job
+ENGINES = {  # the plugin, and overrides that make it fit on a laptop; two GPUs that are none, one for each job
     "slurm": (
         "hydra-submitit-launcher submitit",
         "gpus_per_node=1 cpus_per_task=1 mem_gb=2 timeout_min=10",
@@ -39,15 +39,15 @@ LIMIT = 600  # seconds for one sweep
 
 
 class Sweep:
-    """One folder with images, notes (what each job did, and which fault it is asked for) and outputs."""
+    """One folder with images, notes (what each job did, and which fault it shall have) and outputs."""
 
     def __init__(self, place: Path, images: Path, *more: str) -> None:
         self.place, self.more = place, more
         for seed in range(JOBS):
             (place / "notes" / str(seed)).mkdir(parents=True)
         seeds = ",".join(map(str, range(JOBS)))
-        words = ["method.notes=notes/${seed}", "checkpoint_seconds=0", "resamples=20"]
-        self.words = ["train", "-m", *TOY, f"dataset.root={images}", f"seed={seeds}", *words, *more]
+        overrides = ["method.notes=notes/${seed}", "checkpoint_seconds=0", "resamples=20"]
+        self.command = ["train", "-m", *TOY, f"dataset.root={images}", f"seed={seeds}", *overrides, *more]
 
     def fault(self, seed: int, name: str) -> Path:
         return self.place / "notes" / str(seed) / name
@@ -55,7 +55,7 @@ class Sweep:
     def run(self) -> int:
         """One call of the command; its exit code.  Output goes to <place>/log.txt."""
         with (self.place / "log.txt").open("a") as log:
-            command = [sys.executable, "-m", "anomaly_bench", *self.words]
+            command = [sys.executable, "-m", "anomaly_bench", *self.command]
             env = environment(ANOMALY_BENCH_CACHE=str(self.place.parent / "cache"), CUDA_VISIBLE_DEVICES="0,1")
             return subprocess.run(command, cwd=self.place, env=env, stdout=log, stderr=log, timeout=LIMIT).returncode
 
@@ -97,14 +97,14 @@ def call(sweep: Sweep, what: str) -> int:
 
 
 def main(engine: str, *more: str) -> int:
-    plugins, words = ENGINES[engine]
+    plugins, overrides = ENGINES[engine]
     found = [f"{name} {version(name)}" for name in [*plugins.split(), "hydra-core", "torch"]]
     print(f"{date.today()}, Python {platform.python_version()}, {', '.join(found)}", flush=True)
     place, check = Path(tempfile.mkdtemp(prefix=f"sweep_{engine}_")), Checks()
     images = make_images(place / "widgets")
     plain = Sweep(place / "sequential", images)
     check("exit code", call(plain, "a sequential sweep"), 0)
-    chosen = [f"hydra/launcher={engine}", *(f"hydra.launcher.{word}" for word in words.split()), *more]
+    chosen = [f"hydra/launcher={engine}", *(f"hydra.launcher.{each}" for each in overrides.split()), *more]
     sweep = Sweep(place / engine, images, *chosen)
     sweep.fault(RAISES, "raise").touch()
     sweep.fault(CRASHES, "die").touch()

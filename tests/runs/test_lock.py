@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from small_runs import Train, environment
 
-from anomaly_bench.errors import InWork, UserError
+from anomaly_bench.errors import RunningElsewhere, UserError
 from anomaly_bench.runs import lock as module
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.lock import LOCK, Lock, holder
@@ -106,7 +106,7 @@ def test_a_living_process_keeps_others_out_and_a_killed_one_does_not(tmp_path: P
         assert Lock(tmp_path).acquire() == holder(tmp_path) == said
         assert holder(tmp_path) == said  # looking takes nothing away
         line = rf"{tmp_path}: is running elsewhere: process {child.pid} on .* \(wait for it"
-        refused = pytest.raises(InWork, match=line)
+        refused = pytest.raises(RunningElsewhere, match=line)
         with refused, RunFolder(tmp_path).locked():
             pytest.fail("two in one folder")
         assert json.loads((tmp_path / LOCK).read_text())["pid"] == child.pid

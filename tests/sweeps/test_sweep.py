@@ -172,7 +172,7 @@ def test_the_plan_is_told_before_anything_is_trained(
     assert {job.why for job in jobs if job.state == "cannot run"} == {"dataset.root: no such folder: nowhere"}
     assert [job.folder.path for job in jobs if job.folder and job.state == "done"] == [done.path]
     with unfinished.locked():
-        (held,) = (job for job in plan(given, TOY[1]) if job.state == "in work")
+        (held,) = (job for job in plan(given, TOY[1]) if job.state == "running elsewhere")
         assert held.why == holder(unfinished.path)
     assert len(list(find(tmp_path / "o"))) == 2
     forced = plan([*given, "force=true"], TOY[1])
