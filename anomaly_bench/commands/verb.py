@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from anomaly_bench.errors import UserError, none_of
@@ -33,6 +33,7 @@ class Verb:
         self.verbs: dict[str, Verb] = {}
         self.options: dict[str, Choices | None] = {}  # None: takes no value
         self.arguments: dict[str, Choices] = {}
+        self.required: set[str] = set()  # of the arguments
         self.keys: dict[str, Choices] = {}
         self.any_key = False
         self._parser = _Parser(prog, allow_abbrev=False, add_help=False)
@@ -61,9 +62,10 @@ class Verb:
     ) -> None:
         """Add an argument that is neither option nor key.  choices: all that it may be; empty: anything."""
         name = name or metavar.lower()
-        self._parser.add_argument(name, metavar=metavar, nargs=nargs)
+        self._parser.add_argument(name, nargs=nargs or "?")
         self._arguments.add_argument(name, metavar=metavar, nargs=nargs, help=summary)
         self.arguments[name] = choices
+        self.required |= set() if nargs else {name}
 
     def key(self, name: str, metavar: str, summary: str, choices: Choices = ()) -> None:
         """Add an argument NAME=VALUE, to be given once at most.  choices: what each of its values, with commas between
@@ -105,6 +107,9 @@ class Verb:
             raise UserError(self.prog, f"too many arguments, '{word}' given", self.usage)
         for name, choices in self.arguments.items():
             given = getattr(known, name)
+            if name in self.required and given is None:
+                allowed = f", one of {', '.join(list_of(choices))}" if choices else ""
+                raise UserError(self.prog, f"{name.upper()} is not given{allowed}", self.usage)
             check_choice(self.prog, given if isinstance(given, list) else [given] if given else [], choices)
         known.command, known.keys, known.overrides = self.prog.split()[-1], {}, list(vars(known).get("overrides", []))
         for word in pairs:
@@ -134,7 +139,7 @@ class Verb:
         """Whether a word is KEY=VALUE, and not a file of such a name where the verb takes files."""
         if not KEY_VALUE.match(word) or not (self.keys or self.any_key):
             return False
-        return not (self.arguments and Path(word).exists())
+        return not (self.arguments and os.path.lexists(word))
 
 
 def check_choice(where: str, values: Iterable[str], choices: Choices) -> None:

@@ -172,8 +172,8 @@ def test_the_matrix_of_an_experiment(tmp_path: Path) -> None:
     assert count("experiment=a,b", "seed=0") == 3 + 2
     assert count("experiment=a", "seed=1", "dataset=mtd", multirun=False) == 1
     composed = config.compose_jobs(["experiment=b"], multirun=True, types=False, extra=str(tmp_path))
-    assert [list(cfg.method.patch_sizes) for _, cfg in composed] == [[17], [33]]
-    assert {cfg.dataset.name for _, cfg in composed} == {"mtd"}
+    assert [list(cfg.method.patch_sizes) for _, cfg, _ in composed] == [[17], [33]]
+    assert {cfg.dataset.name for _, cfg, _ in composed} == {"mtd"}
     said = r"experiment: a matrix of 6 runs over dataset, seed \(add --multirun to run them, or give each of these one"
     with pytest.raises(UserError, match=said):
         count("experiment=a", multirun=False)
