@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,6 +82,12 @@ def csv_text(lines: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)
     return text.getvalue()
+
+
+def records_csv(records: Sequence[Mapping[str, object]]) -> str:
+    """Return records as CSV, a column for each key of any of them; what a record lacks is empty."""
+    headings = list(dict.fromkeys(key for record in records for key in record))
+    return csv_text([headings, *([record.get(key, "") for key in headings] for record in records)])
 
 
 def remove(path: Path) -> None:

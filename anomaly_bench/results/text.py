@@ -8,7 +8,7 @@ from dataclasses import fields
 from itertools import groupby
 from typing import NamedTuple
 
-from anomaly_bench.files import csv_text
+from anomaly_bench.files import csv_text, records_csv
 from anomaly_bench.results.aggregate import Cell, Table, in_order
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
@@ -75,9 +75,7 @@ def runs_csv(rows: Sequence[Row]) -> str:
 
 def tables_csv(tables: Sequence[Table]) -> str:
     """Return the tables of one data set below each other; of each setting value, deviation, seeds and a note."""
-    records = [_record(table, i) for table in tables for i in range(len(table.lines))]
-    headings = list(dict.fromkeys(key for record in records for key in record))
-    return csv_text([headings, *([record.get(key, "") for key in headings] for record in records)])
+    return records_csv([_record(table, i) for table in tables for i in range(len(table.lines))])
 
 
 def _record(table: Table, i: int) -> dict[str, object]:

@@ -1,10 +1,8 @@
-"""What Lightning calls while a stage is trained: the loss curve (training.csv) and the random state of each epoch, the
-end of a training that diverges, the limit of steps, checkpoints."""
+"""What Lightning calls while a stage is trained: loss curve (training.csv), random state, divergence, checkpoints."""
 
 from __future__ import annotations
 
 import csv
-import io
 import logging
 import math
 import time
@@ -16,17 +14,17 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import write_atomic
+from anomaly_bench.files import records_csv, write_text
 from anomaly_bench.runs.logs import console_log, file_log
 
-EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: what no training that learns reaches
+EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: no training that learns reaches it
 DIVERGED = "the training diverged; a smaller method.lr?"
 NOT_LEARNED = "before anything was learned: are the pretrained weights in order? does hardware.precision=32-true help?"
 log = logging.getLogger("anomaly_bench")
 
 
 class Curve(Callback):
-    """training.csv: a row for each epoch (stage, epoch, steps, seconds, logged values); stops where a loss explodes.
+    """Writes training.csv, a row for each epoch: stage, epoch, steps, seconds, logged values.  Ends what diverges.
 
     `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.
     Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
@@ -35,8 +33,10 @@ class Curve(Callback):
 
     def __init__(self, path: Path, stage: str, seed: int, level: int) -> None:
         self.path, self.stage, self.seed, self.level = path, stage, seed, level
-        self.rows: list[dict[str, Any]] = []
-        self.began = self.before = 0.0
+        self.rows: list[dict[str, Any]] = []  # of this stage
+        self.rows_before: list[dict[str, Any]] = []  # of the stages before it
+        self.rows_after: list[dict[str, Any]] = []  # where this stage is fitted once more
+        self.began = self.seconds_before = 0.0
         self.losses: list[torch.Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -47,30 +47,33 @@ class Curve(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         rows = read_rows(self.path)
-        self.rows = [r for r in rows if r["stage"] != self.stage or int(r["epoch"]) < trainer.current_epoch]
-        self.before = max((float(r["seconds"]) for r in self.rows if r["stage"] == self.stage), default=0.0)
+        first = next((i for i, row in enumerate(rows) if row["stage"] == self.stage), len(rows))
+        self.rows_before, rest = rows[:first], rows[first:]
+        self.rows_after = [row for row in rest if row["stage"] != self.stage]
+        self.rows = [r for r in rest if r["stage"] == self.stage and int(r["epoch"]) < trainer.current_epoch]
+        self.seconds_before = max((float(row["seconds"]) for row in self.rows), default=0.0)
         self.began = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not batch_idx:  # not at the epoch's start: only there does a resumed training not draw a seed for its loader
+        if not batch_idx:  # not at the epoch's start, where a resumed training draws no seed for its loader
             epoch, rank = trainer.current_epoch, trainer.global_rank
             seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
             self.losses.clear()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
         if isinstance(outputs, dict) and "loss" in outputs:
-            self.losses.append(outputs["loss"].detach())  # stays on its device: no waiting for it in each step
+            self.losses.append(outputs["loss"].detach())  # stays on its device, so that no step waits for it
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
         if self.losses:
             values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
         self.refuse_divergence(trainer, pl_module, values)
-        seconds = round(self.before + time.monotonic() - self.began, 3)
+        seconds = round(self.seconds_before + time.monotonic() - self.began, 3)
         row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
         self.rows.append(row | values)
         if trainer.is_global_zero:
-            write_rows(self.path, self.rows)
+            write_text(self.path, records_csv([*self.rows_before, *self.rows, *self.rows_after]))
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
             epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
             log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
@@ -79,24 +82,26 @@ class Curve(Callback):
         """Raise UserError, before this epoch's checkpoint, naming the first step at which the loss left all bounds."""
         wrong = {name: v for name, v in values.items() if not math.isfinite(v)}
         step, losses = trainer.global_step, [float(v) for v in self.losses]
-        earlier = [float(row["loss"]) for row in self.rows if row["stage"] == self.stage and row.get("loss")]
-        most = EXPLODED * max([1.0, *map(abs, (earlier + losses)[:1])])
+        earlier = [float(row["loss"]) for row in self.rows if row.get("loss")]
+        bound = EXPLODED * max([1.0, *map(abs, (earlier + losses)[:1])])
         for i, loss in enumerate(losses):
-            if not abs(loss) <= most:  # nan too
+            if not abs(loss) <= bound:  # nan too
                 wrong, step = {"loss": loss}, trainer.global_step - len(losses) + i + 1
                 break
-        said = [f"{name} is {v:.6g}" for name, v in wrong.items()]
-        if not said and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
-            said = ["a weight is no longer finite"]
-        if said:
+        reasons = [f"{name} is {v:.6g}" for name, v in wrong.items()]
+        if not reasons and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
+            reasons = ["a weight is no longer finite"]
+        if reasons:
             where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
             at_once = not trainer.current_epoch and losses and not math.isfinite(losses[0])
-            raise UserError(where, ", ".join(said), NOT_LEARNED if at_once else DIVERGED)
+            raise UserError(where, ", ".join(reasons), NOT_LEARNED if at_once else DIVERGED)
 
 
 class StepLimit(Callback):
-    """Ends the training after `steps`.  With its own max_steps Lightning resumes inside the epoch that is done already:
-    it takes one step for a whole epoch, and that under the old number.
+    """Ends the training after `steps`.
+
+    Lightning's own max_steps is of no use: with it a training resumes inside an epoch that is done, and one step under
+    that epoch's number passes for a whole epoch.
     """
 
     def __init__(self, steps: float) -> None:
@@ -110,7 +115,7 @@ class StepLimit(Callback):
 
 
 class Checkpoint(Callback):
-    """`last.ckpt` at the end of an epoch if `seconds` have passed since the one before, and after the training."""
+    """Saves `last.ckpt` after an epoch if `seconds` have passed since the checkpoint before, and after the training."""
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
@@ -128,17 +133,18 @@ class Checkpoint(Callback):
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:
+        """Save now."""
         trainer.save_checkpoint(self.path)
         self.saved = time.monotonic()
 
 
 def frozen(module: LightningModule) -> set[str]:
-    """Names of the parameters that are not trained; every start loads them anyway."""
+    """Return the names of the parameters that are not trained, which every start loads anyway."""
     return {name for name, parameter in module.named_parameters() if not parameter.requires_grad}
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of training.csv; none where there is no file yet.  Raises UserError for a damaged file."""
+    """Return the rows of training.csv, none where there is no file yet.  Raises UserError for a damaged file."""
     if not path.exists():
         return []
     try:
@@ -156,22 +162,13 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """training.csv, whole; stages that log different values leave the others' columns empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(dict.fromkeys(key for r in rows for key in r)), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_atomic(path, lambda file: file.write(text.getvalue().encode()))
-
-
 def last_seconds(path: Path, stage: str) -> float:
-    """Training time of a stage over all attempts."""
+    """Return the seconds that a stage was trained in all attempts together."""
     return max((float(r["seconds"]) for r in read_rows(path) if r["stage"] == stage), default=0.0)
 
 
 def quiet() -> None:
-    """Lightning's notes on workers, devices and intervals say nothing to someone who runs a benchmark."""
+    """Silence Lightning's notes on workers, devices and intervals, which do not concern who runs a benchmark."""
     for name in ("pytorch_lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     for message in (

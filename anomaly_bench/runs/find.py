@@ -32,15 +32,15 @@ class Data:
     test: list[Record]
     entries: list[Entry]  # of all of them, with the checksums of their content
     checksum: str  # of the entries
-    warnings: list[str]  # what was passed over, a line each
+    warnings: list[str]  # a line for each kind of file that was passed over
 
     def __str__(self) -> str:
         return found_line(self.train, self.test)
 
 
 @dataclass(frozen=True)
-class FoundRun:
-    """A run as it is now."""
+class RunPlan:
+    """What a configuration would run: the folder, how far it is, its images."""
 
     folder: RunFolder
     state: str  # done, to resume, to run
@@ -49,13 +49,11 @@ class FoundRun:
     note: str = ""  # what to say beside `already done`
 
 
-def find_run(
-    settings: config.Settings, fetch: bool = False, known: MutableMapping[str, Data] | None = None
-) -> FoundRun:
-    """Look up what there is of a run.
+def find_run(settings: config.Settings, fetch: bool = False, known: MutableMapping[str, Data] | None = None) -> RunPlan:
+    """Return the run that a configuration describes, and how far it is.
 
-    fetch: weights that are not on this machine may be downloaded.  known: data sets that were looked at already, for
-    the runs of a sweep.  Raises UserError where the images are not there or not those of the run, or where that run's
+    fetch: weights that are not on this machine may be downloaded.  known: gets the images of each data set, for the
+    other runs of a sweep.  Raises UserError where the images are missing or not those of the run, or where the run's
     files are damaged; NotHere where it depends on weights that are not on this machine.
     """
     known, key = {} if known is None else known, json.dumps(settings.dataset, sort_keys=True, default=str)
@@ -65,19 +63,19 @@ def find_run(
     identity = config.identify(settings, files)
     folder = run_folder(settings, identity.run)
     if settings.force:
-        return FoundRun(folder, "to run", data, identity)
+        return RunPlan(folder, "to run", data, identity)
     if folder.status == "new":
         if old := run_of_rule_1(settings, data, files):
             note = "of an earlier version, which told images apart by size; force=true trains it anew"
-            return FoundRun(old, "done", data, identity, note)
-        return FoundRun(folder, "to run", data, identity)
+            return RunPlan(old, "done", data, identity, note)
+        return RunPlan(folder, "to run", data, identity)
     require_same_data(folder, data)
     folder.require_undamaged(SMALL)
-    return FoundRun(folder, "done" if folder.status == "done" else "to resume", data, identity)
+    return RunPlan(folder, "done" if folder.status == "done" else "to resume", data, identity)
 
 
 def find_data(settings: config.Settings) -> Data:
-    """The images of a configuration's data set.  Raises UserError where there are none, or one cannot be read."""
+    """Return the images of the data set.  Raises UserError where a split has none, or a file cannot be read."""
     dataset: Dataset = config.build("dataset", settings.dataset)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -85,13 +83,13 @@ def find_data(settings: config.Settings) -> Data:
         check_names([*train, *test])
         entries = listing(train, test)
         check_overlap(train, test, entries)
-    said = list(dict.fromkeys(str(warning.message) for warning in caught))
-    for line in said:
+    lines = list(dict.fromkeys(str(warning.message) for warning in caught))
+    for line in lines:
         log.warning("%s", line)
     for split, records in (("train", train), ("test", test)):
         if not records:
             raise UserError("dataset", f"has no {split} images")
-    return Data(train, test, entries, digest_of(entries), said)
+    return Data(train, test, entries, digest_of(entries), lines)
 
 
 def require_same_data(folder: RunFolder, data: Data) -> None:
@@ -102,7 +100,7 @@ def require_same_data(folder: RunFolder, data: Data) -> None:
         stored = from_csv((folder.path / IMAGES).read_text(encoding="utf-8"))
         what = differences(stored, data.entries)
     except (OSError, ValueError):  # killed before it was written, or damaged
-        what = f"{IMAGES}, which would tell them, is missing or damaged"
+        what = f"{IMAGES}, which lists them, is missing or damaged"
     raise UserError(
         "dataset",
         f"its files are not those that {folder.path} was trained on: {what}",
@@ -111,7 +109,7 @@ def require_same_data(folder: RunFolder, data: Data) -> None:
 
 
 def run_folder(settings: config.Settings, identity: str) -> RunFolder:
-    """outputs/<method>/<dataset>/<category>/s<seed>-<id>"""
+    """Return outputs/<method>/<dataset>/<category>/s<seed>-<id>.  Raises UserError for names unfit for folders."""
     name = settings.dataset["name"]
     category = settings.dataset.get("category") or name
     if name == config.OWN_FOLDER:  # two folders of one name differ in their runs' identities
@@ -122,7 +120,7 @@ def run_folder(settings: config.Settings, identity: str) -> RunFolder:
 
 
 def run_of_rule_1(settings: config.Settings, data: Data, files: config.WeightFiles) -> RunFolder | None:
-    """A finished run of an earlier version that is this one, as far as its own files can tell."""
+    """Return the finished run of an earlier version that is this one, as far as its files can tell."""
     name, root = settings.dataset["name"], settings.dataset.get("root")
     category = settings.dataset.get("category") or (Path(root).resolve().name if name == "folder" and root else name)
     identity = f"s{settings.seed}-{config.identify_by_rule_1(settings)}"

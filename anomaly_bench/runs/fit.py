@@ -28,34 +28,19 @@ log = logging.getLogger("anomaly_bench")
 def fit(
     stage: Stage, folder: Path, hardware: Hardware, seed: int, checkpoint_seconds: float, loggers: list[Logger]
 ) -> dict[str, float]:
-    """Train a stage, from its last checkpoint if there is one.  Returns seconds (all attempts) and peak MiB."""
+    """Train a stage, from its last checkpoint if there is one.  Returns `seconds` of all attempts, `peak_memory_mb`."""
     last = checkpoint_path(folder, stage)
-    for place in (last.parent.parent, last.parent):
-        if place.is_symlink():
-            raise UserError(str(place), "is a symbolic link; nothing is written through it", "remove it")
+    for parent in (last.parent.parent, last.parent):
+        if parent.is_symlink():
+            raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
     progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
     curve = Curve(folder / "training.csv", stage.name, seed, logging.DEBUG if progress else logging.INFO)
     limits = {"max_epochs": -1, **stage.trainer}
     steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
-    trainer = Trainer(
-        accelerator=hardware.accelerator,
-        devices=hardware.devices,
-        strategy=hardware.strategy,
-        precision=hardware.precision,
-        sync_batchnorm=hardware.sync_batchnorm,
-        deterministic="warn",
-        logger=loggers or False,
-        log_every_n_steps=1,
-        callbacks=[steps, curve, Checkpoint(last, checkpoint_seconds), *progress],
-        plugins=[CheckedIO()],
-        default_root_dir=folder,
-        enable_checkpointing=False,
-        enable_progress_bar=bool(progress),
-        enable_model_summary=False,
-        **limits,
-    )
+    callbacks = [steps, curve, Checkpoint(last, checkpoint_seconds), *progress]
+    trainer = make_trainer(folder, hardware, callbacks, loggers, **limits)
     resumed = resume_from(last, stage.module)
     log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")
     reset_peak_memory()
@@ -64,22 +49,41 @@ def fit(
     except SystemExit as stopped:  # Lightning's answer to Ctrl-C
         raise KeyboardInterrupt from stopped
     except ProcessRaisedException as error:
-        said = str(error).strip().splitlines()[-1]
-        if said.startswith(f"{UserError.__module__}."):  # a training process can only send its traceback as text
-            raise UserError(stage.name, said.partition(": ")[2]) from error
+        last_line = str(error).strip().splitlines()[-1]
+        if last_line.startswith(f"{UserError.__module__}."):  # a training process sends its traceback as text
+            raise UserError(stage.name, last_line.partition(": ")[2]) from error
         raise
     return {"seconds": last_seconds(curve.path, stage.name), "peak_memory_mb": peak_memory_mb()}
 
 
+def make_trainer(
+    folder: Path, hardware: Hardware, callbacks: list[Callback], loggers: list[Logger], **limits: Any
+) -> Trainer:
+    """Return Lightning's trainer.  limits: `max_epochs` and others of its arguments."""
+    shared = {"accelerator", "devices", "strategy", "precision", "sync_batchnorm"}
+    return Trainer(
+        deterministic="warn",
+        logger=loggers or False,
+        log_every_n_steps=1,
+        callbacks=callbacks,
+        plugins=[CheckedIO()],
+        default_root_dir=folder,
+        enable_checkpointing=False,
+        enable_progress_bar=any(isinstance(each, RichProgressBar) for each in callbacks),
+        enable_model_summary=False,
+        **hardware.model_dump(include=shared),
+        **limits,
+    )
+
+
 def checkpoint_path(folder: Path, stage: Stage) -> Path:
-    """Where a stage's last checkpoint lies."""
+    """Return where a stage's last checkpoint is."""
     return folder / "checkpoints" / stage.name / "last.ckpt"
 
 
 def resume_from(last: Path, module: LightningModule) -> Path | None:
-    """The checkpoint that a training goes on from, if there is one.  Raises UserError for one of another method."""
-    found = usable(last)
-    if found is None:
+    """Return the checkpoint that a training goes on from, if there is one.  Raises UserError for another method's."""
+    if (found := usable(last)) is None:
         return None
     path, content = found
     require_weights_of(module, content["state_dict"], path)
@@ -89,14 +93,14 @@ def resume_from(last: Path, module: LightningModule) -> Path | None:
 def load_fitted(stage: Stage, folder: Path) -> bool:
     """Bring a stage that was finished in an earlier attempt to its fitted state from what `keep_weights_only` wrote.
 
-    False where that is not possible: then `fit` goes on from the last whole checkpoint, of which nothing or little is
-    left to train, or starts anew.  Raises UserError for a checkpoint of another method.
+    Returns False where that is not possible: then `fit` goes on from the last whole checkpoint, after which little or
+    nothing is left to train, or starts anew.  Raises UserError for a checkpoint of another method.
     """
     path = checkpoint_path(folder, stage)
     try:
         content = read(path)
     except DamagedCheckpoint as error:
-        if not path.parent.is_dir():  # else `fit` says it
+        if not path.parent.is_dir():  # otherwise `fit` warns
             log.warning("%s %s, so this stage starts anew", path, error)
         return False
     if content.keys() != {"state_dict"}:  # stopped before `keep_weights_only`, or while it was fitted again
@@ -107,7 +111,7 @@ def load_fitted(stage: Stage, folder: Path) -> bool:
 
 
 def require_weights_of(module: LightningModule, state: Any, path: Path) -> None:
-    """Raises UserError unless a checkpoint's tensors are those of the module, of which frozen parameters may lack."""
+    """Raises UserError unless a checkpoint has the module's tensors; frozen parameters may be missing."""
     shapes = {name: getattr(value, "shape", None) for name, value in module.state_dict().items()}
     found = {name: getattr(value, "shape", None) for name, value in state.items()} if isinstance(state, dict) else {}
     if shapes.keys() - found.keys() - frozen(module) or found.items() - shapes.items():
@@ -115,13 +119,13 @@ def require_weights_of(module: LightningModule, state: Any, path: Path) -> None:
 
 
 def keep_weights_only(stage: Stage, folder: Path) -> None:
-    """Write what `load_fitted` reads: a fitted stage needs no optimiser.  The whole checkpoint becomes `previous`."""
+    """Write what `load_fitted` reads, without the optimiser.  The whole checkpoint becomes `previous`."""
     state = {name: value for name, value in stage.module.state_dict().items() if name not in frozen(stage.module)}
     write(checkpoint_path(folder, stage), {"state_dict": state})
 
 
 def reset_peak_memory() -> None:
-    """Start a new measurement, where the system can (Linux, CUDA); else the peak is the whole process's."""
+    """Start a new measurement where the system can (Linux, CUDA); elsewhere the peak is that of the whole process."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     if torch.cuda.is_available():
@@ -129,15 +133,16 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb() -> float:
-    """Peak in MiB since `reset_peak_memory`: of the CUDA device where one was used, else resident memory of this
-    process
-    or, if larger, of one of its ended children (training processes)."""
+    """Return the peak in MiB since `reset_peak_memory`.
+
+    Of the CUDA device where one was used; otherwise the resident memory of this process or, if larger, of one of the
+    training processes that have ended.
+    """
     if torch.cuda.is_available() and (device := torch.cuda.max_memory_allocated()):
         return round(device / 2**20, 1)
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     try:
         status = Path("/proc/self/status").read_text()
-        own = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        process = int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return round(max(own, children), 1)
+        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(max(process, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024, 1)

@@ -1,8 +1,7 @@
-"""What the small files of all runs say, kept in `<outputs>/.index.json`, so that many runs are read in an instant.
+"""The content of all runs' small files, kept in `<outputs>/.index.json`, so that many runs are read in an instant.
 
-The files of the run folders are the truth: each is read every time, and what was made of it holds as long as its
-SHA-256 is the same.  The index may be deleted, damaged or written by two processes at once, and where it cannot be
-written everything works without it.
+Each file is read every time; what was parsed from it is reused while its SHA-256 is the same.  The index may be
+deleted, damaged or written by two processes at once, and where it cannot be written everything works without it.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.lock import holder
 
 INDEX, FORMAT = ".index.json", 2
-Entry = list[Any]  # SHA-256 of a file, what was made of it
+Entry = list[Any]  # SHA-256 of a file, what was parsed from it
 
 
 class Index:
-    """What was made of files below `outputs`, now or by an earlier command."""
+    """What was parsed from files below `outputs`, now or by an earlier command."""
 
     def __init__(self, outputs: Path) -> None:
         self.outputs, self.known = outputs, _load(outputs / INDEX)
@@ -31,22 +30,22 @@ class Index:
         self.changed = False
 
     def parsed(self, file: Path, content: bytes, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What `parse` makes of a file's content: kept from last time, else called."""
+        """Return what `parse` makes of a file's content; it is called only where the content is new."""
         key, digest = file.relative_to(self.outputs).as_posix(), hashlib.sha256(content).hexdigest()
         self.digests[file] = digest
         entry = self.known.get(key)
         if entry and entry[0] == digest:
-            kept: dict[str, Any] = entry[1]
-            return kept
+            known: dict[str, Any] = entry[1]
+            return known
         value = parse()
         if isinstance(value, dict):
             self.known[key], self.changed = [digest, value], True
         return value
 
     def save(self, folders: Iterable[Path]) -> None:
-        """Write what is kept of these run folders, if anything has changed."""
-        there = {folder.relative_to(self.outputs).as_posix() for folder in folders}
-        kept = {key: entry for key, entry in self.known.items() if key.rpartition("/")[0] in there}
+        """Write what is known of these run folders, if anything has changed."""
+        names = {folder.relative_to(self.outputs).as_posix() for folder in folders}
+        kept = {key: entry for key, entry in self.known.items() if key.rpartition("/")[0] in names}
         if not self.changed and len(kept) == len(self.known):
             return
         try:
@@ -67,21 +66,21 @@ class IndexedFolder(RunFolder):
         return self.index.parsed(file, content, lambda: parse(file, content))
 
     def digest(self, name: str) -> str | None:
-        """As `RunFolder.digest`; a file that this command has read already is not read again."""
+        """Return the same as `RunFolder.digest`; a file that this command has read is not read again."""
         return self.index.digests.get(self.path / name) or super().digest(name)
 
 
 @contextmanager
 def indexed(outputs: Path, paths: Iterable[Path]) -> Iterator[list[IndexedFolder]]:
-    """The run folders at `paths` below `outputs`, read through the index, which is written at the end."""
+    """Yield the run folders at `paths` below `outputs`, read through the index, which is written at the end."""
     index, paths = Index(outputs), list(paths)
     yield [IndexedFolder(path, index) for path in paths]
     index.save(paths)
 
 
 def state(folder: RunFolder) -> str:
-    """The status; `interrupted` where it is `running` but no process works on the run; `damaged` where a small result
-    file of a finished run is not as the run wrote it."""
+    """Return the status; `interrupted` where it is `running` but no process works on the run; `damaged` where a small
+    result file of a finished run is not as the run wrote it."""
     status = folder.status
     if status == "done":
         return "damaged" if folder.damage() else status
@@ -89,7 +88,7 @@ def state(folder: RunFolder) -> str:
 
 
 def _load(file: Path) -> dict[str, Entry]:
-    """What is kept; nothing where the index is missing, damaged or of another version."""
+    """Return the entries; none where the index is missing, damaged or of another version."""
     index = read_sealed(file)
     try:
         entries = index["files"] if index["format"] == FORMAT else {}

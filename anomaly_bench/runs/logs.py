@@ -1,4 +1,4 @@
-"""What a run says: log.txt, the console, Lightning's loggers; and the manifest's word on how it ended."""
+"""The log of a run: log.txt, the console, Lightning's loggers; a failure is also recorded in the manifest."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger("anomaly_bench")
 
 @contextmanager
 def recorded(folder: RunFolder) -> Iterator[None]:
-    """log.txt for what happens inside, warnings too, and the manifest's word on how it ended."""
+    """Append what happens inside to log.txt, warnings too; record in the manifest why it failed."""
     try:
         handler = file_log(folder.path)
     except UserError as error:
@@ -34,7 +34,7 @@ def recorded(folder: RunFolder) -> Iterator[None]:
         with warned():
             yield
     except KeyboardInterrupt:
-        log.warning("interrupted; the same command goes on from the last checkpoint")
+        log.debug("interrupted; the same command goes on from the last checkpoint")  # on the console, `bench` says so
         raise
     except Exception as error:
         log.debug("stopped", exc_info=True)
@@ -47,7 +47,7 @@ def recorded(folder: RunFolder) -> Iterator[None]:
 
 @contextmanager
 def warned() -> Iterator[None]:
-    """Warnings of this package become lines on the console, those of libraries reach log.txt only."""
+    """Turn warnings of this package into lines on the console; those of libraries reach log.txt only."""
     with warnings.catch_warnings():
         warnings.showwarning = _warn
         yield
@@ -61,10 +61,10 @@ def _warn(
 
 
 class _LogFile(logging.FileHandler):
-    """Where it cannot be written any more, this is said once, and a run goes on."""
+    """Warns once where the file can no longer be written; the run goes on."""
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  logging's name
-        """Called while an error is handled."""
+        """Warn, and write no more; called while an error is handled."""
         if not isinstance(error := sys.exc_info()[1], OSError):
             return super().handleError(record)
         self.setLevel(logging.CRITICAL + 1)
@@ -77,7 +77,7 @@ class _LogFile(logging.FileHandler):
 
 
 def file_log(folder: Path) -> logging.Handler:
-    """What appends to a run's log.txt.  Raises UserError where that is a symbolic link, which could lead anywhere."""
+    """Return what appends to a run's log.txt.  Raises UserError where that is a symbolic link."""
     file = folder / "log.txt"
     try:
         stream = open(file, "a", encoding="utf-8", opener=_open_no_link)  # noqa: SIM115  closed by its handler
@@ -96,7 +96,7 @@ def _open_no_link(path: str, flags: int) -> int:
 
 
 def console_log() -> None:
-    """What happens, on standard error, in plain lines."""
+    """Print what happens on standard error, in plain lines."""
     if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
         handler = logging.StreamHandler(sys.stderr)
         handler.setLevel(logging.INFO)
@@ -106,7 +106,7 @@ def console_log() -> None:
 
 
 def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
-    """Lightning's logger of the `logger` group, writing below the run folder."""
+    """Return Lightning's loggers of the `logger` group, writing below the run folder; none by default."""
     if "_target_" not in settings.logger:
         return []
     os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its other local store needs a database library

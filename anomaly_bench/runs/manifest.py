@@ -1,4 +1,4 @@
-"""What a manifest says of a run before it starts: identity, command, versions, device, splits, protocol."""
+"""The manifest of a run before it starts: identity, command, versions, device, splits, protocol."""
 
 from __future__ import annotations
 
@@ -17,20 +17,11 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly_bench import __version__
 from anomaly_bench.config import OWN_FOLDER, Settings, place_of
 from anomaly_bench.contracts import Method, Record
-from anomaly_bench.runs.find import FoundRun
+from anomaly_bench.runs.find import RunPlan
 from anomaly_bench.runs.folder import RunFolder
 
 SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "pytorch-lightning",
-    "timm",
-    "numpy",
-    "scipy",
-    "pillow",
-    "hydra-core",
-)
+PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "numpy", "scipy", "pillow", "hydra-core")
 
 
 def describe(
@@ -39,9 +30,9 @@ def describe(
     command: Sequence[str],
     method: Method,
     splits: dict[str, list[Record]],
-    found: FoundRun,
+    run_plan: RunPlan,
 ) -> dict[str, Any]:
-    """The manifest as far as it is known before the training.  command: what was typed after `bench train`."""
+    """Return the manifest as far as it is known before the training.  command: what was typed after `bench train`."""
     command = [masked(word) for word in command]
     changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
@@ -52,8 +43,8 @@ def describe(
         "category": folder.path.parent.name,
         **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
         "seed": settings.seed,
-        "id": found.identity.run,
-        "setting": found.identity.setting,
+        "id": run_plan.identity.run,
+        "setting": run_plan.identity.setting,
         "label": " ".join([settings.method["name"], *changed]),
         "command": shlex.join(["bench", "train", *command]),
         "versions": {
@@ -74,15 +65,15 @@ def describe(
             "total": sum(p.numel() for p in method.parameters()),
             "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
         },
-        "checksums": {"data": found.data.checksum},
-        "passed_over": found.data.warnings,
+        "checksums": {"data": run_plan.data.checksum},
+        "passed_over": run_plan.data.warnings,
         "provenance": {},
         "protocol": protocol(method, splits),
     }
 
 
 def masked(word: str) -> str:
-    """`key=value` without the value where the key looks like a secret's, a URL without its password."""
+    """Return `key=value` without the value where the key looks like a secret's, and a URL without its password."""
     key, equals, _ = word.partition("=")
     if equals and SECRET.search(key.rpartition(".")[2]):
         return f"{key}=***"
@@ -90,7 +81,7 @@ def masked(word: str) -> str:
 
 
 def masked_config(cfg: DictConfig) -> str:
-    """The configuration as yaml, every interpolation resolved, without secrets."""
+    """Return the configuration as yaml, every interpolation resolved, without secrets."""
 
     def hide(value: Any, key: str = "") -> Any:
         if isinstance(value, dict):
@@ -101,7 +92,7 @@ def masked_config(cfg: DictConfig) -> str:
 
 
 def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
-    """What was chosen how, in words."""
+    """Return sentences on what was chosen how."""
     size, val = method.image_size, len(splits["val"])
     lines = ["the last epoch is the result; nothing was chosen on test images"]
     lines += [f"{val} normal training images were set aside for calibration"] if val else []
@@ -118,13 +109,14 @@ def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells it."""
+    """Return the processor's name, as far as the system tells it."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"^model name\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
     return f"CPU {found[1] if found else platform.processor() or platform.machine()}"
 
 
 def version(package: str) -> str:
+    """Return the version of an installed package, `?` where it is not installed."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
@@ -132,11 +124,11 @@ def version(package: str) -> str:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout that this code runs from, `+` for uncommitted changes; None outside a checkout."""
+    """Return the commit of the checkout that this code runs from, `+` for uncommitted changes; None outside one."""
     root = Path(__file__).resolve().parents[2]
 
-    def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         if Path(git("rev-parse", "--show-toplevel")) != root:  # installed somewhere inside another project's checkout

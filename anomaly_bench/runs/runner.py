@@ -20,7 +20,7 @@ from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_list import to_csv
 from anomaly_bench.loading.loaders import NormalLoaders, split_val
 from anomaly_bench.paths import cache_at
-from anomaly_bench.runs.find import FoundRun, find_run
+from anomaly_bench.runs.find import find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
 from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
@@ -36,8 +36,8 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     """Train and measure what a composed configuration describes, or what is left of it.
 
     overrides, options: what was typed, for the record (`method.lr=0.1`; `--config-dir conf`).  A finished run is
-    returned as it is, unless `force`.  Raises UserError for what the user can mend; from the moment the folder exists,
-    every end is on record in its manifest.
+    returned as it is, unless `force`.  Raises UserError for a user error; once the folder exists, its manifest also
+    records every failure.
     """
     settings = config.validate(cfg)
     seed_everything(settings.seed, verbose=False)  # before anything is built
@@ -45,60 +45,42 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         torch.set_num_threads(settings.hardware.threads)
     with cache_at(settings.cache_dir):
         with remembered():
-            found = find_run(settings, fetch=True)
-        if found.state == "done":
-            found.folder.clear_leftovers()
-            log.info("already done: %s%s", found.folder.path, f" ({found.note})" if found.note else "")
-            return found.folder
+            plan = find_run(settings, fetch=True)
+        folder = plan.folder
+        if plan.state == "done":
+            folder.clear_leftovers()
+            log.info("already done: %s%s", folder.path, f" ({plan.note})" if plan.note else "")
+            return folder
         device, method = pick_device(settings.hardware), config.build("method", settings.method)
         require_contract(method)
-        require_space(found.folder.path, method, len(found.data.test))
-        train_val = split_val(found.data.train, method.val_share, settings.seed)
-        with found.folder.locked():
-            if found.folder.status != "done" or settings.force:  # another process may have finished it just now
-                log.info("%s: %s", settings.dataset["name"], found.data)
-                train(cfg, settings, found, train_val, method.to(device), overrides, options)
-    return found.folder
+        require_space(folder.path, method, len(plan.data.test))
+        train, val = split_val(plan.data.train, method.val_share, settings.seed)
+        splits = {"train": train, "val": val, "test": plan.data.test}
+        with folder.locked():
+            if folder.status != "done" or settings.force:  # another process may have finished it just now
+                log.info("%s: %s", settings.dataset["name"], plan.data)
+                manifest = describe(settings, folder, [*options, *overrides], method.to(device), splits, plan)
+                folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
+                folder.write_text(IMAGES, to_csv(plan.data.entries))
+                with recorded(folder):
+                    execute(folder, settings, method, splits)
+    return folder
 
 
-def train(
-    cfg: DictConfig,
-    settings: config.Settings,
-    found: FoundRun,
-    train_val: tuple[list[Record], list[Record]],
-    method: Method,
-    overrides: Sequence[str],
-    options: Sequence[str],
-) -> None:
-    """Train and measure, in a folder that is locked."""
-    folder, (train, val) = found.folder, train_val
-    splits = {"train": train, "val": val, "test": found.data.test}
-    manifest = describe(settings, folder, [*options, *overrides], method, splits, found)
-    folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
-    folder.write_text(IMAGES, to_csv(found.data.entries))
-    with recorded(folder):
-        workers, devices = settings.hardware.workers, count_devices(settings.hardware)
-        data = NormalLoaders(train, val, method.image_size, settings.cache_dir, workers, settings.seed, devices)
-        execute(folder, settings, method, data, found.data.test)
-
-
-def execute(
-    folder: RunFolder,
-    settings: config.Settings,
-    method: Method,
-    data: NormalLoaders,
-    test: list[Record],
-) -> None:
-    """Fit what is not fitted yet, then score, measure and store."""
-    images = ImageSet(test, method.image_size, settings.cache_dir)  # an unusable file is named before the training
+def execute(folder: RunFolder, settings: config.Settings, method: Method, splits: dict[str, list[Record]]) -> None:
+    """Fit the stages that are not fitted yet, then score, measure and store."""
+    hardware, size, train, val = settings.hardware, method.image_size, splits["train"], splits["val"]
+    workers, devices = hardware.workers, count_devices(hardware)
+    data = NormalLoaders(train, val, size, settings.cache_dir, workers, settings.seed, devices)
+    images = ImageSet(splits["test"], size, settings.cache_dir)  # names an unusable file before the training
     loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
     for stage in stages_of(method, data):  # statistics are computed where the training is
-        to_memory_format(stage.module, settings.hardware)
+        to_memory_format(stage.module, hardware)
         if stage.name in finished and load_fitted(stage, folder.path):
             log.info("%s: fitted in an earlier attempt", stage.name)
         else:
-            spent = fit(stage, folder.path, settings.hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            spent = fit(stage, folder.path, hardware, settings.seed, settings.checkpoint_seconds, loggers)
             earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
             spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
             folder.update(stages={stage.name: spent})
@@ -106,7 +88,7 @@ def execute(
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     folder.update(provenance=method.provenance())
-    to_memory_format(method.to(device), settings.hardware)
+    to_memory_format(method.to(device), hardware)
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         measure(folder, settings, images, score(folder, method, images, Path(scratch)))
@@ -118,7 +100,7 @@ def execute(
 
 
 def require_contract(method: Method) -> None:
-    """Raises UserError for a method that does not say what every run needs to know of it."""
+    """Raises UserError for a method that lacks what every run needs: image_size, batch_size, `score`."""
     for name in ("image_size", "batch_size"):
         if type(value := getattr(method, name, None)) is not int or value < 1:
             what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number"
@@ -128,12 +110,12 @@ def require_contract(method: Method) -> None:
 
 
 def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
-    """What `method.stages` yields.  Raises UserError for anything but stages with names of their own that can train."""
+    """Yield what `method.stages` does.  Raises UserError for anything but trainable stages of different names."""
     where, names = f"{type(method).__qualname__}.stages", set()
-    given: object = method.stages(data)
-    if not isinstance(given, Iterable):
-        raise UserError(where, f"returned {type(given).__name__}; it must yield Stages")
-    for stage in given:
+    stages: object = method.stages(data)
+    if not isinstance(stages, Iterable):
+        raise UserError(where, f"returned {type(stages).__name__}; it must yield Stages")
+    for stage in stages:
         if not isinstance(stage, Stage):
             raise UserError(where, f"yielded {type(stage).__name__}; a Stage is needed")
         check_name(f"{where}, name of a stage", stage.name)
@@ -146,13 +128,13 @@ def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
 
 
 def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:
-    """channels_last is the layout that convolutions are fastest in."""
+    """Convert a module to channels_last, in which convolutions are fastest, if that is configured."""
     if hardware.memory_format == "channels_last":
         module.to(memory_format=torch.channels_last)
 
 
 def pick_device(hardware: config.Hardware) -> torch.device:
-    """Where scores are computed.  Raises UserError where a GPU is asked for and none is there."""
+    """Return where scores are computed.  Raises UserError where a GPU is required and none is there."""
     gpu = torch.cuda.is_available()
     if hardware.accelerator == "gpu" and not gpu:
         what = "gpu asked for, but PyTorch finds no CUDA device"
@@ -161,17 +143,17 @@ def pick_device(hardware: config.Hardware) -> torch.device:
 
 
 def count_devices(hardware: config.Hardware) -> int:
-    """Processes that share the training; `devices: auto` means all GPUs, on the CPU one."""
+    """Return how many processes share the training; `devices: auto` means all GPUs, on the CPU one."""
     if hardware.devices != "auto":
         return hardware.devices
     return max(1, torch.cuda.device_count()) if hardware.accelerator != "cpu" else 1
 
 
 def require_space(path: Path, method: Method, test_images: int) -> None:
-    """A disk that cannot hold the run is found out before the training, not after it.
+    """Raises UserError where the disk cannot hold the run: before the training, not after it.
 
-    Counted: float32 maps, weights, and two checkpoints with two moments for each trainable parameter while the next is
-    written.
+    Counted are float32 maps, weights, and two checkpoints with two moments for each trainable parameter while the next
+    is written.
     """
     parameters = list(method.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)

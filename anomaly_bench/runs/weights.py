@@ -23,7 +23,7 @@ def store_weights(folder: RunFolder, method: Method, dtype: Literal["float32", "
     """Write the method's state dict.
 
     float16: half the space.  The method goes on with the rounded weights, so that the run's scores are those of its
-    file; how far they moved stands in the log and in the manifest.  A tensor with values beyond float16 stays as it is.
+    file; log and manifest say how far they moved.  A tensor with values beyond float16 stays as it is.
     """
     state = {key: value.detach().cpu().contiguous() for key, value in method.state_dict().items()}
     if dtype == "float16":
@@ -38,14 +38,14 @@ def store_weights(folder: RunFolder, method: Method, dtype: Literal["float32", "
 
 
 def rounded(value: Tensor) -> Tensor:
-    """In float16, unless it is no float32 tensor or some value would become infinite."""
+    """Return a tensor in float16, unless it is not float32 or one of its values would become infinite."""
     half = value.half()
     return half if value.dtype == torch.float32 and bool(half.isfinite().all()) else value
 
 
 @torch.inference_mode()
 def scores(method: Method, images: ImageSet) -> Tensor:
-    """Of up to SAMPLE test images, spread over the whole list: [n]."""
+    """Return the scores [n] of up to SAMPLE test images, spread over the whole list."""
     method.eval()
     chosen = sorted({int(i) for i in np.linspace(0, len(images) - 1, SAMPLE)})
     return torch.cat([method.score(images[i]["image"][None].to(method.device)).image for i in chosen]).cpu()
