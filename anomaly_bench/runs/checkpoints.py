@@ -1,7 +1,7 @@
-"""Checkpoints that are whole, or are known not to be: checksummed, read back, and never a pickle that runs code.
+"""Checkpoints with a checksum, read back after they are written; none is a pickle that could run code.
 
 A file is what `torch.save` writes, and a last line with the SHA-256 of all before it.  Beside `last.ckpt` the one
-before it stays as `previous.ckpt`, so that one good checkpoint is there whatever happens to the other.
+before it stays as `previous.ckpt`, so that whatever happens to one file, the other can be used.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from anomaly_bench.files import BLOCK, unwritable
 
 MARK = b"\nanomaly_bench checkpoint, SHA-256 "
 END_BYTES = len(MARK) + 64  # hex digits
-TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")  # to go on with
-DAMAGED = "damaged.ckpt"  # the name of what could not be used
+TRAINING = ("state_dict", "optimizer_states", "lr_schedulers", "loops", "pytorch-lightning_version")  # needed to resume
+DAMAGED = "damaged.ckpt"  # the new name of a checkpoint that could not be used
 log = logging.getLogger("anomaly_bench")
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint that cannot be used; the text says why."""
+    """A checkpoint cannot be used; the text says why."""
 
 
 class CheckedIO(CheckpointIO):
-    """How Lightning writes and reads checkpoints: `write` and `read`."""
+    """Lets Lightning write and read checkpoints by `write` and `read`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write(Path(path), checkpoint)
@@ -86,12 +86,12 @@ def _fill(path: Path, content: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; tensors and plain values only.  Raises DamagedCheckpoint."""
+    """Return a checkpoint's content, on the CPU; tensors and plain values only.  Raises DamagedCheckpoint."""
     verify(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a pickle that asks for code, an archive of something else
-        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # no fault of the file
+        if isinstance(error, MemoryError) or "allocate memory" in str(error):  # not the file's fault
             raise
         raise DamagedCheckpoint(f"holds something else than tensors and numbers ({type(error).__name__})") from error
     if not isinstance(content, dict):
@@ -127,13 +127,13 @@ def verify(path: Path) -> None:
 
 
 def usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
-    """What a training can go on from, `path` or the checkpoint before it, and its content; None where there is none.
+    """Return the checkpoint that a training can go on from, `path` or the one before it, and its content, or None.
 
-    Says in one line each which cannot be used; a damaged one is set aside as DAMAGED, so that the next one that
-    is written does not make it `previous`.
+    Warns of each that cannot be used.  A damaged one is renamed to DAMAGED, so that the next one that is written does
+    not make it `previous`.
     """
     if not path.exists() and not previous(path).exists():
-        if path.parent.is_dir():  # made for the first one
+        if path.parent.is_dir():  # the first checkpoint was written
             log.warning("%s is missing, so this stage starts anew", path)
         return None
     for candidate in (path, previous(path)):
@@ -151,12 +151,12 @@ def usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
 
 
 def previous(path: Path) -> Path:
-    """Where the checkpoint before `path` is kept."""
+    """Return where the checkpoint before `path` is."""
     return path.with_name("previous.ckpt")
 
 
 class _Hashing:
-    """A file to write into that computes the SHA-256 of what is written, and keeps the error that ended it."""
+    """Writes to a file, computes the SHA-256 of what is written, and keeps the error that ended it."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.digest = file, hashlib.sha256()

@@ -1,4 +1,4 @@
-"""A picture for each test image: the image, its defect outlined, its anomaly map; the worst mistakes first.
+"""Heat maps, a picture for each test image: the image, its defect outlined, its anomaly map; worst mistakes first.
 
 Of more than 500 normal or 500 anomalous images, the 500 worst mistakes are drawn.
 """
@@ -36,9 +36,7 @@ class Mistake:
     row: ScoreRow
     rank: int  # 1 = the highest score of the test set
     total: int  # images in the test set
-    wrong: (
-        int  # of an anomalous image: normal images that score >= it; of a normal one: anomalous images that score <= it
-    )
+    wrong: int  # normal images that score as high as an anomalous one; anomalous ones that score as low as a normal one
     others: int  # images of the other class
 
     @property
@@ -48,7 +46,7 @@ class Mistake:
 
     @property
     def verdict(self) -> str:
-        """In words."""
+        """What the image is, in words: found, missed, calm or a false alarm."""
         if not self.others:
             return f"no {'normal' if self.row.label else 'anomalous'} images to compare with"
         if self.row.label:
@@ -68,7 +66,7 @@ def write_heatmaps(
     Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
-    image, uint8 [H, W, 3], and its mask, bool [H, W]; asked for one at a time.  An older folder is replaced as a whole.
+    image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  An older folder is replaced as a whole.
     Raises UserError where the folder cannot be written.
     """
     if maps is None:
@@ -85,7 +83,7 @@ def write_heatmaps(
 
 
 def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
-    """Index of a test image -> the file in `heatmaps/`, the worst mistake first."""
+    """Return the file in `heatmaps/` by index of its test image, the worst mistake first."""
     order = worst_first(find_mistakes(rows))
     worst = {i for label in (0, 1) for i in [j for j in order if rows[j].label == label][:MOST]}
     stems = {i: re.sub(r"[^A-Za-z0-9.-]+", "_", f"{rows[i].kind}_{Path(rows[i].path).stem}")[:120] for i in worst}
@@ -94,7 +92,7 @@ def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
 
 
 def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:
-    """One for each row, in the same order."""
+    """Return one for each row, in the same order."""
     scores, labels = np.array([row.score for row in rows]), np.array([row.label for row in rows])
     everything, normal, anomalous = np.sort(scores), np.sort(scores[labels == 0]), np.sort(scores[labels == 1])
     found = []
@@ -109,7 +107,7 @@ def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:
 
 
 def worst_first(mistakes: Sequence[Mistake]) -> list[int]:
-    """Indices by falling share; among equals missed defects first, then the score nearer the wrong end."""
+    """Return indices by falling share; among equals missed defects first, then the score nearer the wrong end."""
 
     def key(i: int) -> tuple[float, int, float]:
         m = mistakes[i]
@@ -119,11 +117,11 @@ def worst_first(mistakes: Sequence[Mistake]) -> list[int]:
 
 
 def colour_range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    """The values shown darkest and brightest in all pictures of a run.
+    """Return the values shown darkest and brightest in all pictures of a run.
 
-    Darkest: what 95 of 100 pixels of the normal images do not exceed, so that these look calm.  Brightest: the median
-    of the anomalous images' highest pixels: half of the defects reach it, and a normal image glows as far as it rivals
-    them.  All images stand in for a class that is missing, the highest pixel for the brightest of an empty range.
+    Darkest: the 95 % quantile of the normal images' pixels, so that these look dark.  Brightest: the median of the
+    anomalous images' highest pixels, so that half of the defects reach it.  Where a class is missing, all images are
+    taken; where the range is empty, the highest pixel is the brightest.
     """
     step = max(1, maps.shape[1] // 64)  # every step-th pixel in both directions is enough for a quantile
     peaks = np.array([image.max() for image in maps])
@@ -134,16 +132,16 @@ def colour_range(maps: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
 
 
 def colours(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Values [...] -> uint8 [..., 3]; `low` and less is black, `high` and more pale yellow."""
+    """Return values [...] as colours uint8 [..., 3]; `low` and less is black, `high` and more pale yellow."""
     span = high - low if high > low else 1.0
     steps = np.clip((np.asarray(values, np.float64) - low) / span, 0, 1) * 255 + 0.5
     return palette()[steps.astype(np.uint8)]
 
 
 def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image [H, W, 3] with a cyan line just outside the mask [H, W] and a black one around it.
+    """Return the image [H, W, 3] with a cyan line just outside the mask [H, W] and a black one around it.
 
-    One of the two shows on any ground, and the defect itself stays bare.
+    One of the two shows on any background, and the defect itself is not covered.
     """
     line, edge = _grown(mask), _grown(_grown(mask))
     picture = image.copy()
@@ -153,7 +151,7 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 class Sheet:
-    """What all pictures of a run share: the layout, the colour bar, the headings."""
+    """Draws the pictures of a run, which share layout, colour bar and headings."""
 
     def __init__(self, height: int, width: int, low: float, high: float) -> None:
         self.low, self.high = low, high
@@ -166,7 +164,7 @@ class Sheet:
         self._headings()
 
     def draw(self, mistake: Mistake, image: np.ndarray, mask: np.ndarray, values: np.ndarray) -> Image.Image:
-        """image uint8 [H, W, 3], mask bool [H, W], values [H, W] -> the picture."""
+        """Return the picture.  image: uint8 [H, W, 3].  mask: bool [H, W].  values: of the anomaly map, [H, W]."""
         method = Image.Resampling.BOX if self.block > 1 else Image.Resampling.NEAREST
         original = np.asarray(Image.fromarray(image).resize((self.width, self.height), method))
         heat = colours(self._fit(values), self.low, self.high)
@@ -177,7 +175,7 @@ class Sheet:
         return picture
 
     def _fit(self, values: np.ndarray) -> np.ndarray:
-        """[H, W] -> [self.height, self.width]; a block shows its highest value: no small defect is lost."""
+        """Bring [H, W] to [self.height, self.width]; a block shows its highest value: no small defect is lost."""
         rows, columns = (np.arange(0, n, self.block) for n in values.shape)
         peaks = np.maximum.reduceat(np.maximum.reduceat(np.asarray(values), rows, 0), columns, 1)
         return peaks.repeat(self.zoom, 0).repeat(self.zoom, 1)
@@ -187,7 +185,7 @@ class Sheet:
 
     @staticmethod
     def panels(picture: Image.Image) -> list[Image.Image]:
-        """The image, and the image with its defect outlined, cut out of a picture."""
+        """Cut the image, and the image with its defect outlined, out of a picture."""
         width, height = (picture.width - GAP - BAR) // 3 - GAP, picture.height - HEADER - FOOTER
         lefts = [GAP + panel * (width + GAP) for panel in (0, 1)]
         return [picture.crop((left, HEADER, left + width, HEADER + height)) for left in lefts]
@@ -210,7 +208,7 @@ class Sheet:
 
 @cache
 def palette() -> np.ndarray:
-    """uint8 [256, 3]"""
+    """Return the colour map, uint8 [256, 3]."""
     anchors = np.frombuffer(bytes.fromhex(ANCHORS), np.uint8).reshape(-1, 3)
     at = np.linspace(0, len(anchors) - 1, 256)
     channels = [np.interp(at, range(len(anchors)), channel) for channel in anchors.T]
@@ -218,7 +216,7 @@ def palette() -> np.ndarray:
 
 
 def _grown(mask: np.ndarray) -> np.ndarray:
-    """The mask and its eight neighbours.  [H, W] -> [H, W]"""
+    """Return the mask [H, W] and its eight neighbours."""
     tall = np.pad(mask, ((1, 1), (0, 0)))
     tall = tall[:-2] | tall[1:-1] | tall[2:]
     wide = np.pad(tall, ((0, 0), (1, 1)))

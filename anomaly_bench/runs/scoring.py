@@ -1,4 +1,4 @@
-"""Score the test images, measure the scores, store both."""
+"""Scoring: the method scores the test images, the scores are measured, both are stored."""
 
 from __future__ import annotations
 
@@ -28,21 +28,22 @@ from anomaly_bench.runs.heatmaps import write_heatmaps
 
 
 class Scored:
-    """Image scores [N] and maps [N, H, W] (on disk, in `file`; None where there are none) as they come in."""
+    """Collects image scores [N] and maps [N, H, W], which are on disk in `file`; None where the method gives none."""
 
     def __init__(self, images: int, file: Path) -> None:
         self.scores, self.file = np.empty(images, np.float32), file
         self.maps: np.ndarray | None = None
 
-    def add(self, at: int, scores: Scores, paths: list[str]) -> None:
-        b = slice(at, at + len(paths))
-        self.scores[b] = scores.image.float().cpu().numpy()
-        refuse_not_finite(self.scores[b], paths)
+    def add(self, start: int, scores: Scores, paths: list[str]) -> None:
+        """Add a batch from index `start` on.  Raises UserError naming an image whose score or map is not finite."""
+        batch = slice(start, start + len(paths))
+        self.scores[batch] = scores.image.float().cpu().numpy()
+        refuse_not_finite(self.scores[batch], paths)
         if scores.map is not None:
             if self.maps is None:
                 self.maps = open_maps(self.file, (len(self.scores), *scores.map.shape[-2:]))
-            self.maps[b] = scores.map.float().cpu().numpy()
-            refuse_not_finite(self.maps[b], paths)
+            self.maps[batch] = scores.map.float().cpu().numpy()
+            refuse_not_finite(self.maps[batch], paths)
 
 
 def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
@@ -104,7 +105,7 @@ def _check_tensor(where: str, name: str, given: object, images: torch.Size, want
 
 
 def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array on disk whose space is taken now if possible: a full disk is then an error, not a crash later."""
+    """Return a float32 array on disk whose space is reserved, if possible: a full disk is an error, no later crash."""
     try:
         maps: np.ndarray = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
@@ -156,6 +157,6 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
 
 
 def pixels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [H, W, 3] and bool [H, W], as they are in the cache."""
+    """Return image uint8 [H, W, 3] and mask bool [H, W], as they are in the cache."""
     image = (sample["image"] * 255).round().to(torch.uint8).permute(1, 2, 0)
     return image.numpy(), sample["mask"].numpy()

@@ -283,7 +283,7 @@ def test_a_file_system_without_record_locks(alive: bool, tmp_path: Path, monkeyp
 
     try:
         monkeypatch.setattr("fcntl.lockf", refused)
-        monkeypatch.setattr(module, "_beats", lambda _: alive)
+        monkeypatch.setattr(module, "_is_touched", lambda _: alive)
         assert (Lock(tmp_path).acquire() is None) != alive
         if alive:
             assert f"process {child.pid} on " in str(holder(tmp_path))
