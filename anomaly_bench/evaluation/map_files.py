@@ -10,7 +10,7 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
-from anomaly_bench.evaluation.measured import measured, print_json, progress, warnings_in_lines
+from anomaly_bench.evaluation.measured import measure_with_progress, print_json, progress, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import OneByOne, mask_shape, read_map, read_mask_for
 from anomaly_bench.metrics import Measurement
@@ -42,7 +42,7 @@ def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Mea
         shapes.append(shape)
     maps, empty = OneByOne(len(pairs), lambda i: read_map(pairs[i].map)), set[Path]()
     masks = OneByOne(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize, empty))
-    found = measured(
+    found = measure_with_progress(
         *(category, scores, np.array([pair.kind != "good" for pair in pairs]), maps, masks),
         memory_mb=MEMORY_MB if options.memory_mb is None else options.memory_mb,
         resamples=RESAMPLES if options.resamples is None else options.resamples,

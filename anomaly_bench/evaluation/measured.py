@@ -1,4 +1,4 @@
-"""Measuring with a progress bar, and what is said of it to programs."""
+"""Measuring with a progress bar, warnings in single lines, and the metrics as JSON."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 
 from anomaly_bench.metrics import Measurement, measure
+from anomaly_bench.runs.json_files import strict
 
 
 def progress() -> Any:
-    """rich's `track` on standard error, silent unless that is a terminal."""
+    """Return rich's `track` on standard error, silent unless that is a terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -24,7 +25,7 @@ def progress() -> Any:
     return partial(track, console=console, transient=True, disable=not console.is_terminal)
 
 
-def measured(
+def measure_with_progress(
     name: str,
     scores: np.ndarray,
     labels: np.ndarray,
@@ -32,14 +33,14 @@ def measured(
     masks: Sequence[np.ndarray] | None,
     **options: Any,
 ) -> Measurement:
-    """`measure` with a progress bar, and its warnings on standard error in one line each after `name`."""
+    """Return what `measure` does, with a progress bar; its warnings become lines on standard error, after `name`."""
     with warnings_in_lines(f"{name}: "):
         return measure(scores, labels, maps, masks, track=progress(), **options)
 
 
 @contextmanager
 def warnings_in_lines(name: str = "") -> Iterator[None]:
-    """Each warning of what is inside becomes one line on standard error, after `name`."""
+    """Turn each warning of what is inside into one line on standard error, after `name`."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         yield
@@ -48,10 +49,9 @@ def warnings_in_lines(name: str = "") -> Iterator[None]:
 
 
 def print_json(found: dict[str, Measurement]) -> None:
-    """{name: {"metrics", "intervals", "bounds", "how"}}; NaN, which JSON lacks, becomes null."""
+    """Print {name: {"metrics", "intervals", "bounds", "how"}}; NaN, which JSON lacks, becomes null."""
     value = {
         name: {"metrics": m.metrics, "intervals": m.intervals, "bounds": m.bounds, "how": m.how}
         for name, m in found.items()
     }
-    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
-    sys.stdout.write(json.dumps(plain, indent=1, ensure_ascii=False) + "\n")
+    sys.stdout.write(json.dumps(strict(value), indent=1, ensure_ascii=False) + "\n")

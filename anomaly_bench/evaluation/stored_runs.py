@@ -1,4 +1,4 @@
-"""A finished run without its model: the masks of its data set, its stored maps and scores."""
+"""Measure finished runs anew, without their models: from stored maps and scores, and the masks of the data set."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from anomaly_bench.checksums import remembered
 from anomaly_bench.config.schema import signature_model
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
-from anomaly_bench.evaluation.measured import measured, print_json, warnings_in_lines
+from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import OneByOne, stored_maps
 from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
@@ -28,18 +28,17 @@ from anomaly_bench.loading.row_file import Rows
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
-from anomaly_bench.runs.folder import IMAGES, LARGE, SMALL, RunFolder, ScoreRow, now
+from anomaly_bench.runs.folder import IMAGES, LARGE, MEASURED, SMALL, RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"
-ANEW_HERE = ("metrics.json", "curves.json")  # what is measured anew need not be as it was
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What is needed to measure a run, nothing of it in memory."""
+    """What is needed to measure a run; maps and masks stay on disk."""
 
     folder: RunFolder
-    cfg: DictConfig  # as the run was made, except for where things lie
+    cfg: DictConfig  # of the run, but for the folders of data and cache
     records: list[Record]  # of the test images, in the order of scores and maps
     maps: OneByOne | None  # float32 [S, S]; None where the method has none
     rows: Rows | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
@@ -67,9 +66,9 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
 
 
 def open_run(path: Path, options: EvalOptions) -> Stored:
-    """A finished run and the data set that it was measured on, checked against each other.
+    """Return a finished run and the data set that it was measured on, after checking that they fit each other.
 
-    Raises UserError for a file that is not as the run wrote it, unless it is to be taken as it is, or is made anew.
+    Raises UserError for a file that is not as the run wrote it, unless changes are accepted or it is computed anew.
     """
     folder = RunFolder(path)
     manifest = folder.manifest if path.is_dir() else {}
@@ -77,7 +76,7 @@ def open_run(path: Path, options: EvalOptions) -> Stored:
         what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
         raise UserError(str(path), what, "`bench list runs` shows where runs are")
     if not options.accept_changes:
-        folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in ANEW_HERE])
+        folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in MEASURED])
     cfg = _config(path / "config.yaml", options.overrides)
     with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
         return _open(folder, cfg)
@@ -94,12 +93,12 @@ def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
-    """The test images, which must be those that the run was measured on."""
+    """Return the test images.  Raises UserError unless they are those that the run was measured on."""
     dataset = _dataset(cfg)
     with warnings_in_lines():
         train, records = checked_records(dataset, "train"), checked_records(dataset, "test")
     where = f"its files are not those that {folder.path} was measured on"
-    if folder.manifest.get("format") == 1:  # told apart by their sizes
+    if folder.manifest.get("format") == 1:  # images are identified by their sizes
         same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
     else:
         with remembered():
@@ -112,29 +111,29 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
 
 
 def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
-    """The metrics, with the run's own budget and number of resamples unless the options say otherwise."""
+    """Return the metrics, with the run's own memory and number of resamples unless the options say otherwise."""
     memory_mb = OmegaConf.select(stored.cfg, "hardware.metrics_memory_mb", default=MEMORY_MB)
     resamples = OmegaConf.select(stored.cfg, "resamples", default=RESAMPLES)
     scores = np.array([row.score for row in stored.folder.scores], np.float32)
     labels = np.array([record.label for record in stored.records])
     try:
-        return measured(
+        return measure_with_progress(
             *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
             memory_mb=memory_mb if options.memory_mb is None else options.memory_mb,
             resamples=resamples if options.resamples is None else options.resamples,
             threads=options.threads,
         )
-    except ValueError as error:  # what the metrics say of maps or scores that no run can have written
+    except ValueError as error:  # maps or scores that no run can have written
         raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
 
 
 def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
-    """config.yaml with other places; only keys that name a place may be given."""
+    """Return config.yaml with the overrides, of which only those that name a folder or file are allowed."""
     try:
         cfg = OmegaConf.load(file) if file.is_file() else None
         if cfg is not None:
             OmegaConf.resolve(cfg)
-    except Exception as error:  # whatever a damaged yaml makes of its parser
+    except Exception as error:  # a damaged yaml can raise anything in its parser
         raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
     if not isinstance(cfg, DictConfig) or not cfg.get("dataset") or "cache_dir" not in cfg:
         raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
@@ -185,11 +184,11 @@ def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
 def _stored_metrics(folder: RunFolder) -> dict[str, float]:
     try:
         return folder.metrics
-    except UserError:  # damaged; it is about to be written anew
+    except UserError:  # damaged, and about to be written anew
         return {}
 
 
 def _changes(old: dict[str, float], new: dict[str, float]) -> list[str]:
-    """A line for each metric that differs, with every digit."""
+    """Return a line for each metric that differs, with every digit."""
     pairs = {name: (str(old.get(name, "none")), str(new.get(name, "none"))) for name in {**old, **new}}
     return [f"{name}: {before} -> {after}" for name, (before, after) in pairs.items() if before != after]

@@ -1,4 +1,4 @@
-"""Run folders -> one long table of finished runs, and the names of all that had to be left out."""
+"""Run folders -> one long table of finished runs, and a list of the folders that had to be left out."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
 
 @dataclass(frozen=True)
 class Measured:
-    """How a run's metrics came about, and how sure they are."""
+    """How a run's metrics were computed, and how sure they are."""
 
     how: str = "exact"  # exact | streaming
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # bootstrap over test images
@@ -47,12 +47,12 @@ class Row:
     seed: int
     metrics: dict[str, float]  # in [0, 1]; nan where undefined
     seconds: float  # of all stages together, scoring included; nan where not measured
-    peak_memory_mb: float  # of the hungriest stage; nan where not measured
+    peak_memory_mb: float  # highest peak of any stage; nan where not measured
     path: Path
     config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
     measured: Measured = field(repr=False)
     data: str = field(default="", repr=False)  # checksum of the data set's files
-    place: str = field(default="", repr=False)  # where an own folder lies
+    place: str = field(default="", repr=False)  # the folder of images, where the data set is `folder`
 
 
 @dataclass(frozen=True)
@@ -69,19 +69,19 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class Collected:
-    """What was found below an output folder."""
+    """The runs below an output folder."""
 
     rows: list[Row]  # sorted by path
     left_out: list[LeftOut]
 
     def left_out_line(self) -> str:
-        """How many by status, `1 failed, 2 running`, or `none`."""
+        """Return how many were left out by status, `1 failed, 2 running`, or `none`."""
         counts = Counter(item.status for item in self.left_out)
         return ", ".join(f"{n} {status}" for status, n in sorted(counts.items())) or "none"
 
 
 def collect(outputs: Path | str) -> Collected:
-    """Read every run folder below `outputs`.  Unfinished, damaged and copied ones are named, not read in.
+    """Read every run folder below `outputs`.  Unfinished, damaged and copied ones are named, and make no row.
 
     Raises UserError where there is no such folder.
     """
@@ -107,11 +107,11 @@ def _collected(folders: list[IndexedFolder]) -> Collected:
         first = rows.setdefault((row.method, row.dataset, row.category, str(row.seed), str(manifest["id"])), row)
         if first is not row:  # counted twice, it would pass for a second seed
             left_out.append(LeftOut("copy", folder.path, f"the same run as {first.path}"))
-    return Collected(_one_label_each(_places_told_apart(list(rows.values()))), left_out)
+    return Collected(_one_label_each(_one_category_each(list(rows.values()))), left_out)
 
 
-def _places_told_apart(rows: list[Row]) -> list[Row]:
-    """The rows; own folders of one name in different places are different categories: `lineA_parts`, `lineB_parts`."""
+def _one_category_each(rows: list[Row]) -> list[Row]:
+    """Return the rows; image folders of one name in different places become the categories lineA_parts, lineB_parts."""
     places: dict[tuple[str, str], set[str]] = defaultdict(set)
     for row in rows:
         places[row.dataset, row.category].add(row.place)
@@ -120,18 +120,18 @@ def _places_told_apart(rows: list[Row]) -> list[Row]:
         others = places[row.dataset, row.category]
         if len(others) == 1:
             return row.category
-        longer = Path(row.place).parent.name
-        if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(longer):
-            longer = hashlib.sha256(row.place.encode()).hexdigest()[:6]
-        return f"{longer}_{row.category}"[:64]
+        parent = Path(row.place).parent.name
+        if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(parent):
+            parent = hashlib.sha256(row.place.encode()).hexdigest()[:6]
+        return f"{parent}_{row.category}"[:64]
 
     return [replace(row, category=category_of(row)) for row in rows]
 
 
 def _one_label_each(rows: list[Row]) -> list[Row]:
-    """The rows with one label for each setting, whatever was typed for its runs: the shortest of theirs.
+    """Return the rows with one label for each setting: the shortest that was typed for one of its runs.
 
-    Different settings with equal labels (a default has changed, or a weights file) are told apart by their checksum.
+    Different settings with equal labels (a default or a weights file has changed) are told apart by their checksum.
     """
     labels: dict[tuple[str, str], str] = {}  # by data set and setting
     for row in rows:
@@ -147,7 +147,7 @@ def _one_label_each(rows: list[Row]) -> list[Row]:
 
 
 def method_config(content: bytes) -> dict[str, Any]:
-    """The method's part of a run's config.yaml.  Raises ValueError where it has none."""
+    """Return the method's part of a run's config.yaml.  Raises ValueError where it has none."""
     from omegaconf import OmegaConf
 
     config = OmegaConf.to_container(OmegaConf.create(content.decode()))
@@ -158,7 +158,7 @@ def method_config(content: bytes) -> dict[str, Any]:
 
 
 def measurement(manifest: Mapping[str, Any]) -> Measured:
-    """What a manifest says of the measurement; nothing where it was written before there were intervals."""
+    """Return a manifest's entry on the measurement; the defaults where an earlier version wrote it."""
     entry = manifest.get("measurement", {})
     values = {key: entry[key] for key in ("how", "level", "resamples") if key in entry}
     intervals = {key: (_number(low), _number(high)) for key, (low, high) in entry.get("intervals", {}).items()}
@@ -166,12 +166,12 @@ def measurement(manifest: Mapping[str, Any]) -> Measured:
 
 
 def _number(value: float | None) -> float:
-    """JSON has no NaN; a manifest has null."""
+    """Return a value of a manifest, in which null stands for NaN."""
     return math.nan if value is None else float(value)
 
 
 def _paths(outputs: Path) -> list[Path]:
-    """All run folders, also those whose manifest is missing."""
+    """Return all run folders, also those whose manifest is missing."""
     paths = {folder.path for folder in find(outputs)}
     paths |= {p for p in outputs.glob("*/*/*/s*") if RUN_NAME.fullmatch(p.name) and p.is_dir()}
     return sorted(paths)
@@ -220,6 +220,6 @@ def _reason(error: Exception) -> str:
 
 
 def _line(text: object) -> str:
-    """On one line, and not endlessly long: a Hydra or CUDA error can fill a screen."""
+    """Return a text on one line of 300 characters at most: a Hydra or CUDA error can fill a screen."""
     line = " ".join(str(text).split())
     return line if len(line) <= 300 else line[:299] + "…"

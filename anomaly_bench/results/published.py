@@ -1,4 +1,4 @@
-"""Published figures with their sources, shown beside a run only where its very setting was published.
+"""Published figures with their sources, shown beside a run only where exactly its setting was published.
 
 `published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;teacher_images!=null`, empty
 where the setting is unknown or cannot be expressed: such a row applies to no run.  What a source leaves open is not in
@@ -20,7 +20,7 @@ from importlib.resources import files
 from typing import Any
 
 TEXTURES = frozenset({"carpet", "grid", "leather", "tile", "wood"})  # of MVTec AD; the other ten are objects
-RANDOM = "random"  # weights that were drawn, not trained: nobody's setting
+RANDOM = "random"  # weights that were drawn, not trained: no published setting
 CONDITION = re.compile(r"(?P<key>[\w.]+)(?P<sign>!?=)(?P<value>.*)")
 
 
@@ -45,32 +45,32 @@ class Published:
 
 @cache
 def figures() -> tuple[Published, ...]:
-    """All published figures, the papers' own first."""
+    """Return all published figures, the papers' own first."""
     text = files("anomaly_bench.results").joinpath("published.csv").read_text(encoding="utf-8")
     rows = [Published(**{**row, "value": float(row["value"])}) for row in csv.DictReader(text.splitlines())]  # type: ignore[arg-type]
     return tuple(sorted(rows, key=lambda row: row.kind != "paper"))
 
 
 def published(method: str, method_config: Mapping[str, Any], dataset: str, category: str) -> list[Published]:
-    """The figures for this very setting, the paper's first; none where the setting differs."""
+    """Return the figures for exactly this setting, the paper's first; none where the setting differs."""
     wanted = (method, dataset, category)
     rows = [row for row in figures() if (row.method, row.dataset, row.category) == wanted]
     return [row for row in rows if applies(row.setting, method_config)]
 
 
 def categories(dataset: str) -> frozenset[str]:
-    """The categories that a published `mean` is the mean of; empty where no figure of a single category is known."""
+    """Return the categories that a published `mean` is over; empty where no figure of a single category is known."""
     names = {row.category for row in figures() if row.dataset == dataset}
     return frozenset(name for name in names if not name.startswith("mean"))
 
 
 def applies(setting: str, config: Mapping[str, Any]) -> bool:
-    """Does a method's configuration meet every condition of `setting`?  An empty setting applies to nothing."""
+    """Return whether a method's configuration meets every condition of `setting`; an empty one applies to nothing."""
     return bool(setting) and not differences(setting, config)
 
 
 def differences(setting: str, config: Mapping[str, Any]) -> list[str]:
-    """The conditions of `setting` that a configuration does not meet: `epochs=20 in place of 200`."""
+    """Return the conditions of `setting` that a configuration does not meet: `epochs=20 in place of 200`."""
     found = [f"{key}={RANDOM}" for key in ("weights", "teacher") if config.get(key) == RANDOM]
     for condition in filter(None, setting.split(";")):
         if not (match := CONDITION.fullmatch(condition)):

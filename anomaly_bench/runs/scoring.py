@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -150,7 +149,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     named = zip([name for name in scored if name], parts, strict=True)
     folder.update(
         measurement=measured.record(),
-        parts={name: {key: None if math.isnan(v) else v for key, v in m.metrics.items()} for name, m in named},
+        parts={name: m.metrics for name, m in named},
     )
     folder.write_text("curves.json", json.dumps(measured.curves))
     folder.write_metrics(measured.metrics)
