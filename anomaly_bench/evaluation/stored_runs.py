@@ -23,12 +23,13 @@ from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import OneByOne, stored_maps
 from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
-from anomaly_bench.loading.image_list import differences, digest_of, from_csv, listing
+from anomaly_bench.loading.image_list import digest_of, listing
 from anomaly_bench.loading.row_file import Rows
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
-from anomaly_bench.runs.folder import IMAGES, LARGE, MEASURED, SMALL, RunFolder, ScoreRow, now
+from anomaly_bench.runs.find import image_changes
+from anomaly_bench.runs.folder import LARGE, MEASURED, SMALL, RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"
 
@@ -103,8 +104,8 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
     else:
         with remembered():
             entries = listing(train, records)
-        same = digest_of(entries) == folder.manifest["checksums"]["data"]
-        changes = "" if same else f": {differences(from_csv((folder.path / IMAGES).read_text()), entries)}"
+        changes = image_changes(folder, entries, digest_of(entries))
+        same, changes = not changes, f": {changes}" if changes else ""
     if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
         raise UserError("dataset", where + changes, "dataset.root=DIR names another place")
     return records

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from anomaly_bench.results.collect import Row
+from anomaly_bench.results.collect import Row, setting_labels
 from anomaly_bench.results.published import Published, categories, published
 from anomaly_bench.results.seed_means import mean_over_categories, mean_over_seeds
 
@@ -118,19 +118,11 @@ def _table(dataset: str, metric: str, rows: Sequence[Row]) -> Table:
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the runs of each setting by its heading: the shortest label that was typed for one of them.
-
-    Equal labels of different settings (a default has changed) are told apart by the setting's digits.
-    """
-    runs = defaultdict(list)
+    """Return the runs of each setting, by seed and category, under its heading: its label without `method.`."""
+    labels, runs = setting_labels(rows), defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.seed, row.category)):
         runs[row.setting].append(row)
-    labels = {
-        key: min((run.label for run in found), key=lambda label: (len(label), label)) for key, found in runs.items()
-    }
-    shown = list(labels.values())
-    headings = {key: short(label) + (f" #{key}" if shown.count(label) > 1 else "") for key, label in labels.items()}
-    return {headings[key]: runs[key] for key in sorted(runs, key=lambda key: (labels[key], key))}
+    return {short(labels[setting]): runs[setting] for setting in sorted(runs, key=lambda setting: labels[setting])}
 
 
 def _cells(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:

@@ -6,13 +6,13 @@ import hashlib
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from anomaly_bench.errors import NAME, UserError, check_name
-from anomaly_bench.runs.folder import MANIFEST, RunFolder, find
+from anomaly_bench.runs.folder import MANIFEST, find
 from anomaly_bench.runs.index import IndexedFolder, indexed, state
 
 CONFIG = "config.yaml"
@@ -95,7 +95,8 @@ def _collected(folders: list[IndexedFolder]) -> Collected:
     left_out = []
     for folder in folders:
         try:
-            manifest = _manifest(folder)
+            if not (manifest := folder.manifest):
+                raise ValueError(f"no {MANIFEST}")
             if (status := state(folder)) != "done":
                 reason = folder.damage()[0] if status == "damaged" else manifest.get("error") or ""
                 left_out.append(LeftOut(status, folder.path, _line(reason)))
@@ -129,21 +130,24 @@ def _one_category_each(rows: list[Row]) -> list[Row]:
 
 
 def _one_label_each(rows: list[Row]) -> list[Row]:
-    """Return the rows with one label for each setting: the shortest that was typed for one of its runs.
+    """Return the rows with the `setting_labels` of their data set."""
+    datasets: dict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        datasets[row.dataset].append(row)
+    labels = {dataset: setting_labels(found) for dataset, found in datasets.items()}
+    return [replace(row, label=labels[row.dataset][row.setting]) for row in rows]
+
+
+def setting_labels(rows: Iterable[Row]) -> dict[str, str]:
+    """Return one label for each setting: the shortest that was typed for one of its runs.
 
     Different settings with equal labels (a default or a weights file has changed) are told apart by their checksum.
     """
-    labels: dict[tuple[str, str], str] = {}  # by data set and setting
+    labels: dict[str, str] = {}
     for row in rows:
-        key = row.dataset, row.setting
-        labels[key] = min(labels.get(key, row.label), row.label, key=lambda label: (len(label), label))
-    counts = Counter((dataset, label) for (dataset, _), label in labels.items())
-
-    def label_of(row: Row) -> str:
-        label = labels[row.dataset, row.setting]
-        return f"{label} #{row.setting}" if counts[row.dataset, label] > 1 else label
-
-    return [replace(row, label=label_of(row)) for row in rows]
+        labels[row.setting] = min(labels.get(row.setting, row.label), row.label, key=lambda label: (len(label), label))
+    counts = Counter(labels.values())
+    return {key: f"{label} #{key}" if counts[label] > 1 else label for key, label in labels.items()}
 
 
 def method_config(content: bytes) -> dict[str, Any]:
@@ -177,15 +181,6 @@ def _paths(outputs: Path) -> list[Path]:
     return sorted(paths)
 
 
-def _manifest(folder: RunFolder) -> dict[str, Any]:
-    manifest = folder.manifest
-    if not manifest:
-        raise ValueError(f"no {MANIFEST}")
-    if not isinstance(manifest, dict) or "status" not in manifest:
-        raise ValueError(f"{MANIFEST} has no status")
-    return manifest
-
-
 def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
     metrics = {str(key): float(value) for key, value in folder.metrics.items()}
     if not metrics:
@@ -193,24 +188,21 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
     names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
     for key in ("method", "dataset", "category"):  # they become names of files
         check_name(key, names[key])
-    numbers = {"seed": int(manifest["seed"]), "metrics": metrics, **_cost(manifest)}
-    file = folder.path / CONFIG
+    file, stages = folder.path / CONFIG, manifest["stages"].values()
+    seconds, memory = ([float(s[k]) for s in stages if s.get(k) is not None] for k in ("seconds", "peak_memory_mb"))
     content = file.read_bytes()
     return Row(
-        **names,  # type: ignore[arg-type]
-        **numbers,  # type: ignore[arg-type]
+        **names,
+        seed=int(manifest["seed"]),
+        metrics=metrics,
+        seconds=sum(seconds) if seconds else math.nan,
+        peak_memory_mb=max(memory, default=math.nan),
         path=folder.path,
         config=folder.index.parsed(file, content, lambda: method_config(content)),
         measured=measurement(manifest),
         data=str(manifest.get("checksums", {}).get("data", "")),
         place=str(manifest.get("place", "")),
     )
-
-
-def _cost(manifest: dict[str, Any]) -> dict[str, float]:
-    stages = manifest["stages"].values()
-    seconds, memory = ([float(s[k]) for s in stages if s.get(k) is not None] for k in ("seconds", "peak_memory_mb"))
-    return {"seconds": sum(seconds) if seconds else math.nan, "peak_memory_mb": max(memory, default=math.nan)}
 
 
 def _reason(error: Exception) -> str:

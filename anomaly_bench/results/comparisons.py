@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations, groupby
@@ -88,13 +88,11 @@ def _most_run(runs: Mapping[str, list[Row]]) -> dict[str, list[Row]]:
 
 def skipped(rows: Sequence[Row]) -> list[str]:
     """Return a line for each data set with more settings than are compared."""
-    settings_of: dict[str, set[str]] = defaultdict(set)
-    for row in rows:
-        settings_of[row.dataset].add(row.setting)
+    counts = Counter(dataset for dataset, _ in {(row.dataset, row.setting) for row in rows})
     return [
-        f"{dataset}: {MOST} of {len(found)} settings are compared, those with the most runs"
-        for dataset, found in sorted(settings_of.items())
-        if len(found) > MOST
+        f"{dataset}: {MOST} of {n} settings are compared, those with the most runs"
+        for dataset, n in sorted(counts.items())
+        if n > MOST
     ]
 
 

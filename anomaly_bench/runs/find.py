@@ -94,18 +94,22 @@ def find_data(settings: config.Settings) -> Data:
 
 def require_same_data(folder: RunFolder, data: Data) -> None:
     """Raises UserError naming the images that are not those of the run."""
-    if folder.manifest.get("checksums", {}).get("data", data.checksum) == data.checksum:
-        return
+    if changes := image_changes(folder, data.entries, data.checksum):
+        raise UserError(
+            "dataset",
+            f"its files are not those that {folder.path} was trained on: {changes}",
+            "bring them back; dataset.name=NAME or output_dir=DIR keeps both; force=true trains the run anew",
+        )
+
+
+def image_changes(folder: RunFolder, entries: list[Entry], checksum: str) -> str:
+    """Return which images are not those of the run; empty where all are.  checksum: of the entries."""
+    if folder.manifest.get("checksums", {}).get("data", checksum) == checksum:
+        return ""
     try:
-        stored = from_csv((folder.path / IMAGES).read_text(encoding="utf-8"))
-        what = differences(stored, data.entries)
+        return differences(from_csv((folder.path / IMAGES).read_text(encoding="utf-8")), entries)
     except (OSError, ValueError):  # killed before it was written, or damaged
-        what = f"{IMAGES}, which lists them, is missing or damaged"
-    raise UserError(
-        "dataset",
-        f"its files are not those that {folder.path} was trained on: {what}",
-        "bring them back; dataset.name=NAME or output_dir=DIR keeps both; force=true trains the run anew",
-    )
+        return f"{IMAGES}, which lists them, is missing or damaged"
 
 
 def run_folder(settings: config.Settings, identity: str) -> RunFolder:
