@@ -40,12 +40,14 @@ class Curve(Callback):
         self.losses: list[torch.Tensor] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set up the log in a training process of its own, which starts without one."""
         quiet()  # a training process of its own starts with Lightning's settings, and without a log
         if trainer.is_global_zero and not log.handlers:
             log.addHandler(file_log(self.path.parent))
             console_log()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read the rows of earlier attempts, and keep those of epochs that will not be repeated."""
         rows = read_rows(self.path)
         first = next((i for i, row in enumerate(rows) if row["stage"] == self.stage), len(rows))
         self.rows_before, rest = rows[:first], rows[first:]
@@ -55,16 +57,19 @@ class Curve(Callback):
         self.began = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set the random state of the epoch, the same after a resume."""
         if not batch_idx:  # not at the epoch's start, where a resumed training draws no seed for its loader
             epoch, rank = trainer.current_epoch, trainer.global_rank
             seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
             self.losses.clear()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
+        """Keep the loss of the step."""
         if isinstance(outputs, dict) and "loss" in outputs:
             self.losses.append(outputs["loss"].detach())  # stays on its device, so that no step waits for it
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Add the row of the epoch, after checking that the training has not diverged."""
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
         if self.losses:
             values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
@@ -108,9 +113,11 @@ class StepLimit(Callback):
         self.steps = steps
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End a training at once that was resumed after its last step."""
         trainer.should_stop |= trainer.global_step >= self.steps
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """End the training after the last step."""
         trainer.should_stop |= trainer.global_step >= self.steps
 
 
@@ -121,15 +128,18 @@ class Checkpoint(Callback):
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Leave out what is not trained."""
         for name in frozen(pl_module):
             checkpoint["state_dict"].pop(name, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save if it is time; all processes must agree, because saving is collective."""
         due = time.monotonic() - self.saved >= self.seconds
-        if trainer.strategy.broadcast(due):  # saving is collective: the processes must agree
+        if trainer.strategy.broadcast(due):
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the fitted stage."""
         self.save(trainer)
 
     def save(self, trainer: Trainer) -> None:

@@ -28,19 +28,22 @@ log = logging.getLogger("anomaly_bench")
 
 
 class DamagedCheckpoint(Exception):
-    """A checkpoint cannot be used; the text says why."""
+    """The checkpoint cannot be used; the text says why."""
 
 
 class CheckedIO(CheckpointIO):
     """Lets Lightning write and read checkpoints by `write` and `read`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        """Write a checkpoint as `write` does."""
         write(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """Return a checkpoint as `read` does."""
         return read(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint, if it is there."""
         Path(path).unlink(missing_ok=True)
 
 
@@ -163,6 +166,7 @@ class _Hashing:
         self.error: OSError | None = None
 
     def write(self, block: bytes) -> int:
+        """Write a block.  Raises OSError, and keeps it in `error`."""
         self.digest.update(block)
         try:
             return self.file.write(block)
@@ -171,4 +175,5 @@ class _Hashing:
             raise
 
     def flush(self) -> None:
+        """Flush the file."""
         self.file.flush()

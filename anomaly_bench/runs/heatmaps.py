@@ -31,7 +31,7 @@ GAP, HEADER, FOOTER, BAR = 8, 20, 60, 70  # pixels: between panels, above, below
 
 @dataclass(frozen=True)
 class Mistake:
-    """How far a test image is on the wrong side: the images of the other class that it should not have met."""
+    """How wrong the score of a test image is: how many images of the other class lie on the wrong side of it."""
 
     row: ScoreRow
     rank: int  # 1 = the highest score of the test set
@@ -41,7 +41,7 @@ class Mistake:
 
     @property
     def share(self) -> float:
-        """`wrong` as a share of the other class; 0 where that is empty."""
+        """Return `wrong` as a share of the other class; 0 where that is empty."""
         return self.wrong / max(self.others, 1)
 
     @property
@@ -62,7 +62,8 @@ def write_heatmaps(
     maps: np.ndarray | None,
     load: Callable[[int], tuple[np.ndarray, np.ndarray]],
 ) -> None:
-    """<folder>/heatmaps/<position>_<kind>_<stem>.png for each of the N test images; position 0001 is the worst mistake.
+    """Write <folder>/heatmaps/<position>_<kind>_<stem>.png for each of N test images; 0001 is the worst mistake.
+
     Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th

@@ -18,55 +18,43 @@ from anomaly_bench import __version__
 from anomaly_bench.config import OWN_FOLDER, Settings, place_of
 from anomaly_bench.contracts import Method, Record
 from anomaly_bench.runs.find import RunPlan
-from anomaly_bench.runs.folder import RunFolder
 
 SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "numpy", "scipy", "pillow", "hydra-core")
 
 
 def describe(
-    settings: Settings,
-    folder: RunFolder,
-    command: Sequence[str],
-    method: Method,
-    splits: dict[str, list[Record]],
-    run_plan: RunPlan,
+    settings: Settings, plan: RunPlan, command: Sequence[str], method: Method, splits: dict[str, list[Record]]
 ) -> dict[str, Any]:
     """Return the manifest as far as it is known before the training.  command: what was typed after `bench train`."""
     command = [masked(word) for word in command]
     changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
+    versions = {package: version(package) for package in PACKAGES}
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
-    defects = [r for r in splits["test"] if r.label]
+    anomalous = sum(record.label for record in splits["test"])
+    images = {"train": len(splits["train"]), "val": len(splits["val"])}
+    images |= {"test_good": len(splits["test"]) - anomalous, "test_anomalous": anomalous}
     return {
         "method": settings.method["name"],
         "dataset": settings.dataset["name"],
-        "category": folder.path.parent.name,
+        "category": plan.folder.path.parent.name,
         **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
         "seed": settings.seed,
-        "id": run_plan.identity.run,
-        "setting": run_plan.identity.setting,
+        "id": plan.identity.run,
+        "setting": plan.identity.setting,
         "label": " ".join([settings.method["name"], *changed]),
         "command": shlex.join(["bench", "train", *command]),
-        "versions": {
-            "python": platform.python_version(),
-            "anomaly_bench": __version__,
-            **{p: version(p) for p in PACKAGES},
-        },
+        "versions": {"python": platform.python_version(), "anomaly_bench": __version__, **versions},
         "device": torch.cuda.get_device_name() if gpu else f"{cpu_model()}, threads: {torch.get_num_threads()}",
         "hardware": settings.hardware.model_dump(),
         "git_commit": git_commit(),
-        "images": {
-            "train": len(splits["train"]),
-            "val": len(splits["val"]),
-            "test_good": len(splits["test"]) - len(defects),
-            "test_anomalous": len(defects),
-        },
+        "images": images,
         "parameters": {
             "total": sum(p.numel() for p in method.parameters()),
             "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
         },
-        "checksums": {"data": run_plan.data.checksum},
-        "passed_over": run_plan.data.warnings,
+        "checksums": {"data": plan.data.checksum},
+        "passed_over": plan.data.warnings,
         "provenance": {},
         "protocol": protocol(method, splits),
     }

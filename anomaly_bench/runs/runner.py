@@ -59,7 +59,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         with folder.locked():
             if folder.status != "done" or settings.force:  # another process may have finished it just now
                 log.info("%s: %s", settings.dataset["name"], plan.data)
-                manifest = describe(settings, folder, [*options, *overrides], method.to(device), splits, plan)
+                manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits)
                 folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
                 folder.write_text(IMAGES, to_csv(plan.data.entries))
                 with recorded(folder):
