@@ -49,11 +49,13 @@ class Mistake:
         """What the image is, in words: found, missed, calm or a false alarm."""
         if not self.others:
             return f"no {'normal' if self.row.label else 'anomalous'} images to compare with"
+        if self.row.label and self.wrong:
+            return f"missed: {self.wrong} of {self.others} normal images score as high"
         if self.row.label:
-            found = f"found: above all {self.others} normal images"
-            return f"missed: {self.wrong} of {self.others} normal images score as high" if self.wrong else found
-        calm = f"calm: below all {self.others} anomalous images"
-        return f"false alarm: {self.wrong} of {self.others} anomalous images score as low" if self.wrong else calm
+            return f"found: above all {self.others} normal images"
+        if self.wrong:
+            return f"false alarm: {self.wrong} of {self.others} anomalous images score as low"
+        return f"calm: below all {self.others} anomalous images"
 
 
 def write_heatmaps(
@@ -99,11 +101,10 @@ def find_mistakes(rows: Sequence[ScoreRow]) -> list[Mistake]:
     found = []
     for row in rows:
         rank = len(rows) - int(np.searchsorted(everything, row.score, "right")) + 1
-        if row.label:
-            wrong, others = len(normal) - int(np.searchsorted(normal, row.score, "left")), len(normal)
-        else:
-            wrong, others = int(np.searchsorted(anomalous, row.score, "right")), len(anomalous)
-        found.append(Mistake(row, rank, len(rows), wrong, others))
+        others = normal if row.label else anomalous
+        lower = int(np.searchsorted(others, row.score, "left" if row.label else "right"))
+        wrong = len(others) - lower if row.label else lower
+        found.append(Mistake(row, rank, len(rows), wrong, len(others)))
     return found
 
 
