@@ -62,23 +62,23 @@ class FrozenFeatures:
 class Scores(NamedTuple):
     """What a method says about a batch of images.
 
-    parts: what the scores are made of, measured beside them; the same names for each batch.
+    components: what the scores are made of, by name, measured beside them; the same names for each batch.
     """
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
     map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
-    parts: Mapping[str, Scores] | None = None
+    components: Mapping[str, Scores] | None = None
 
 
 class NormalData(Protocol):
     """What `Method.stages` gets: the normal images, resized to the method's `image_size`."""
 
     def loader(
-        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int = 1
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, min_samples: int = 1
     ) -> DataLoader[NormalBatch]:
         """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`).
 
-        draws: an epoch goes through all images as often as it takes to give this many.
+        min_samples: an epoch goes through all images as often as it takes to give this many.
         """
         ...
 

@@ -78,15 +78,15 @@ class NormalLoaders:
         self.workers, self.seed, self.devices = workers, seed, devices
 
     def loader(
-        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, draws: int = 1
+        self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, min_samples: int = 1
     ) -> DataLoader[NormalBatch]:
         """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
 
-        draws: an epoch goes through all images as often as it takes to give this many.  Raises UserError for an empty
-        split or a batch that the devices cannot share evenly.
+        min_samples: an epoch goes through all images as often as it takes to give this many.  Raises UserError for an
+        empty split or a batch that the devices cannot share evenly.
         """
         self._check(split, batch_size)
-        rounds = math.ceil(draws / self.sizes[split])
+        rounds = math.ceil(min_samples / self.sizes[split])
         images: Any = self._images[split]
         if rounds > 1:  # not left to the sampler, which Lightning replaces on several devices
             images = ConcatDataset([images] * rounds)

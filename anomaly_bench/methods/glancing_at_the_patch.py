@@ -159,7 +159,7 @@ class GlancingAtThePatch(Method):
             self._calibrate(data)
 
     def _stage(self, name: str, module: LightningModule, data: NormalData, steps: int, batch_size: int) -> Stage:
-        loader = data.loader("train", batch_size, shuffle=True, draws=min(EPOCH, steps) * batch_size)
+        loader = data.loader("train", batch_size, shuffle=True, min_samples=min(EPOCH, steps) * batch_size)
         epoch = math.ceil(len(loader.dataset) / batch_size)  # type: ignore[arg-type]
         return Stage(name, module, loader, {"max_epochs": math.ceil(steps / epoch), "max_steps": steps})
 
@@ -200,7 +200,7 @@ class GlancingAtThePatch(Method):
         spread = spread_bilinear if self.interpolation == "bilinear" else spread_inverse_distance
         maps = spread(torch.stack([mix, iad, dad], 1), centres, self.image_size)  # [B, 3, H, W]
         mixed, *parts = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
-        return mixed._replace(parts={"iad": parts[0], "dad": parts[1]})
+        return mixed._replace(components={"iad": parts[0], "dad": parts[1]})
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:

@@ -115,7 +115,7 @@ class UninformedStudents(Method):
             Scores(image=scores.flatten(1).amax(1), map=scores if self._scales()[0].stride else None)
             for scores in (both, *each.values())
         )
-        return scored._replace(parts=dict(zip(each, parts, strict=True))) if len(parts) > 1 else scored
+        return scored._replace(components=dict(zip(each, parts, strict=True))) if len(parts) > 1 else scored
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:

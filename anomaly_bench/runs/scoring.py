@@ -46,7 +46,7 @@ class Scored:
 
 
 def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
-    """The test images' scores, under the name ""; and those that the method names as their parts."""
+    """The test images' scores, under the name ""; and those that the method names as their components."""
     reset_peak_memory()
     began, n, at = time.monotonic(), len(images), 0
     scored: dict[str, Scored] = {}
@@ -57,15 +57,15 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     with torch.inference_mode():
         for batch in bar:
             scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
-            given = {"": scores, **(scores.parts or {})}
-            kinds = {name: part.map is not None for name, part in given.items()}
+            given = {"": scores, **(scores.components or {})}
+            kinds = {name: each.map is not None for name, each in given.items()}
             if at and kinds != {name: known.maps is not None for name, known in scored.items()}:
-                what = "gives maps or parts for some batches, and none for others"
+                what = "gives maps or components for some batches, and none for others"
                 raise UserError(f"{type(method).__qualname__}.score", what)
-            for name, part in given.items():
+            for name, each in given.items():
                 if name not in scored:
                     scored[name] = Scored(n, scratch / f"maps_{name}.npy")
-                scored[name].add(at, part, batch["path"])
+                scored[name].add(at, each, batch["path"])
             at += len(batch["path"])
     seconds = time.monotonic() - began
     spent = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / n, 3)}
@@ -76,17 +76,17 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
 def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
     """What a method's `score` returned.  shape: of the images [B, 3, H, W].  Raises UserError for anything else."""
     where = f"{type(method).__qualname__}.score"
-    parts = getattr(scores, "parts", None) or {}
-    if not isinstance(parts, Mapping):
-        raise UserError(where, f"`parts` is {type(parts).__name__}; a mapping of names to Scores is needed")
-    for name in parts:
-        check_name(f"{where}, name of a part", name)
-    for name, each in {"": scores, **parts}.items():
-        at = where + (f", part '{name}'" if name else "")
+    components = getattr(scores, "components", None) or {}
+    if not isinstance(components, Mapping):
+        raise UserError(where, f"`components` is {type(components).__name__}; a mapping of names to Scores is needed")
+    for name in components:
+        check_name(f"{where}, name of a component", name)
+    for name, each in {"": scores, **components}.items():
+        at = where + (f", component '{name}'" if name else "")
         if not isinstance(each, Scores):
             raise UserError(at, f"returned {type(each).__name__}; Scores(image=[B], map=[B, H, W] or None) is needed")
-        if name and each.parts:
-            raise UserError(at, "has parts itself; one level of parts is measured")
+        if name and each.components:
+            raise UserError(at, "has components itself; one level of components is measured")
         _check_tensor(at, "image", each.image, shape, shape[:1])
         if each.map is not None:
             _check_tensor(at, "map", each.map, shape, (shape[0], *shape[2:]))
@@ -124,11 +124,11 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
 
 
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
-    """scores.csv, maps.npy, the pictures, the parts' metrics in the manifest, and the metrics last."""
+    """scores.csv, maps.npy, the pictures, the components' metrics in the manifest, and the metrics last."""
     records, hardware = images.records, settings.hardware
     labels, console = np.array([r.label for r in records]), Console(stderr=True)
     scores, maps = scored[""].scores, scored[""].maps
-    measured, *parts = (
+    measured, *components = (
         metrics.measure(
             one.scores,
             labels,
@@ -146,7 +146,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
         write_heatmaps(folder.path, folder.scores, maps, lambda i: pixels(images[i]))
-    named = zip([name for name in scored if name], parts, strict=True)
+    named = zip([name for name in scored if name], components, strict=True)
     folder.update(
         measurement=measured.record(),
         parts={name: m.metrics for name, m in named},

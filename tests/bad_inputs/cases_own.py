@@ -138,8 +138,8 @@ CLASSES = [
         "maps with a channel": "return Scores(image=maps.flatten(1).amax(1), map=maps[:, None])",
         "whole numbers": "return Scores(image=maps.flatten(1).amax(1).int(), map=maps)",
         "a list": "return Scores(image=[1.0] * len(maps), map=maps)",
-        "parts that are none": "return Scores(image=maps.flatten(1).amax(1), map=maps, parts=[1])",
-        "a part with a name that leads out": "s = Scores(image=maps.flatten(1).amax(1), map=maps); return Scores(s.image, s.map, {'../x': s})",
+        "components that are none": "return Scores(image=maps.flatten(1).amax(1), map=maps, components=[1])",
+        "a component with a name that leads out": "s = Scores(image=maps.flatten(1).amax(1), map=maps); return Scores(s.image, s.map, {'../x': s})",
     }.items()),
     *(_class(f"score: {name}", RETURN, text, "not finite", failed=True) for name, text in {
         "NaN": "return Scores(image=maps.flatten(1).amax(1) * float('nan'), map=maps)",

@@ -257,11 +257,13 @@ def test_the_order_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("draws", [1, 7, 10, 24, 60])
-def test_an_epoch_goes_through_all_images_until_there_are_enough(tmp_path: Path, workers: int, draws: int) -> None:
-    loader = loaders(tmp_path, workers).loader("train", 4, shuffle=True, draws=draws)
+@pytest.mark.parametrize("min_samples", [1, 7, 10, 24, 60])
+def test_an_epoch_goes_through_all_images_until_there_are_enough(
+    tmp_path: Path, workers: int, min_samples: int
+) -> None:
+    loader = loaders(tmp_path, workers).loader("train", 4, shuffle=True, min_samples=min_samples)
     batches = list(loader)
-    drawn, rounds = [path for batch in batches for path in batch["path"]], -(-draws // 10)
+    drawn, rounds = [path for batch in batches for path in batch["path"]], -(-min_samples // 10)
     assert [len(batch["path"]) for batch in batches] == [4] * (10 * rounds // 4) + [2] * (10 * rounds % 4 > 0)
     orders = [drawn[start : start + 10] for start in range(0, len(drawn), 10)]
     assert [sorted(order) for order in orders] == [[record.path for record in normal(10)]] * rounds
@@ -275,7 +277,7 @@ def test_an_epoch_goes_through_all_images_until_there_are_enough(tmp_path: Path,
 
 def test_the_order_of_draws_depends_on_seed_and_epoch_alone(tmp_path: Path) -> None:
     def order(seed: int, epoch: int, workers: int = 0) -> list[str]:
-        loader = loaders(tmp_path, workers, seed).loader("train", 4, shuffle=True, draws=24)
+        loader = loaders(tmp_path, workers, seed).loader("train", 4, shuffle=True, min_samples=24)
         loader.sampler.set_epoch(epoch)
         return paths(loader)
 
@@ -284,12 +286,12 @@ def test_the_order_of_draws_depends_on_seed_and_epoch_alone(tmp_path: Path) -> N
     assert order(1, 0) == order(1, 0, workers=2) == orders[2]
     assert len({tuple(o) for o in orders}) == 4
     assert len({tuple(sorted(o)) for o in orders}) == 1
-    assert paths(loaders(tmp_path).loader("train", 4, draws=12)) == [r.path for r in [*normal(10), *normal(10)]]
+    assert paths(loaders(tmp_path).loader("train", 4, min_samples=12)) == [r.path for r in [*normal(10), *normal(10)]]
 
 
-@pytest.mark.parametrize("draws", [1, 24])
-def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path, draws: int) -> None:
-    loader = loaders(tmp_path).loader("train", 4, shuffle=True, draws=draws)
+@pytest.mark.parametrize("min_samples", [1, 24])
+def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path, min_samples: int) -> None:
+    loader = loaders(tmp_path).loader("train", 4, shuffle=True, min_samples=min_samples)
     assert loader.generator is None  # a torch.Generator in it does not survive Lightning's ddp_spawn
     assert paths(pickle.loads(pickle.dumps(loader))) == paths(loader)
 
@@ -297,7 +299,7 @@ def test_a_loader_can_go_to_a_spawned_process(tmp_path: Path, draws: int) -> Non
 def test_lightning_will_shuffle_on_several_devices(tmp_path: Path) -> None:
     data = loaders(tmp_path)
     assert _is_dataloader_shuffled(data.loader("train", 4, shuffle=True))
-    assert _is_dataloader_shuffled(data.loader("train", 4, shuffle=True, draws=24))
+    assert _is_dataloader_shuffled(data.loader("train", 4, shuffle=True, min_samples=24))
     assert not _is_dataloader_shuffled(data.loader("train", 4))
     assert not issubclass(EpochSampler, DistributedSampler)
 

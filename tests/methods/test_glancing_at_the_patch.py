@@ -229,7 +229,7 @@ def test_score_does_not_depend_on_the_batch(interpolation: Any) -> None:
 
     def pictures(scores: Scores) -> list[Tensor]:
         assert scores.map is not None
-        return [scores.image, scores.map, *(t for part in (scores.parts or {}).values() for t in pictures(part))]
+        return [scores.image, scores.map, *(t for part in (scores.components or {}).values() for t in pictures(part))]
 
     assert len(pictures(together)) == 6  # mixed, iad, dad
     for whole, *single in zip(pictures(together), *map(pictures, alone), strict=True):

@@ -78,7 +78,10 @@ def test_stages(tmp_path: Path, weights: Path) -> None:
     assert (tune.name, tune.trainer) == ("tune", {"max_epochs": 2, "max_steps": 1001})
     assert (training.name, training.trainer) == ("global", {"max_epochs": 1, "max_steps": 7})
     assert (len(tune.loader), len(training.loader)) == (501, 8)
-    assert data.asked == [("train", 5, {"shuffle": True, "draws": 2500}), ("train", 4, {"shuffle": True, "draws": 28})]
+    assert data.asked == [
+        ("train", 5, {"shuffle": True, "min_samples": 2500}),
+        ("train", 4, {"shuffle": True, "min_samples": 28}),
+    ]
     assert [len(batch["path"]) for batch in training.loader] == [4] * 7 + [2]
     said = glf.provenance()
     assert (said["backbone"], set(said)) == (
@@ -233,8 +236,8 @@ def test_scores_that_do_not_vary_give_no_infinity(tmp_path: Path) -> None:
     assert glf.calibration[1, 1].item() == pytest.approx(LEAST_DEVIATION)
     with torch.inference_mode():
         scores = glf.score(images(1))
-    assert scores.parts is not None
-    assert scores.parts["dad"].image.tolist() == pytest.approx([0], abs=1)
+    assert scores.components is not None
+    assert scores.components["dad"].image.tolist() == pytest.approx([0], abs=1)
     assert scores.image.isfinite().all()
 
 

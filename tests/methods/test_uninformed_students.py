@@ -108,9 +108,9 @@ def test_score_against_loops(students: int, stride: int) -> None:
     np.testing.assert_allclose(ours.map, np.mean(maps, axis=0), rtol=1e-6)
     np.testing.assert_allclose(ours.image, np.mean(maps, axis=0).max((1, 2)), rtol=1e-6)
     assert np.ptp(maps) > 0.1
-    assert ours.parts is not None
-    assert list(ours.parts) == [f"p{p}" for p in sizes]
-    for part, expected in zip(ours.parts.values(), maps, strict=True):
+    assert ours.components is not None
+    assert list(ours.components) == [f"p{p}" for p in sizes]
+    for part, expected in zip(ours.components.values(), maps, strict=True):
         np.testing.assert_allclose(part.map, expected, rtol=1e-6)
         np.testing.assert_allclose(part.image, np.max(expected, axis=(1, 2)), rtol=1e-6)
 
@@ -122,7 +122,7 @@ def test_an_image_as_one_patch_has_a_score_and_no_map() -> None:
         scores = us.score(x)
     of_e, of_v = scale.calibration.tolist()
     assert scores.map is None
-    assert scores.parts is None
+    assert scores.components is None
     assert scores.image.shape == (3,)
     expected = slow.score(*expected_errors(scale, x), (of_e, of_v)).flatten()
     np.testing.assert_allclose(scores.image, expected, rtol=1e-6)

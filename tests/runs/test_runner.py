@@ -122,7 +122,7 @@ def test_the_parts_of_a_score_are_measured_like_the_score(
     samples = ImageSet(config.build("dataset", settings.dataset).records("test"), 16, settings.cache_dir)
     with torch.inference_mode():  # in batches, as the run did
         rows = [torch.stack([samples[i]["image"] for i in range(at, min(at + 4, 10))]) for at in (0, 4, 8)]
-        parts = [method.eval().score(images).parts for images in rows]
+        parts = [method.eval().score(images).components for images in rows]
     red, mean = (torch.cat([part[name].image for part in parts]).numpy() for name in ("red", "mean"))
     labels, masks = np.array([row.label for row in folder.scores]), [samples[i]["mask"].numpy() for i in range(10)]
     maps = torch.cat([part["red"].map for part in parts]).numpy()
