@@ -3,10 +3,10 @@
 Every tenth image of the folder is held out.  On patches of those the teacher is compared with a random network of the
 same shape: how much of the ImageNet network's features a linear map of its descriptors explains (R2, fitted on half of
 the patches, measured on the others), and how often the descriptor of a shifted, noisy copy lies nearest to that of its
-original among 1024 (retrieval).  The numbers of the recipe are those of conf/method/us.yaml but for what is overridden.
-A distillation that was interrupted goes on.
+original among 1024 (retrieval).  The distillation has the numbers of conf/method/us.yaml but for what is overridden; if
+it is interrupted, the same command goes on with it.
 
-    python scripts/distil_teachers.py IMAGES --patch-size 33 method.teacher_steps=10000 method.teacher_layer=3
+    python scripts/distil_teachers.py IMAGES --patch-size 33 method.teacher.steps=10000 method.teacher.layer=3
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import json
 import shlex
 import sys
 import tempfile
-from dataclasses import asdict
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -28,7 +28,7 @@ from torch import Tensor
 from anomaly_bench import config
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import save_teacher, teacher_stage
+from anomaly_bench.nets.teachers import save_teacher
 from anomaly_bench.runs.fit import fit
 from anomaly_bench.runs.manifest import cpu_model, version
 from anomaly_bench.runs.runner import console_log
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("outputs/.teachers"), help="checkpoints")
     args, overrides = parser.parse_known_args()
     settings = config.validate(config.compose(["method=us", "dataset=demo/brick", *overrides]))
-    method = config.build("method", settings.method)
-    recipe = method.recipe
+    teachers = config.build("method", settings.method).teachers
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
     console_log()
@@ -56,17 +55,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for file in set(files) - set(files[::10]):
             (Path(scratch) / file.name).symlink_to(file.resolve())
-        stage = teacher_stage(net, scratch, recipe)
-        folder = (
-            args.work / hashlib.sha256(json.dumps([args.patch_size, *key, asdict(recipe)]).encode()).hexdigest()[:8]
-        )
+        stage = replace(teachers, config=teachers.config.model_copy(update={"images": scratch})).stage(net)
+        setting = json.dumps([args.patch_size, *key, teachers.recipe])
+        folder = args.work / hashlib.sha256(setting.encode()).hexdigest()[:8]
         spent = fit(stage, folder, settings.hardware, SEED, 60, [])
     file = TEACHERS / f"p{args.patch_size}.safetensors"
     command = shlex.join(["python", "scripts/distil_teachers.py", "IMAGES", *sys.argv[2:]])
     save_teacher(net, file, {"command": command}, torch.float16)
     figures = {name: evaluate(stage.module, n, files[::10]) for name, n in (("this teacher", net), ("random", random))}
     card = TEACHERS / f"p{args.patch_size}.md"
-    card.write_text(describe(args.patch_size, asdict(recipe), figures, file, command, len(files), spent), "utf-8")
+    card.write_text(describe(args.patch_size, teachers.recipe, figures, file, command, len(files), spent), "utf-8")
     print(card.read_text("utf-8"))
 
 

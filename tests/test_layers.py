@@ -29,14 +29,25 @@ LEVELS = [
     ["nets"],
     ["loading", "config", "metrics"],
     ["checksums"],
-    ["contracts", "paths", "files", "console"],
+    ["contracts", "paths", "files", "console", "former_names"],
     ["records"],
     ["errors"],
     ["__init__"],  # the version
 ]
 WITHOUT_TORCH = [  # rooms, and files of a room
     *("__init__", "__main__", "commands", "html_report", "results", "evaluation", "config", "metrics", "checksums"),
-    *("paths", "files", "console", "records", "errors", "runs.folder", "runs.lock", "runs.index", "sweeps.launchers"),
+    *(
+        "paths",
+        "files",
+        "console",
+        "former_names",
+        "records",
+        "errors",
+        "runs.folder",
+        "runs.lock",
+        "runs.index",
+        "sweeps.launchers",
+    ),
 ]
 WITH_TORCH = ["commands.reproduce_points", "commands.reproduce_tables"]  # they plan, and read what was run
 HEAVY = {"torch", "torchvision", "pytorch_lightning", "timm", "safetensors.torch"}

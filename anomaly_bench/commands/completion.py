@@ -89,7 +89,8 @@ def _overrides(verb: Verb, before: list[str], key: str, equals: bool) -> Iterato
         values = ["true", "false"] if boolean else _choices(field.annotation if field else None)
         yield from (f"{key}={value}" for value in values)
         return
-    keys = (each for each in config.flatten(cfg) if each.rpartition(".")[2] not in config.NOT_ARGUMENTS)
+    every = [each for each in config.flatten(cfg) if each.rpartition(".")[2] not in config.NOT_ARGUMENTS]
+    keys = (each for each in every if not any(other.startswith(f"{each}.") for other in every))  # no blocks of keys
     yield from (f"{name}=" for name in [*GROUPS, *keys])
 
 

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from anomaly_bench import config
 from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.former_names import renamed
 
 Place = tuple[str, str]  # data set and category of a run
 
@@ -48,7 +49,8 @@ def request_of(arguments: Namespace) -> Request:
     chosen = list(dict.fromkeys(arguments.experiment)) or list(experiments())
     for override in arguments.overrides:
         if not any(has_key(experiment, override) for experiment in chosen):
-            hint = nearest(key_of(override), {key for experiment in chosen for key in keys_of(experiment)})
+            known = {key for experiment in chosen for key in keys_of(experiment)}
+            hint = renamed(key_of(override), known) or nearest(key_of(override), known)
             raise UserError(key_of(override), f"no such key in {', '.join(chosen)}", hint)
     return Request(chosen, arguments.overrides, outputs, preset, arguments.plan)
 

@@ -25,8 +25,8 @@ LACKING = {  # the key that a mistake names -> what is missing, in a cell of a t
     "hardware.accelerator": "no GPU",
     "dataset.split_file": "split file missing",
     "method.weights": "weights missing",
-    "method.teacher": "teacher missing",
-    "method.teacher_images": "teacher's images missing",
+    "method.teacher.file": "teacher missing",
+    "method.teacher.images": "teacher's images missing",
 }
 
 

@@ -14,10 +14,11 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import config
+from anomaly_bench.config.yaml_files import lines_of_keys
 from anomaly_bench.errors import Mistakes, UserError
 
 SOURCES = {"paper": "paper", "code": "authors' code", "ours": "ours", "unknown": "unknown in the source"}
-LINE = re.compile(r"^(?P<key>\w+):\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
+LINE = re.compile(r"^\w+:\s*(?P<value>.*?)(?:\s+#\s*(?:\[(?P<source>\w+)\])?\s*(?P<note>.*))?$")
 HEADING = re.compile(r"^(Deviation|Unknown): ", re.MULTILINE)
 GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
 
@@ -61,7 +62,7 @@ def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[s
 def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
     """Return key, value, source and note in columns; a value other than the yaml's is marked with the yaml's."""
     table = []
-    for key, value in cfg.items():
+    for key, value in _with_blocks(cfg, notes):
         if key in config.NOT_ARGUMENTS:
             continue
         written, source, note = notes.get(key, ("", "", ""))
@@ -72,6 +73,13 @@ def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
         table.append((key, shown, SOURCES.get(source, source), note))
     widths = [max((len(r[i]) for r in table), default=0) for i in range(3)]
     return ["  " + "  ".join(f"{c:{w}}" for c, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in table]
+
+
+def _with_blocks(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> Iterator[tuple[str, Any]]:
+    """The keys and values of a configuration; in place of a block its keys, in dotted form, with their values."""
+    for key, value in cfg.items():
+        block = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {}
+        yield from block.items() if block.keys() & notes.keys() else [(key, value)]
 
 
 def parse(text: str) -> dict[str, Any]:
@@ -88,10 +96,10 @@ def notes_of(file: Path) -> dict[str, tuple[str, str, str]]:
         if isinstance(base, str) and base != "_self_":
             places = [folder / f"{base}.yaml" for folder in (file.parent, config.conf_dir() / file.parent.name)]
             found |= notes_of(next((place for place in places if place.exists()), places[0]))
-    for line in text.splitlines():
+    for key, _, line in lines_of_keys(text):
         if match := LINE.match(line):
-            _, source, note = found.get(match["key"], ("", "", ""))
-            found[match["key"]] = (match["value"], match["source"] or source, match["note"] or note)
+            _, source, note = found.get(key, ("", "", ""))
+            found[key] = (match["value"], match["source"] or source, match["note"] or note)
     return found
 
 

@@ -21,9 +21,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from anomaly_bench.config.hydra_private import Hydra, Loader, hydra_over, put_values
+from anomaly_bench.config.schema import not_a_value
 from anomaly_bench.config.targets import allow_folder
 from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
+from anomaly_bench.former_names import renamed
 
 # Hydra's warning of a file that bears the name of a plugin's own configuration, on purpose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
@@ -183,10 +185,16 @@ def _unknown_option(loader: Loader, group: str, value: Any) -> UserError | None:
 
 def _unknown_key(o: Override, keys: Collection[str], wrong_groups: set[str]) -> UserError | None:
     key = o.key_or_group
-    if o.is_add() or _inside(key, wrong_groups) or key in keys:
+    if o.is_add() or _inside(key, wrong_groups):
         return None
-    top = sorted({name.partition(".")[0] for name in keys})
-    return UserError(key, "no such key", nearest(key, keys) or f"see `bench show`; keys there: {', '.join(top)}")
+    if key in keys:
+        is_block = "." in key and any(each.startswith(f"{key}.") for each in keys)
+        is_value = not o.is_delete() and not isinstance(o.value(), dict)
+        return not_a_value(key, o.value(), keys) if is_block and is_value else None
+    top = ", ".join(sorted({name.partition(".")[0] for name in keys}))
+    return UserError(
+        key, "no such key", renamed(key, keys) or nearest(key, keys) or f"see `bench show`; keys there: {top}"
+    )
 
 
 def _missing_plugin(launcher: str) -> UserError | None:

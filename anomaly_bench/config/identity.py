@@ -9,15 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from anomaly_bench.checksums import checksum, checksums
 from anomaly_bench.config.schema import Settings
-from anomaly_bench.config.targets import former_name, locate
+from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import UserError
+from anomaly_bench.former_names import FORMER_KEYS, former_class
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
 RANDOM = "random"  # in place of a file: numbers that are drawn
 OWN_FOLDER = "folder"  # the name of the data set whose images may be anybody's
-
+FORMER_BLOCKS = {key.partition(".")[0] for key in FORMER_KEYS}  # whose keys stood beside the others
 
 WeightFiles = dict[str, list[Path]]
 
@@ -33,7 +36,7 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     """What tells a run from all others.
 
     Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
-    not given), a key `*_file` and the folder `teacher_images` are represented by their content, `dataset.root` by
+    not given), a key `*_file` and the folder `teacher.images` are represented by their content, `dataset.root` by
     nothing, because a run keeps its images' checksums.  But the data set `folder` is represented by its place.  Weights
     that are not on this machine count as none.
     """
@@ -42,8 +45,9 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
             files = weight_files(settings)
         except UserError:
             files = {}
-    method = {key: _content(key, value) for key, value in settings.method.items() if key not in files}
-    method |= {key: _checksums(paths, settings.method[key]) for key, paths in files.items()}
+    values = _with_former_keys(settings.method)
+    method = {key: _content(key, value) for key, value in values.items() if key not in files}
+    method |= {key: _checksums(paths, values[key]) for key, paths in files.items()}
     dataset = {key: _content(key, value) for key, value in settings.dataset.items() if key != "root"}
     setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
     if settings.dataset["name"] == OWN_FOLDER:
@@ -67,7 +71,8 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
 
 def identify_by_rule_1(settings: Settings) -> str:
     """The run's identity as earlier versions had it, so that their folders are found."""
-    parts = {"method": settings.method, "dataset": {k: v for k, v in settings.dataset.items() if k != "root"}}
+    dataset = {key: value for key, value in settings.dataset.items() if key != "root"}
+    parts = {"method": _with_former_keys(settings.method), "dataset": dataset}
     contents = {part: {key: _content_by_rule_1(key, v) for key, v in values.items()} for part, values in parts.items()}
     return _hash({"seed": settings.seed, **contents})
 
@@ -101,6 +106,18 @@ def _once(key: Any, find: Callable[[], Any]) -> Any:
     return _known[name]
 
 
+def _with_former_keys(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's arguments under the keys that earlier versions had for them, which stay in the ids of runs."""
+    values: dict[str, Any] = {}
+    for key, value in method.items():
+        if isinstance(value, BaseModel) and key in FORMER_BLOCKS:
+            given = value.model_dump(exclude_unset=True)  # a key without a value in the yaml was none of the method's
+            values |= {FORMER_KEYS.get(f"{key}.{name}", name): each for name, each in given.items()}
+        else:
+            values[key] = value
+    return values
+
+
 def _checksums(paths: list[Path], given: Any) -> Any:
     return checksums(paths) if paths else RANDOM if given == RANDOM else None
 
@@ -121,7 +138,7 @@ def _content(key: str, value: Any) -> Any:
 
 def _content_by_rule_1(key: str, value: Any) -> Any:
     if key == "_target_":
-        return former_name(str(value))
+        return former_class(str(value))
     names_files = key in ("weights", "teacher", "teacher_images") or key.endswith("_file")
     if not names_files or value is None:
         return value

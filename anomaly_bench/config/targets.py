@@ -13,10 +13,10 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 from anomaly_bench.errors import UserError, nearest
+from anomaly_bench.former_names import present_class
 
 PACKAGE = "anomaly_bench"
 LOGGERS = "pytorch_lightning.loggers"
-MOVED = {f"{PACKAGE}.data.": f"{PACKAGE}.datasets."}  # as runs of earlier versions name their classes
 _folders: list[Path] = []  # given as --config-dir
 
 
@@ -52,7 +52,7 @@ def locate(where: str, target: str) -> type:
 
     Raises UserError for what lies elsewhere, is not there, or is no Method, Dataset or Logger.
     """
-    module, _, name = present_name(str(target)).rpartition(".")
+    module, _, name = present_class(str(target)).rpartition(".")
     part = where.partition(".")[0]
     if not (module == LOGGERS if part == "logger" else is_allowed(module)):
         what = f"'{target}' is neither of {LOGGERS if part == 'logger' else PACKAGE} nor of a file below a --config-dir"
@@ -70,18 +70,6 @@ def locate(where: str, target: str) -> type:
         hint = nearest(name, names) or (f"there: {', '.join(names)}" if names else "")
         raise UserError(where, f"'{target}' is no {' or '.join(b.__name__ for b in bases)}", hint)
     return found
-
-
-def present_name(target: str) -> str:
-    """Where a class of this package lies now, of which an earlier version wrote where it lay."""
-    moved = ((old, new) for old, new in MOVED.items() if target.startswith(old))
-    return next((new + target.removeprefix(old) for old, new in moved), target)
-
-
-def former_name(target: str) -> str:
-    """The inverse of `present_name`."""
-    moved = ((old, new) for old, new in MOVED.items() if target.startswith(new))
-    return next((old + target.removeprefix(new) for old, new in moved), target)
 
 
 def raised_at(error: BaseException) -> str:

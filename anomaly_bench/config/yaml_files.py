@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from textwrap import shorten
 
@@ -11,6 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.config.targets import config_folders
 from anomaly_bench.errors import UserError
+
+KEY = re.compile(r"( *)(\w+):")
 
 
 def damaged_yaml() -> UserError | None:
@@ -47,7 +50,17 @@ def with_its_line(mistake: UserError, choices: Mapping[str, str]) -> UserError:
     file = next(filter(Path.is_file, files), None)
     if not file:
         return mistake
-    lines = enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
-    numbers = [number for number, text in lines if key and text.startswith(f"{key}:")]
+    lines = lines_of_keys(file.read_text(encoding="utf-8"))
+    numbers = [number for name, number, _ in lines if name == key]
     place = ":".join(map(str, [file, *numbers[:1]]))
     return UserError(mistake.where, mistake.what, "; ".join(filter(None, [mistake.hint, place])))
+
+
+def lines_of_keys(text: str) -> Iterator[tuple[str, int, str]]:
+    """Each key of a yaml and of its blocks, in dotted form, with the number of its line, from 1, and the line."""
+    block = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if match := KEY.match(line):
+            indent, key = match.groups()
+            block = block if indent else key
+            yield f"{block}.{key}" if indent else key, number, line.strip()

@@ -11,7 +11,7 @@ With Z_l = L(patch), Z_g = G(image without the patch), n numbers each, and C the
     l = l_IAD + lambda_t l_DAD
     score of a patch = lambda_s |Z_l - Z_g|^2 / n + (1 - lambda_s) (1 - C(Z_l, Z_g))
 
-L is distilled from an ImageNet network on natural images, then tuned on patches of the good images, then frozen.  No
+L is distilled from an ImageNet network on natural images, then tuned on patches of the normal images, then frozen.  No
 official code exists, and the paper's text was not at hand: the numbers are those of a published re-implementation whose
 author had the paper's supplement.  What no source settles is marked `unknown` in the yaml.
 
@@ -36,22 +36,22 @@ from torch.nn import functional as F
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Share, Width
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.backbones import Backbone, weight_files
-from anomaly_bench.nets.distillation import Distillation
+from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.distillation import Distillation, DistillationConfig
 from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.partial_conv import GlobalNet, image_sizes
-from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
-from anomaly_bench.nets.teachers import EPOCH, Recipe, load_teacher, store_teacher, teacher_files, teacher_stage
+from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, register_imagenet_statistics
+from anomaly_bench.nets.teachers import EPOCH, Teachers, teacher_weight_files
 from anomaly_bench.nets.windows import (
-    cut,
-    holes,
+    crop,
+    hole_masks,
+    interpolate_bilinear,
+    interpolate_inverse_distance,
     random_corners,
-    spread_bilinear,
-    spread_inverse_distance,
     window_places,
 )
 
-LEAST_DEVIATION = 1e-6
+EPS = 1e-6  # least deviation of a score, so that a constant one can be divided by it
 HalfAxis = Annotated[float, Field(gt=0, le=0.5)]
 
 
@@ -70,19 +70,9 @@ class GlancingAtThePatch(Method):
         conv3_channels_65: Literal[128, 256],
         local_activation: bool,
         unit_features: bool,
-        teacher: str | None,
-        teacher_images: str | None,
         backbone: str,
         weights: str | None,
-        teacher_layer: Annotated[int, Field(ge=1, le=4)],
-        teacher_target_size: Annotated[ImageSize, Field(ge=16)] | None,
-        teacher_losses: tuple[NotNegative, NotNegative, NotNegative],
-        teacher_compactness: Literal["square", "abs", "signed"],
-        teacher_steps: Count,
-        teacher_batch_size: Annotated[BatchSize, Field(ge=2)],
-        teacher_lr: Positive,
-        teacher_weight_decay: NotNegative,
-        decoder_layers: Annotated[int, Field(ge=1, le=64)],
+        teacher: DistillationConfig,
         tune_steps: Annotated[int, Field(ge=0, le=10**8)],
         tune_decoder: Literal["new", "kept", "frozen"],
         tune_batch_size: Annotated[BatchSize, Field(ge=2)],
@@ -105,56 +95,46 @@ class GlancingAtThePatch(Method):
     ) -> None:
         super().__init__()
         self.image_size, self.patch_size, self.batch_size, self.steps = image_size, patch_size, batch_size, steps
-        self.teacher, self.teacher_images, self.val_share = teacher, teacher_images, val_share
-        self.recipe = Recipe(
-            backbone, weights, teacher_layer, teacher_target_size, teacher_losses, 1.0, teacher_compactness,
-            teacher_steps, teacher_batch_size, teacher_lr, teacher_weight_decay, decoder_layers,
-        )  # fmt: skip
+        self.iad_share, self.calibrate, self.val_share = iad_share, calibrate, val_share
+        self.unit_features, self.interpolation = unit_features, interpolation
+        self.teachers, self.tune_decoder = Teachers(teacher, backbone, weights), tune_decoder if tune_steps else "new"
         self.tune_steps, self.tune_batch_size, self.tune_lr = tune_steps, tune_batch_size, tune_lr
-        self.tune_decoder = tune_decoder if tune_steps else "new"
-        self.lessons: dict[str, Any] = {
-            "lr": lr,
-            "dad_lr": dad_lr,
-            "dad_weight": dad_weight,
-            "dad_trains_global": dad_trains_global,
-        }
-        self.stains: dict[str, Any] = {"axes": stain_axes, "irregularity": stain_irregularity, "grey": stain_grey}
-        for name, (low, high) in self.stains.items():
-            if low > high:
-                raise UserError(f"method.stain_{name}", f"[{low}, {high}] given, needed: the smaller number first")
-        if tune_steps and not (teacher_losses[0] or teacher_losses[2]):
-            what = f"{list(teacher_losses)} given; the tuning needs the first or the third, it has no second"
-            raise UserError("method.teacher_losses", what, "method.tune_steps=0 leaves the tuning out")
-        if self.tune_decoder != "new" and not (teacher or teacher_images):
-            what = f"{tune_decoder} given, but the shipped local networks' files hold no decoder"
-            raise UserError("method.tune_decoder", what, "new, or method.teacher_images=FOLDER to distil one with it")
-        self.iad_share, self.calibrate, self.interpolation = iad_share, calibrate, interpolation
-        self.unit_features = unit_features
+        self.lr, self.dad_lr, self.dad_weight, self.dad_trains_global = lr, dad_lr, dad_weight, dad_trains_global
+        self.stain_args = {"axes": stain_axes, "irregularity": stain_irregularity, "grey": stain_grey}
+        self._check()
         self.local = LocalNet(patch_size, conv1_kernel_33, conv3_channels_65, local_activation)
-        if image_size not in (sizes := image_sizes()):
-            raise UserError("method.image_size", f"{image_size} given, allowed: {sizes[0]} to {sizes[-1]}")
         self.global_net = GlobalNet(image_size)
         self.dad = DistortionHead(dad_hidden)
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1))  # of ImageNet
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1))
+        register_imagenet_statistics(self)
         self.register_buffer("calibration", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # mean, deviation: s_IAD; s_DAD
         self.places = window_places(image_size, self.local.net, windows)
         self.loaded: dict[str, str] = {}
 
+    def _check(self) -> None:
+        """Raises UserError for values that are allowed one by one and cannot work together."""
+        teacher, (smallest, *_, largest) = self.teachers.config, image_sizes()
+        for name, (low, high) in self.stain_args.items():
+            if low > high:
+                raise UserError(f"method.stain_{name}", f"[{low}, {high}] given, needed: the smaller number first")
+        if self.tune_steps and not (teacher.losses[0] or teacher.losses[2]):
+            what = f"{list(teacher.losses)} given; the tuning needs the first or the third, it has no second"
+            raise UserError("method.teacher.losses", what, "method.tune_steps=0 leaves the tuning out")
+        if self.tune_decoder != "new" and not (teacher.file or teacher.images):
+            what = f"{self.tune_decoder} given, but the shipped local networks' files hold no decoder"
+            raise UserError("method.tune_decoder", what, "new, or method.teacher.images=FOLDER to distil one with it")
+        if not smallest <= self.image_size <= largest:
+            raise UserError("method.image_size", f"{self.image_size} given, allowed: {smallest} to {largest}")
+
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        net, images = self.local.net, self.teacher_images
         tuning = self._tuning() if self.tune_steps else None
-        D = tuning.decoder if tuning and self.tune_decoder != "new" else None
-        if (sha256 := load_teacher(net, self.teacher, images, self.recipe, D)) is None:
-            yield (stage := teacher_stage(net, images, self.recipe))
-            sha256 = store_teacher(net, images, self.recipe, stage.module.decoder)  # type: ignore[arg-type]
-            load_teacher(net, self.teacher, images, self.recipe, D)
+        decoder = tuning.decoder if tuning and self.tune_decoder != "new" else None
+        sha256 = yield from self.teachers.stages(self.local.net, decoder)
         self.loaded[f"local_p{self.patch_size}_sha256"] = sha256
         if tuning:
             tuning.decoder.requires_grad_(self.tune_decoder != "frozen")
             yield self._stage("tune", tuning, data, self.tune_steps, self.tune_batch_size)
         self.local.requires_grad_(False)
-        yield self._stage("global", Consistency(self, **self.lessons), data, self.steps, self.batch_size)
+        yield self._stage("global", Consistency(self), data, self.steps, self.batch_size)
         if self.calibrate:
             self._calibrate(data)
 
@@ -164,25 +144,23 @@ class GlancingAtThePatch(Method):
         return Stage(name, module, loader, {"max_epochs": math.ceil(steps / epoch), "max_steps": steps})
 
     def _tuning(self) -> Tuning:
-        recipe = self.recipe
-        backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
-        backbone.load(recipe.weights)
+        backbone = self.teachers.imagenet_network()
         self.loaded |= {"backbone": backbone.name, "backbone_sha256": backbone.sha256}
-        return Tuning(self.local, backbone, recipe, self.tune_lr)
+        return Tuning(self.local, backbone, self.teachers.config, self.tune_lr)
 
     @torch.no_grad()
     def _calibrate(self, data: NormalData) -> None:
-        """Mean and deviation of both scores over all windows of the normal validation images."""
+        """Sets the mean and deviation of both scores from all windows of the normal validation images."""
         scores = [self.window_scores(image) for batch in data.loader("val", 1) for image in batch["image"]]
         both = torch.cat(scores, 1)  # [2, windows of all images]
-        deviation = both.std(1, correction=0).clamp_min(LEAST_DEVIATION)
+        deviation = both.std(1, correction=0).clamp_min(EPS)
         self.calibration.copy_(torch.stack([both.mean(1), deviation], 1))
 
     def normalise(self, images: Tensor) -> Tensor:
         return (images - self.mean) / self.std
 
     def window_scores(self, image: Tensor) -> Tensor:
-        """s_IAD and s_DAD of every window, row by row, uncalibrated: [3, H, W] -> [2, N]."""
+        """Returns s_IAD and s_DAD of the N windows of an image [3, H, W], row by row, uncalibrated: [2, N]."""
         image = self.normalise(image.to(self.mean.device))
         places = torch.tensor(self.places, device=image.device)
         tops, lefts = (p.flatten() for p in torch.meshgrid(places, places, indexing="ij"))
@@ -195,26 +173,23 @@ class GlancingAtThePatch(Method):
         both = torch.stack([self.window_scores(image) for image in images])  # [B, 2, N]
         both = (both - self.calibration[:, :1]) / self.calibration[:, 1:]
         iad, dad = both.unbind(1)
-        mix = self.iad_share * iad + (1 - self.iad_share) * dad  # [B, N]
+        mixed = self.iad_share * iad + (1 - self.iad_share) * dad  # [B, N]
         centres = [place + (self.patch_size - 1) // 2 for place in self.places]
-        spread = spread_bilinear if self.interpolation == "bilinear" else spread_inverse_distance
-        maps = spread(torch.stack([mix, iad, dad], 1), centres, self.image_size)  # [B, 3, H, W]
-        mixed, *parts = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
-        return mixed._replace(components={"iad": parts[0], "dad": parts[1]})
+        interpolate = interpolate_bilinear if self.interpolation == "bilinear" else interpolate_inverse_distance
+        maps = interpolate(torch.stack([mixed, iad, dad], 1), centres, self.image_size)  # [B, 3, H, W]
+        scores, iad_scores, dad_scores = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
+        return scores._replace(components={"iad": iad_scores, "dad": dad_scores})
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
-        given, images = values["teacher"], values["teacher_images"]
-        used = values["tune_steps"] or (images and not given)
-        weights = weight_files(values["backbone"], values["weights"], fetch) if used else []
-        return {"teacher": teacher_files([values["patch_size"]], given, images), "weights": weights}
+        return teacher_weight_files(values, [values["patch_size"]], fetch, is_tuned=bool(values["tune_steps"]))
 
     def provenance(self) -> dict[str, str]:
         return dict(self.loaded)
 
 
 class LocalNet(nn.Module):
-    """L.  activation: a leaky ReLU after its last convolution.
+    """L describes patches.  activation: a leaky ReLU after its last convolution.
 
     The distillation from natural images leaves that one out: its files serve Uninformed Students too.
     """
@@ -224,11 +199,11 @@ class LocalNet(nn.Module):
         self.net, self.activation = PatchDescriptor(patch_size, conv1_kernel_33, conv3_channels_65), activation
 
     def forward(self, patches: Tensor) -> Tensor:
-        """[B, 3, p, p], normalised -> [B, n]."""
+        """Returns Z_l [B, n] of patches [B, 3, p, p], normalised."""
         return self.activated(self.net(patches))
 
     def at(self, image: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Z_l of the windows with these corners, multiples of the densest pooled stride: [3, H, W] -> [N, n]."""
+        """Returns Z_l [N, n] of an image's windows; corners [N] are multiples of the network's largest stride."""
         stride, half = self.net.strides[-1], (self.net.patch_size - 1) // 2
         dense = self.net.dense(image[None], stride)[0]  # [n, H / s, W / s]
         return self.activated(dense[:, (tops + half) // stride, (lefts + half) // stride].T)
@@ -238,26 +213,23 @@ class LocalNet(nn.Module):
 
 
 class DistortionHead(nn.Module):
-    """C, before its sigmoid: large for a clean patch.  Both networks' numbers [B, n] -> [B]."""
+    """C before its sigmoid, large for a clean patch.  Z_l and Z_g [B, n] -> logits [B]."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * DIMENSIONS, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, 1))
 
     def forward(self, z_l: Tensor, z_g: Tensor) -> Tensor:
-        clean: Tensor = self.layers(torch.cat([z_l, z_g], 1))[:, 0]
-        return clean
+        logits: Tensor = self.layers(torch.cat([z_l, z_g], 1))[:, 0]
+        return logits
 
 
 class Tuning(Distillation):
     """Distils L further, on patches of the inspected objects: one from each image of a batch, so no metric loss."""
 
-    def __init__(self, local: LocalNet, backbone: Backbone, recipe: Recipe, lr: float) -> None:
-        weights = (recipe.losses[0], 0.0, recipe.losses[2])
-        super().__init__(
-            local.net, backbone, weights, recipe.margin, recipe.compactness, recipe.target_size, lr,
-            recipe.weight_decay, recipe.decoder_layers,
-        )  # fmt: skip
+    def __init__(self, local: LocalNet, backbone: Backbone, teacher: DistillationConfig, lr: float) -> None:
+        losses = (teacher.losses[0], 0.0, teacher.losses[2])
+        super().__init__(local.net, backbone, teacher.model_copy(update={"losses": losses, "lr": lr}))
         self.activated = local.activated
 
     def describe(self, patches: Tensor) -> Tensor:
@@ -265,7 +237,7 @@ class Tuning(Distillation):
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
         p = self.teacher.patch_size
-        patches = cut(batch["image"], *random_corners(batch["image"], p), p)
+        patches = crop(batch["image"], *random_corners(batch["image"], p), p)
         return super().training_step((patches, patches, patches), batch_idx)
 
 
@@ -275,34 +247,32 @@ class Consistency(LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(
-        self, method: GlancingAtThePatch, lr: float, dad_lr: float, dad_weight: float, dad_trains_global: bool
-    ) -> None:
+    def __init__(self, method: GlancingAtThePatch) -> None:
         super().__init__()
         self.local, self.global_net, self.dad = method.local, method.global_net, method.dad
-        self.register_buffer("mean", method.mean, persistent=False)
-        self.register_buffer("std", method.std, persistent=False)
-        self.stains, self.unit_features = method.stains, method.unit_features
-        self.lr, self.dad_lr, self.dad_weight, self.dad_trains_global = lr, dad_lr, dad_weight, dad_trains_global
+        register_imagenet_statistics(self, persistent=False)
+        self.stain_args, self.unit_features = method.stain_args, method.unit_features
+        self.lr, self.dad_lr = method.lr, method.dad_lr
+        self.dad_weight, self.dad_trains_global = method.dad_weight, method.dad_trains_global
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
         images, p = batch["image"], self.local.net.patch_size
         tops, lefts = random_corners(images, p)
-        iad, dad = self.losses(images, tops, lefts, stain(cut(images, tops, lefts, p), **self.stains)[0])
+        iad, dad = self.losses(images, tops, lefts, stain(crop(images, tops, lefts, p), **self.stain_args)[0])
         self.log_dict({"iad": iad, "dad": dad}, on_step=False, on_epoch=True, batch_size=len(images))
         return iad + self.dad_weight * dad
 
     def losses(self, images: Tensor, tops: Tensor, lefts: Tensor, stained: Tensor) -> tuple[Tensor, Tensor]:
-        """l_IAD and l_DAD.  images [B, 3, H, W], stained [B, 3, p, p], both in [0, 1]; a corner for each image."""
+        """Returns l_IAD and l_DAD of images [B, 3, H, W] and stained patches [B, 3, p, p] in [0, 1]; corners [B]."""
         p = stained.shape[-1]
-        clean = cut(images, tops, lefts, p)
+        clean = crop(images, tops, lefts, p)
         with torch.no_grad():
             described = self.local((torch.cat([clean, stained]) - self.mean) / self.std)  # [2 B, n]
         z_l, z_stained = compared(described, self.unit_features).chunk(2)  # [B, n] each
-        z_g = self.global_net((images - self.mean) / self.std, holes(images, tops, lefts, p))  # [B, n]
+        z_g = self.global_net((images - self.mean) / self.std, hole_masks(images, tops, lefts, p))  # [B, n]
         z_g = compared(z_g, self.unit_features)
-        seen = z_g if self.dad_trains_global else z_g.detach()
-        logits = self.dad(torch.cat([z_l, z_stained]), torch.cat([seen, seen]))  # [2 B]
+        z_dad = z_g if self.dad_trains_global else z_g.detach()
+        logits = self.dad(torch.cat([z_l, z_stained]), torch.cat([z_dad, z_dad]))  # [2 B]
         is_clean = torch.cat([torch.ones_like(tops), torch.zeros_like(tops)]).to(logits.dtype)
         return inconsistency(z_l, z_g).mean(), F.binary_cross_entropy_with_logits(logits, is_clean)
 
@@ -312,10 +282,10 @@ class Consistency(LightningModule):
 
 
 def compared(z: Tensor, unit: bool) -> Tensor:
-    """Z as both heads see it: [B, n].  unit: scaled to length 1."""
+    """Returns Z as it is compared, [B, n].  unit: scaled to length 1."""
     return F.normalize(z, dim=1) if unit else z
 
 
 def inconsistency(z_l: Tensor, z_g: Tensor) -> Tensor:
-    """s_IAD: [B, n] twice -> [B]."""
+    """Returns s_IAD [B] of Z_l and Z_g [B, n]."""
     return (z_l - z_g).pow(2).mean(1)

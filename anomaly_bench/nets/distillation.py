@@ -15,16 +15,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
+from anomaly_bench.config.schema import Checked
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
@@ -38,12 +41,29 @@ HELD = 2000  # decoded images that stay in memory
 Triplet = tuple[Tensor, Tensor, Tensor]  # p, p+, p-: [3, p, p] or [B, 3, p, p]
 
 
+class DistillationConfig(Checked):
+    """The block `method.teacher`: where a teacher comes from, and the numbers of its distillation."""
+
+    file: str | None  # a teacher's file, a folder with one for each patch size, or `random`; None: the shipped ones
+    images: str | None  # a folder of natural images, to distil from where no file is given
+    layer: Annotated[int, Field(ge=1, le=4)]  # of the ImageNet network
+    target_size: Annotated[ImageSize, Field(ge=16)] | None  # pixels of a patch for the ImageNet network; None: as it is
+    losses: tuple[NotNegative, NotNegative, NotNegative]  # lambda_k, lambda_m, lambda_c
+    margin: Positive = 1.0  # delta, for methods whose yaml has none
+    compactness: Literal["square", "abs", "signed"]
+    steps: Count
+    batch_size: Annotated[BatchSize, Field(ge=2)]
+    lr: Positive
+    weight_decay: NotNegative
+    decoder_layers: Annotated[int, Field(ge=1, le=64)] = 1  # of D, for methods whose yaml does not say
+
+
 def natural_images(folder: Path) -> list[Path]:
     """All image files below a folder, sorted.  Raises UserError where there are fewer than two."""
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(files) < 2:
         what = f"{len(files)} images in {folder}; a folder of natural images is needed"
-        raise UserError("method.teacher_images", what, "method.teacher_images=DIR, or null: the shipped teachers")
+        raise UserError("method.teacher.images", what, "method.teacher.images=DIR, or null: the shipped teachers")
     return files
 
 
@@ -73,8 +93,8 @@ class Triplets(Dataset[Triplet]):
         reach = (p - 1) // 4
         near = np.clip(np.array([x, y]) + rng.integers(-reach, reach + 1, 2), 0, side - p)
         image = self._read(self.files[first])
-        triplet = [cut(image, side, p, x, y), cut(image, side, p, *near)]
-        triplet.append(cut(self._read(self.files[other]), far, p, *rng.integers(0, far - p + 1, 2)))
+        triplet = [zoomed_crop(image, side, p, x, y), zoomed_crop(image, side, p, *near)]
+        triplet.append(zoomed_crop(self._read(self.files[other]), far, p, *rng.integers(0, far - p + 1, 2)))
         triplet[1] = triplet[1] + rng.normal(0, NOISE, triplet[1].shape).astype(np.float32)
         if rng.random() < GREY:
             triplet = [np.repeat(t.mean(axis=0, keepdims=True), 3, axis=0) for t in triplet]
@@ -91,8 +111,8 @@ def read(file: Path) -> Image.Image:
         raise UserError(str(file), f"cannot be read as an image: {error}") from error
 
 
-def cut(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
-    """The p x p pixels at (x, y) of the image zoomed to side x side -> float32 [3, p, p] in [0, 1]."""
+def zoomed_crop(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
+    """Returns the p x p pixels at (x, y) of the image zoomed to side x side: float32 [3, p, p] in [0, 1]."""
     w, h = image.width / side, image.height / side
     box = (x * w, y * h, (x + p) * w, (y + p) * h)
     patch = image.resize((p, p), Image.Resampling.BILINEAR, box=box)
@@ -100,45 +120,30 @@ def cut(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
 
 
 class Distillation(LightningModule):
-    """Trains `teacher`; batches are triplets [B, 3, p, p] in [0, 1].
+    """Trains `teacher` to describe patches as `backbone` does; batches are triplets [B, 3, p, p] in [0, 1]."""
 
-    weights: lambda_k, lambda_m, lambda_c.  target_size: patches are enlarged to it for the ImageNet network; None: not.
-    decoder_layers: of D.
-    """
-
-    def __init__(
-        self,
-        teacher: PatchDescriptor,
-        backbone: Backbone,
-        weights: tuple[float, float, float],
-        margin: float,
-        compactness: Literal["square", "abs", "signed"],
-        target_size: int | None,
-        lr: float,
-        weight_decay: float,
-        decoder_layers: int = 1,
-    ) -> None:
+    def __init__(self, teacher: PatchDescriptor, backbone: Backbone, config: DistillationConfig) -> None:
         super().__init__()
-        self.teacher, self.backbone, self.target_size = teacher, backbone, target_size
-        self.weights, self.margin, self.compactness = weights, margin, compactness
-        self.lr, self.weight_decay = lr, weight_decay
-        self.decoder = decoder(decoder_layers, backbone.channels[-1])  # D
+        self.teacher, self.backbone, self.config = teacher, backbone, config
+        self.decoder = decoder(config.decoder_layers, backbone.channels[-1])  # D
 
     def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         self.log_dict(losses)
-        return torch.stack([w * losses[name] for w, name in zip(self.weights, losses, strict=True) if w]).sum()
+        return torch.stack([w * losses[name] for w, name in zip(self.config.losses, losses, strict=True) if w]).sum()
 
     def losses(self, batch: Triplet) -> dict[str, Tensor]:
         """The three losses, before they are weighted; 0 for one whose weight is."""
         t = self.describe(batch[0])  # [B, d]
-        lambda_k, lambda_m, lambda_c = self.weights
-        zero = t.new_zeros(())
-        return {
-            "knowledge": knowledge(self.decoder(t), self.target(batch[0])) if lambda_k else zero,
-            "metric": metric(t, self.describe(batch[1]), self.describe(batch[2]), self.margin) if lambda_m else zero,
-            "compactness": compactness(t, self.compactness) if lambda_c else zero,
-        }
+        lambda_k, lambda_m, lambda_c = self.config.losses
+        losses = dict.fromkeys(("knowledge", "metric", "compactness"), t.new_zeros(()))
+        if lambda_k:
+            losses["knowledge"] = knowledge(self.decoder(t), self.target(batch[0]))
+        if lambda_m:
+            losses["metric"] = metric(t, self.describe(batch[1]), self.describe(batch[2]), self.config.margin)
+        if lambda_c:
+            losses["compactness"] = compactness(t, self.config.compactness)
+        return losses
 
     def describe(self, patches: Tensor) -> Tensor:
         """[B, 3, p, p] in [0, 1] -> [B, d]."""
@@ -147,13 +152,13 @@ class Distillation(LightningModule):
 
     def target(self, patches: Tensor) -> Tensor:
         """P: [B, 3, p, p] in [0, 1] -> [B, C]."""
-        if self.target_size:
-            patches = F.interpolate(patches, size=self.target_size, mode="bilinear", align_corners=False)
+        if self.config.target_size:
+            patches = F.interpolate(patches, size=self.config.target_size, mode="bilinear", align_corners=False)
         return self.backbone(patches)[-1].mean((2, 3))
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trainable = [*self.teacher.parameters(), *(p for p in self.decoder.parameters() if p.requires_grad)]
-        return torch.optim.Adam(trainable, lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.Adam(trainable, lr=self.config.lr, weight_decay=self.config.weight_decay)
 
 
 def decoder(layers: int, features: int) -> nn.Module:

@@ -136,16 +136,16 @@ class GlobalNet(nn.Module):
             k, s, n = layer.kernel, layer.stride, after.shape[-1]
             reached = min((side + k - 2) // s + 1, n)  # outputs along a side, at most: it depends on start's remainder
             to = (-((k - 1 - start) // s)).clamp(0, n - reached)  # the first output that reads `start`
-            x, mask = cut(before, x, mask, start, to * s, (reached - 1) * s + k)
+            x, mask = paste(before, x, mask, start, to * s, (reached - 1) * s + k)
             x, mask = self.step(layer, x, mask)
             start, side = to, reached
         return x.flatten(1)
 
 
-def cut(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Pastes x and its mask into copies of a valid map and cuts n x n positions out -> [N, C, n, n], [N, 1, n, n].
+def paste(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Pastes x and its mask into copies of a valid map and crops n x n positions: [N, C, n, n], [N, 1, n, n].
 
-    whole [1, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the cuts at first [N, 2].
+    whole [1, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2].
     """
     (H, W), (N, side) = whole.shape[2:], (len(x), x.shape[-1])
     at = first[:, :, None] + torch.arange(n, device=x.device)  # [N, 2, n], rows and columns of the map

@@ -102,8 +102,16 @@ class PatchDescriptor(nn.Module):
         return x
 
 
-def enlarge(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Maps computed with `stride`, [B, C, ceil(H / s), ceil(W / s)] -> [B, C, H, W], bilinear between their positions.
+def register_imagenet_statistics(module: nn.Module, persistent: bool = True) -> None:
+    """Gives a module the buffers `mean` and `std` [3, 1, 1] of ImageNet, with which patch networks' inputs in [0, 1]
+    are normalised.
+    """
+    module.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent)
+    module.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1), persistent)
+
+
+def upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
+    """Returns maps of stride s, [B, C, ceil(H / s), ceil(W / s)], at full size, [B, C, H, W], interpolated bilinearly.
 
     Pixel (i s, j s) keeps its value; pixels beyond the last position repeat it.  Raises ValueError where the maps are
     not those of an image of `size` (H, W).

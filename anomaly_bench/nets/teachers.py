@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from safetensors.torch import load, save
@@ -24,8 +24,8 @@ from anomaly_bench.checksums import checksums
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_atomic
-from anomaly_bench.nets.backbones import RANDOM, Backbone
-from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
+from anomaly_bench.nets.backbones import RANDOM, Backbone, weight_files
+from anomaly_bench.nets.distillation import Distillation, DistillationConfig, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.paths import cache_root
 
@@ -35,89 +35,123 @@ EPOCH = 500  # steps between two checkpoints of a distillation
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """The numbers of a distillation, as the method's yaml has them."""
+class Teachers:
+    """Where a method's teachers come from.  backbone, weights: of the ImageNet network that they are distilled from."""
 
+    config: DistillationConfig
     backbone: str
     weights: str | None
-    layer: int  # of the ImageNet network, 1 to 4
-    target_size: int | None
-    losses: tuple[float, float, float]
-    margin: float
-    compactness: Literal["square", "abs", "signed"]
-    steps: int
-    batch_size: int
-    lr: float
-    weight_decay: float
-    decoder_layers: int = 1
+
+    def stages(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> Generator[Stage, None, str]:
+        """Loads a teacher into `net`, after yielding the stage that distils it where there is none yet.
+
+        decoder: gets what the teacher was distilled with.  Returns the SHA-256 of the teacher's file.  Raises what
+        `load` raises.
+        """
+        if (sha256 := self.load(net, decoder)) is None:
+            yield (stage := self.stage(net))
+            sha256 = self.store(net, stage.module.decoder)  # type: ignore[arg-type]
+            if decoder:
+                self.load(net, decoder)
+        return sha256
+
+    def load(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str | None:
+        """Loads a teacher's weights into `net`, and into `decoder` what the same file holds of D.
+
+        `random` for a file: `net` stays as it was drawn, to try out the machinery.  Returns the file's SHA-256, or None
+        where the teacher must be distilled first.  Raises UserError where a file does not fit, and where no file and no
+        images are named and no teacher of this size is shipped.
+        """
+        if self.config.file == RANDOM:
+            return RANDOM
+        if self.config.file or not self.config.images:
+            (file,) = teacher_files([net.patch_size], self.config)
+            return read_teacher(net, file, decoder)
+        key = self.key(net)
+        file = _cached(net, key)
+        return read_teacher(net, file, decoder, key) if file.exists() else None
+
+    def stage(self, net: PatchDescriptor) -> Stage:
+        """Returns what distils `net` from the natural images, with a checkpoint every EPOCH steps."""
+        config = self.config
+        if not any(config.losses):
+            raise UserError("method.teacher.losses", "all three are 0, nothing to learn")
+        module = Distillation(net, self.imagenet_network(), config)
+        steps = min(EPOCH, config.steps)
+        triplets = Triplets(natural_images(self.images), net.patch_size, steps * config.batch_size)
+        trainer = {"max_epochs": -(-config.steps // steps), "max_steps": config.steps}
+        return Stage(f"teacher_p{net.patch_size}", module, DataLoader(triplets, config.batch_size), trainer)
+
+    def store(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str:
+        """Keeps a fitted teacher for all runs that need the same one, and returns the file's SHA-256."""
+        key = self.key(net)
+        return save_teacher(net, _cached(net, key), {"recipe": json.dumps(self.recipe), KEY: key}, decoder=decoder)
+
+    def path(self, net: PatchDescriptor) -> Path:
+        """Returns where the distilled teacher is kept."""
+        return _cached(net, self.key(net))
+
+    def key(self, net: PatchDescriptor) -> str:
+        """Returns a SHA-256 of all that a distilled teacher depends on."""
+        backbone, files = self.imagenet_network(), natural_images(self.images)
+        shapes = [list(value.shape) for value in net.state_dict().values()]
+        listed = [(str(f.relative_to(self.images)), sha) for f, sha in zip(files, checksums(files), strict=True)]
+        numbers = {name: value for name, value in self.recipe.items() if name != "weights"}
+        content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
+        return hashlib.sha256(content.encode()).hexdigest()
+
+    def imagenet_network(self) -> Backbone:
+        """Returns the network that teachers are distilled from, with its weights."""
+        backbone = Backbone(self.backbone, layers=(self.config.layer,))
+        backbone.load(self.weights)
+        return backbone
+
+    @property
+    def images(self) -> Path:
+        """The folder of natural images."""
+        return Path(self.config.images or "").expanduser()
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What a distillation depends on besides the images, as it stands in the files of teachers."""
+        numbers = self.config.model_dump(exclude={"file", "images"})
+        return {"backbone": self.backbone, "weights": self.weights, **numbers}
 
 
-def load_teacher(
-    net: PatchDescriptor, given: str | None, images: str | None, recipe: Recipe, decoder: nn.Module | None = None
-) -> str | None:
-    """Load a teacher's weights into `net`; the file's SHA-256, or None where it must be distilled from `images` first.
+def teacher_files(patch_sizes: Sequence[int], config: DistillationConfig) -> list[Path]:
+    """Returns the file of each size's teacher that is loaded as it is, given or shipped; none where one is distilled.
 
-    given: a file, or a folder with a file p<size>.safetensors for each patch size, or `random`: `net` stays as it was
-    drawn, to try out the machinery.  decoder: to be loaded from the same file.  Raises UserError where it does not fit,
-    and where nothing is given, no images are named, and no teacher of this size is shipped.
+    Raises UserError where no file and no images are named, and no teacher of a size is shipped.
     """
-    if given == RANDOM:
-        return RANDOM
-    if given or not images:
-        (file,) = teacher_files([net.patch_size], given, images)
-        return _load(net, file, decoder)
-    key = _key(net, Path(images).expanduser(), recipe)
-    file = _place(net, key)
-    return _load(net, file, decoder, key) if file.exists() else None
-
-
-def teacher_files(patch_sizes: Sequence[int], given: str | None, images: str | None) -> list[Path]:
-    """The file of each size's teacher that is loaded as it is: `given`, or shipped; none where one is distilled.
-
-    Raises UserError where nothing is given, no images are named, and no teacher of a size is shipped.
-    """
-    if images and not given:
-        natural_images(Path(images).expanduser())
+    if config.images and not config.file:
+        natural_images(Path(config.images).expanduser())
         return []
-    if given == RANDOM:
+    if config.file == RANDOM:
         return []
-    place = Path(given).expanduser() if given else Path(str(files("anomaly_bench.nets").joinpath("teachers")))
+    place = Path(config.file or str(files("anomaly_bench.nets").joinpath("teachers"))).expanduser()
     found = [place / f"p{size}.safetensors" if place.is_dir() else place for size in patch_sizes]
     for size, file in zip(patch_sizes, found, strict=True):
         if file.is_file():
             continue
-        if given:
-            raise UserError("method.teacher", f"no such file: {file}")
+        if config.file:
+            raise UserError("method.teacher.file", f"no such file: {file}")
         what = f"no teacher for patches of {size} pixels is shipped"
-        hint = "17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER"
-        raise UserError("method.teacher", what, hint)
+        hint = "17 and 33 are; method.teacher.file=FILE, or distil one: method.teacher.images=FOLDER"
+        raise UserError("method.teacher.file", what, hint)
     return found
 
 
-def teacher_stage(net: PatchDescriptor, images: str | None, recipe: Recipe) -> Stage:
-    """What distils `net` from a folder of natural images, with a checkpoint every EPOCH steps."""
-    assert images is not None
-    if not any(recipe.losses):
-        raise UserError("method.teacher_losses", "all three are 0, nothing to learn")
-    backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
-    backbone.load(recipe.weights)
-    module = Distillation(
-        net, backbone, recipe.losses, recipe.margin, recipe.compactness, recipe.target_size, recipe.lr,
-        recipe.weight_decay, recipe.decoder_layers,
-    )  # fmt: skip
-    steps = min(EPOCH, recipe.steps)
-    triplets = Triplets(natural_images(Path(images).expanduser()), net.patch_size, steps * recipe.batch_size)
-    loader = DataLoader(triplets, recipe.batch_size)
-    trainer = {"max_epochs": -(-recipe.steps // steps), "max_steps": recipe.steps}
-    return Stage(f"teacher_p{net.patch_size}", module, loader, trainer)
+def teacher_weight_files(
+    values: Mapping[str, Any], patch_sizes: Sequence[int], fetch: bool, is_tuned: bool = False
+) -> dict[str, list[Path]]:
+    """`Method.weight_files` of a method with the block `teacher`.
 
-
-def store_teacher(net: PatchDescriptor, images: str | None, recipe: Recipe, decoder: nn.Module | None = None) -> str:
-    """Keep a fitted teacher for all runs that need the same one; the file's SHA-256."""
-    assert images is not None
-    key = _key(net, Path(images).expanduser(), recipe)
-    about = {"recipe": json.dumps(asdict(recipe)), KEY: key}
-    return save_teacher(net, _place(net, key), about, decoder=decoder)
+    The ImageNet network's file counts where a teacher is distilled, or `is_tuned` after it was loaded.
+    """
+    config: DistillationConfig = values["teacher"]
+    is_used = is_tuned or (config.images and not config.file)
+    weights = weight_files(values["backbone"], values["weights"], fetch) if is_used else []
+    return {"teacher": teacher_files(patch_sizes, config), "weights": weights}
 
 
 def save_teacher(
@@ -144,51 +178,38 @@ def _digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def stored(net: PatchDescriptor, images: Path, recipe: Recipe) -> Path:
-    """Where the teacher lies that this recipe makes of these images."""
-    return _place(net, _key(net, images, recipe))
-
-
-def _place(net: PatchDescriptor, key: str) -> Path:
+def _cached(net: PatchDescriptor, key: str) -> Path:
     return cache_root() / "teachers" / f"p{net.patch_size}-{key[:16]}.safetensors"
 
 
-def _key(net: PatchDescriptor, images: Path, recipe: Recipe) -> str:
-    """SHA-256 of all that a distilled teacher depends on."""
-    backbone = Backbone(recipe.backbone, layers=(recipe.layer,))
-    backbone.load(recipe.weights)
-    shapes = [list(value.shape) for value in net.state_dict().values()]
-    found = natural_images(images)
-    listed = [(str(f.relative_to(images)), digest) for f, digest in zip(found, checksums(found), strict=True)]
-    numbers = {key: value for key, value in asdict(recipe).items() if key != "weights"}
-    content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
-    return hashlib.sha256(content.encode()).hexdigest()
+def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, key: str | None = None) -> str:
+    """Loads a file into `net` and `decoder`, and returns its SHA-256.
 
-
-def _load(net: PatchDescriptor, file: Path, decoder: nn.Module | None, key: str | None = None) -> str:
-    """Load a file; its SHA-256.  key: of a distilled teacher, which must be that one and have a checksum."""
+    key: of a distilled teacher, which must be that one and have a checksum.  Raises UserError for a file that is
+    damaged or does not fit.
+    """
     hint = f"remove {file}: it is distilled again" if key else "another file"
     try:
         content = file.read_bytes()  # at once: what is checked is what is loaded
         state = load(content)
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # safetensors' errors have no common class
-        raise UserError("method.teacher", f"{file} cannot be read: {error}", hint) from error
+        raise UserError("method.teacher.file", f"{file} cannot be read: {error}", hint) from error
     if (key or "sha256" in about) and about.get("sha256") != _digest(state):
-        raise UserError("method.teacher", f"{file} is damaged: its tensors do not fit their checksum", hint)
+        raise UserError("method.teacher.file", f"{file} is damaged: its tensors do not fit their checksum", hint)
     if key and about.get(KEY) != key:
-        raise UserError("method.teacher", f"{file} is another teacher's file, or damaged", hint)
+        raise UserError("method.teacher.file", f"{file} is another teacher's file, or damaged", hint)
     state = {key: value.float() for key, value in state.items()}
     if bad := next((key for key, value in state.items() if not bool(value.isfinite().all())), None):
-        raise UserError("method.teacher", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
+        raise UserError("method.teacher.file", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
     kept = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
     if _shapes(state) != _shapes(net.state_dict()):
         what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"
-        raise UserError("method.teacher", what)
+        raise UserError("method.teacher.file", what)
     net.load_state_dict(state)
     if decoder:
         if _shapes(kept) != _shapes(decoder.state_dict()):
-            raise UserError("method.teacher", f"{file} holds no decoder, or one of another architecture")
+            raise UserError("method.teacher.file", f"{file} holds no decoder, or one of another architecture")
         decoder.load_state_dict(kept)
     return hashlib.sha256(content).hexdigest()
 

@@ -8,24 +8,24 @@ from torch import Tensor
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 
-POWER = 5  # of the distance, in the weights of `spread_inverse_distance`
+POWER = 5  # of the distance, in the weights of `interpolate_inverse_distance`
 
 
 def random_corners(images: Tensor, p: int) -> tuple[Tensor, Tensor]:
-    """Top and left of a window inside each image, all places alike likely: [B] twice."""
+    """Draws a p x p window inside each image uniformly and returns the tops and the lefts, [B] each, in pixels."""
     (B, _, H, W), device = images.shape, images.device
     return torch.randint(H - p + 1, (B,), device=device), torch.randint(W - p + 1, (B,), device=device)
 
 
-def cut(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """One window of each image: [B, 3, p, p]."""
+def crop(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
+    """Returns one window of each image, [B, 3, p, p]; tops and lefts: [B], pixels."""
     each, span = torch.arange(len(images), device=images.device), torch.arange(p, device=images.device)
     rows, columns = (tops[:, None] + span)[:, :, None], (lefts[:, None] + span)[:, None]  # [B, p, 1], [B, 1, p]
     return images[each[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
-def holes(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """M_0: 0 in the window, 1 elsewhere.  [B, 1, H, W]"""
+def hole_masks(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
+    """Returns M_0 [B, 1, H, W]: 0 in the p x p window of each image, 1 elsewhere."""
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[2:])
     in_rows = (rows >= tops[:, None]) & (rows < tops[:, None] + p)  # [B, H]
     in_columns = (columns >= lefts[:, None]) & (columns < lefts[:, None] + p)  # [B, W]
@@ -33,7 +33,10 @@ def holes(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
 
 
 def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[int]:
-    """The first pixel of each window along a side: from border to border, on the grid of L's dense form."""
+    """Returns the first pixel of each window along a side, from border to border, on the grid of L's dense form.
+
+    Raises UserError for more windows than the grid has positions.
+    """
     stride = net.strides[-1]
     steps = (image_size - net.reach) // stride  # L never reads a patch's last pixels, so the last window may reach out
     if windows > steps + 1:
@@ -42,8 +45,10 @@ def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[i
     return [round(i * steps / (windows - 1)) * stride for i in range(windows)]
 
 
-def spread_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """Scores of windows [B, C, k * k] -> [B, C, size, size], linear between centres, constant beyond the outermost."""
+def interpolate_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
+    """Returns maps [B, C, size, size] of windows' scores [B, C, k * k]: linear between the k centres along a side, in
+    pixels, constant beyond the outermost.
+    """
     c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
     x = torch.arange(size, dtype=scores.dtype, device=scores.device).clamp(c[0], c[-1])
     right = torch.searchsorted(c, x).clamp_min(1)
@@ -54,8 +59,8 @@ def spread_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
     return weights @ scores.unflatten(-1, (k, k)) @ weights.T
 
 
-def spread_inverse_distance(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """The same with the mean of all windows, weighted by distance^-POWER."""
+def interpolate_inverse_distance(scores: Tensor, centres: list[int], size: int) -> Tensor:
+    """Returns the same with a pixel's score as the mean over all windows, weighted by distance^-POWER."""
     c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
     x = torch.arange(size, dtype=scores.dtype, device=scores.device)
     squares = (x[:, None] - c).pow(2)  # [size, k]

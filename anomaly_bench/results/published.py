@@ -1,6 +1,6 @@
 """Published figures with their sources, shown beside a run only where exactly its setting was published.
 
-`published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;teacher_images!=null`, empty
+`published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;teacher.images!=null`, empty
 where the setting is unknown or cannot be expressed: such a row applies to no run.  What a source leaves open is not in
 the condition; `variant` then says so.  `category` is a name, or `mean` over all of the data set, or `mean_textures`,
 `mean_objects`.  `kind` is `paper` or `other implementation`.  `confidence` is `seen` (read in the named source),
@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from anomaly_bench.former_names import present_keys
 
 TEXTURES = frozenset({"carpet", "grid", "leather", "tile", "wood"})  # of MVTec AD; the other ten are objects
 RANDOM = "random"  # weights that were drawn, not trained: no published setting
@@ -71,7 +73,8 @@ def applies(setting: str, config: Mapping[str, Any]) -> bool:
 
 def differences(setting: str, config: Mapping[str, Any]) -> list[str]:
     """Return the conditions of `setting` that a configuration does not meet: `epochs=20 in place of 200`."""
-    found = [f"{key}={RANDOM}" for key in ("weights", "teacher") if config.get(key) == RANDOM]
+    config = present_keys(config)
+    found = [f"{key}={RANDOM}" for key in ("weights", "teacher.file") if config.get(key) == RANDOM]
     for condition in filter(None, setting.split(";")):
         if not (match := CONDITION.fullmatch(condition)):
             raise ValueError(f"published.csv: '{condition}' is no condition")

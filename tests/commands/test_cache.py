@@ -25,9 +25,9 @@ from anomaly_bench.files import write_sealed
 from anomaly_bench.loading.feature_cache import FeatureSet
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, store_teacher
 from anomaly_bench.paths import cache_root
 from anomaly_bench.runs.folder import find as runs
+from tests.nets.small_teachers import teachers
 
 Capsys = pytest.CaptureFixture[str]
 HEX = "0123456789abcdef" * 2
@@ -164,8 +164,7 @@ def test_a_teacher_that_was_stored_is_known(tmp_path: Path, weights: Path, monke
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path))
     for i in range(2):
         save(tmp_path / "images" / f"{i}.png", grey(i))
-    recipe = Recipe("resnet18", str(weights), 1, None, (1, 0, 0), 0.5, "square", 7, 2, 0.1, 0.0)
-    store_teacher(PatchDescriptor(17), str(tmp_path / "images"), recipe)
+    teachers(weights, images=tmp_path / "images", layer=1, steps=7).store(PatchDescriptor(17))
     (entry,) = find(tmp_path)
     assert (entry.kind, entry.state) == ("teachers", "")
     assert entry.what == "patches of 17 pixels, resnet18, 7 steps"

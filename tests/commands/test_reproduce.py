@@ -87,9 +87,9 @@ def test_typed_words_take_the_place_of_the_presets() -> None:
 
 
 def test_a_key_is_for_the_experiments_that_have_it() -> None:
-    request = parse(["method.teacher_images=some"])
+    request = parse(["method.teacher.images=some"])
     assert request.experiments == TABLES
-    given = [name for name in TABLES if "method.teacher_images=some" in request.overrides_of(name)]
+    given = [name for name in TABLES if "method.teacher.images=some" in request.overrides_of(name)]
     assert given == ["glf_mvtec", "us_mvtec", "us_one_class"]
     assert has_key("rd_mvtec", "hardware=cpu")
 
@@ -115,7 +115,7 @@ def test_mistakes_are_one_line(
 
 
 def test_what_cannot_run_is_listed_with_the_way_to_supply_it(bench: Bench, tmp_path: Path) -> None:
-    words = ["reproduce", "--plan", "rd_mvtec", "us_mvtec", "seed=0", "method.teacher_images=null"]
+    words = ["reproduce", "--plan", "rd_mvtec", "us_mvtec", "seed=0", "method.teacher.images=null"]
     done = bench(*words, "dataset=demo/brick,mvtec/screw", env=NOTHING)
     assert done.returncode == 0, done.stderr
     said = done.stdout + done.stderr
@@ -124,11 +124,11 @@ def test_what_cannot_run_is_listed_with_the_way_to_supply_it(bench: Bench, tmp_p
     lines = [line for line in said.splitlines() if "cannot run: " in line]
     assert [re.match(r" *cannot run: (\d+ \(\w+\): [\w.]+):", line)[1] for line in lines] == [  # type: ignore[index]
         *("1 (brick): method.weights", "1 (screw): dataset.root"),
-        *("4 (screw): dataset.root", "2 (brick): method.teacher"),
+        *("4 (screw): dataset.root", "2 (brick): method.teacher.file"),
     ]
     assert "method.weights=FILE" in lines[0]
     assert "bench data prepare mvtec" in lines[1]
-    assert "method.teacher_images=FOLDER" in lines[3]
+    assert "method.teacher.images=FOLDER" in lines[3]
     assert not (tmp_path / "outputs").exists()
 
 

@@ -169,7 +169,7 @@ def test_weights_count_by_content_however_they_are_found(tmp_path: Path, monkeyp
     assert identity().setting == identity("seed=1").setting
 
 
-@pytest.mark.parametrize("key", ["weights", "teacher"])
+@pytest.mark.parametrize("key", ["weights", "teacher.file"])
 def test_random_is_never_a_file(tmp_path: Path, key: str) -> None:
     words = [f"method={'rd' if key == 'weights' else 'us'}", "dataset=mvtec/bottle", f"method.{key}=random"]
     before = config.identify(config.validate(config.compose(words)))
@@ -179,13 +179,14 @@ def test_random_is_never_a_file(tmp_path: Path, key: str) -> None:
 
 def test_a_shipped_teacher_is_the_same_under_another_name(tmp_path: Path) -> None:
     from anomaly_bench.nets.teachers import teacher_files
+    from tests.nets.small_teachers import teachers
 
-    (shipped,) = teacher_files([33], None, None)
+    (shipped,) = teacher_files([33], teachers().config)
     shutil.copy(shipped, tmp_path / "mine.safetensors")
     words = ["method=us", "dataset=mvtec/bottle", "method.patch_sizes=[33]"]
     plain, named = (
         config.identify(config.validate(config.compose([*words, *more])))
-        for more in ([], [f"method.teacher={tmp_path}/mine.safetensors"])
+        for more in ([], [f"method.teacher.file={tmp_path}/mine.safetensors"])
     )
     assert plain == named
 

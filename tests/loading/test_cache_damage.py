@@ -5,7 +5,6 @@ It never leads to another number or a crash, and nothing in it is ever run.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import pickle
 import random
@@ -29,12 +28,12 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256_of, write_sealed
 from anomaly_bench.loading.feature_cache import FeatureSet
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.nets import teachers
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, load_teacher, store_teacher, stored
+from anomaly_bench.nets.teachers import read_teacher
 from anomaly_bench.paths import cache_root
 from anomaly_bench.runs import runner
 from anomaly_bench.runs.folder import find
+from tests.nets.small_teachers import teachers
 
 FROZEN = FrozenFeatures(lambda x: [x[:, :, ::2, ::2]], "every other pixel", "float32", torch.device("cpu"))
 FEATURES = """
@@ -97,11 +96,6 @@ def four(tmp_path: Path) -> list[Record]:
     return [Record(f"{i}.png", "good", save(tmp_path / f"{i}.png", grey(50 * i))) for i in range(4)]
 
 
-@pytest.fixture
-def recipe(weights: Path) -> Recipe:
-    return Recipe("resnet18", str(weights), 1, None, (1, 0, 0), 0.5, "square", 7, 2, 0.1, 0.0)
-
-
 @pytest.fixture(autouse=True)
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
@@ -155,14 +149,15 @@ def test_damaged_checksums_are_computed_again(four: list[Record], place: Path, m
     assert not Path("ran").exists()
 
 
-def test_a_distilled_teacher_that_is_damaged_is_named(recipe: Recipe, tmp_path: Path) -> None:
+def test_a_distilled_teacher_that_is_damaged_is_named(weights: Path, tmp_path: Path) -> None:
     photos, net, noticed = tmp_path / "photos", PatchDescriptor(17), 0
     for i in range(4):
         save(photos / f"{i}.png", grey(i))
-    store_teacher(net, str(photos), recipe)
-    file, key = stored(net, photos, recipe), teachers._key(net, photos, recipe)
+    source = teachers(weights, images=photos)
+    source.store(net)
+    file, key = source.path(net), source.key(net)
     whole, values = file.read_bytes(), {name: value.clone() for name, value in net.state_dict().items()}
-    store_teacher(net, str(photos), dataclasses.replace(recipe, steps=8))
+    teachers(weights, images=photos, steps=8).store(net)
     (another,) = set(file.parent.iterdir()) - {file}
     torch.save(Evil(), tmp_path / "evil")
     for name, content in {
@@ -172,17 +167,17 @@ def test_a_distilled_teacher_that_is_damaged_is_named(recipe: Recipe, tmp_path: 
         for value in net.state_dict().values():
             value.zero_()
         with suppress(UserError):
-            teachers._load(net, file, None, key)
+            read_teacher(net, file, None, key)
             assert name.startswith("bit")  # one of what the file says of its recipe
             assert all(torch.equal(value, values[of]) for of, value in net.state_dict().items())
             continue
         noticed += 1
     assert noticed > 50
     with pytest.raises(UserError, match=rf"{file} cannot be read: .*\(remove {file}: it is distilled again\)"):
-        load_teacher(net, None, str(photos), recipe)
+        source.load(net)
     file.write_bytes(another.read_bytes())
     with pytest.raises(UserError, match=rf"{file} is another teacher's file, or damaged \(remove {file}: "):
-        load_teacher(net, None, str(photos), recipe)
+        source.load(net)
     assert not Path("ran").exists()
 
 

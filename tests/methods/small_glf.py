@@ -14,6 +14,7 @@ from anomaly_bench.config import compose
 from anomaly_bench.contracts import NormalBatch, Record
 from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.glancing_at_the_patch import Consistency, GlancingAtThePatch
+from anomaly_bench.nets.distillation import DistillationConfig
 from anomaly_bench.nets.partial_conv import image_sizes
 from tests.references import glancing_at_the_patch as slow
 
@@ -24,9 +25,11 @@ SMALL = {"image_size": SIZE, "windows": 3, "tune_steps": 0, "steps": 2, "batch_s
 MEAN, STD = ([[[v]] for v in values] for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))  # of ImageNet
 
 
-def method(seed: int = 0, **changes: Any) -> GlancingAtThePatch:
+def method(seed: int = 0, teacher: dict[str, Any] | None = None, **changes: Any) -> GlancingAtThePatch:
+    """teacher: what differs from the yaml's block."""
     torch.manual_seed(seed)
-    return GlancingAtThePatch(**{**CONFIG, **SMALL, **changes})
+    block = DistillationConfig(**{**CONFIG["teacher"], **(teacher or {})})
+    return GlancingAtThePatch(**{**CONFIG, **SMALL, **changes, "teacher": block})
 
 
 def lively(glf: GlancingAtThePatch, seed: int = 0) -> GlancingAtThePatch:
@@ -45,7 +48,7 @@ def lively(glf: GlancingAtThePatch, seed: int = 0) -> GlancingAtThePatch:
 def consistency(glf: GlancingAtThePatch) -> Consistency:
     """What trains G and C, with L frozen as `stages` does it."""
     glf.local.requires_grad_(False)
-    module = Consistency(glf, **glf.lessons).to(glf.dtype)
+    module = Consistency(glf).to(glf.dtype)
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     return module
 

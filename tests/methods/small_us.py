@@ -12,7 +12,8 @@ from torch.utils.data import DataLoader
 
 from anomaly_bench.config import compose
 from anomaly_bench.contracts import NormalBatch
-from anomaly_bench.methods.uninformed_students import Scale, UninformedStudents
+from anomaly_bench.methods.uninformed_students import PatchScale, UninformedStudents
+from anomaly_bench.nets.distillation import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 
 YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=us", "dataset=mtd"]).method)  # type: ignore[assignment]
@@ -20,11 +21,12 @@ CONFIG = {key: value for key, value in YAML.items() if key not in ("_target_", "
 PATCH: dict[str, Any] = {"image_size": 17, "patch_sizes": [17], "dense": False}  # an image is one patch
 
 
-def method(seed: int = 0, **changes: Any) -> UninformedStudents:
+def method(seed: int = 0, teacher_file: str | None = None, **changes: Any) -> UninformedStudents:
     """p = 17, two students, one epoch."""
     torch.manual_seed(seed)
     small = {"patch_sizes": [17], "students": 2, "epochs": 1}
-    return UninformedStudents(**{**CONFIG, **small, **changes})
+    teacher = DistillationConfig(**{**CONFIG["teacher"], "file": teacher_file})
+    return UninformedStudents(**{**CONFIG, **small, **changes, "teacher": teacher})
 
 
 def lively(us: UninformedStudents, seed: int = 0) -> UninformedStudents:
@@ -40,7 +42,7 @@ def lively(us: UninformedStudents, seed: int = 0) -> UninformedStudents:
     return us.double().eval()
 
 
-def scales(us: UninformedStudents) -> list[Scale]:
+def scales(us: UninformedStudents) -> list[PatchScale]:
     return list(us.scales)  # type: ignore[arg-type]
 
 

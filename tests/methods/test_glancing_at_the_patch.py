@@ -14,7 +14,7 @@ from anomaly_bench.methods import glancing_at_the_patch as ours
 from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch
 from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.windows import cut, holes, random_corners, window_places
+from anomaly_bench.nets.windows import crop, hole_masks, random_corners, window_places
 from tests.methods.small_glf import (
     SIZE,
     batch,
@@ -71,7 +71,7 @@ def test_losses_by_hand() -> None:
         torch.nn.init.zeros_(layer.weight)  # type: ignore[arg-type]
         torch.nn.init.constant_(layer.bias, answer)  # type: ignore[arg-type]
     x, corner = images(1), torch.tensor([7])
-    iad, dad = consistency(glf).losses(x, corner, corner, cut(x, corner, corner, 33))
+    iad, dad = consistency(glf).losses(x, corner, corner, crop(x, corner, corner, 33))
     assert iad.item() == 4
     said = 1 / (1 + np.e)
     assert dad.item() == pytest.approx(-(np.log(said) + np.log(1 - said)) / 2)
@@ -80,7 +80,7 @@ def test_losses_by_hand() -> None:
 def test_the_inconsistency_is_that_of_clean_patches() -> None:
     glf = lively(method())
     module, x, tops, lefts = consistency(glf), images(3), torch.tensor([0, 100, 210]), torch.tensor([210, 3, 0])
-    patches = cut(x, tops, lefts, 33)
+    patches = crop(x, tops, lefts, 33)
     plain, stained = (module.losses(x, tops, lefts, patch) for patch in (patches, 1 - patches))
     assert torch.equal(plain[0], stained[0])
     assert float((plain[1] - stained[1]).abs().detach()) > 1e-3
@@ -94,7 +94,7 @@ def test_what_the_networks_are_shown() -> None:
     torch.manual_seed(5)
     tops, lefts = random_corners(step["images"], 33)
     raw = windows_of(step["images"], tops, lefts, 33)
-    painted, where = stain(raw, (0.2, 0.3), glf.stains["irregularity"], (0.2, 0.4))
+    painted, where = stain(raw, (0.2, 0.3), glf.stain_args["irregularity"], (0.2, 0.4))
     clean, stained = step["local"][0].chunk(2)
     torch.testing.assert_close(clean, normalised(raw), rtol=0, atol=1e-12)
     torch.testing.assert_close(stained, normalised(painted), rtol=0, atol=1e-12)
@@ -110,8 +110,8 @@ def test_what_the_networks_are_shown() -> None:
 
 def test_windows_of_a_batch() -> None:
     x, tops, lefts = images(3, 9), torch.tensor([0, 4, 2]), torch.tensor([4, 0, 3])
-    assert torch.equal(cut(x, tops, lefts, 5), windows_of(x, tops, lefts, 5))
-    mask = holes(x, tops, lefts, 5)
+    assert torch.equal(crop(x, tops, lefts, 5), windows_of(x, tops, lefts, 5))
+    mask = hole_masks(x, tops, lefts, 5)
     for i in range(3):
         inside = torch.ones(9, 9)
         inside[tops[i] : tops[i] + 5, lefts[i] : lefts[i] + 5] = 0
@@ -127,7 +127,7 @@ def test_windows_of_a_batch() -> None:
 def test_whether_the_classifier_trains_the_global_network(reaches: bool) -> None:
     glf = lively(method(dad_weight=2.0, dad_trains_global=reaches)).double()
     module, x, corner = consistency(glf), images(2, dtype=torch.float64), torch.tensor([9, 90])
-    iad, dad = module.losses(x, corner, corner, 1 - cut(x, corner, corner, 33))
+    iad, dad = module.losses(x, corner, corner, 1 - crop(x, corner, corner, 33))
     weights, classifier = list(glf.global_net.parameters()), list(glf.dad.parameters())
     alone = torch.autograd.grad(iad, weights, retain_graph=True)
     (iad + module.dad_weight * dad).backward()
@@ -197,26 +197,26 @@ def test_score_against_loops(interpolation: Any) -> None:
         scores = glf.score(x)
     assert scores.map is not None
     assert scores.map.shape == (2, SIZE, SIZE)
-    spread = slow.bilinear if interpolation == "bilinear" else slow.inverse_distance
+    interpolate = slow.bilinear if interpolation == "bilinear" else slow.inverse_distance
     for i, image in enumerate(x):
         mixed = slow.mixed(expected_scores(glf, image), 0.7, glf.calibration.tolist())
-        expected = spread(mixed.reshape(3, 3), [place + 16 for place in glf.places], SIZE)
+        expected = interpolate(mixed.reshape(3, 3), [place + 16 for place in glf.places], SIZE)
         np.testing.assert_allclose(scores.map[i], expected, rtol=1e-6)
         assert scores.image[i].item() == pytest.approx(mixed.max(), rel=1e-6) == expected.max()
         assert mixed.std() > 1e-3
 
 
-def test_parts_are_what_either_share_alone_would_give() -> None:
+def test_components_are_what_either_share_alone_would_give() -> None:
     x, by_share = images(2), {}
     for share in (0.8, 1.0, 0.0):
         glf = lively(method(iad_share=share))
         torch.nn.init.uniform_(glf.calibration, 0.5, 2)
         with torch.inference_mode():
             by_share[share] = glf.score(x)
-    _, whole, parts = by_share[0.8]
-    assert parts is not None
-    assert list(parts) == ["iad", "dad"]
-    for part, alone in ((parts["iad"], by_share[1.0]), (parts["dad"], by_share[0.0])):
+    _, whole, components = by_share[0.8]
+    assert components is not None
+    assert list(components) == ["iad", "dad"]
+    for part, alone in ((components["iad"], by_share[1.0]), (components["dad"], by_share[0.0])):
         torch.testing.assert_close(part[:2], alone[:2], rtol=0, atol=0)
         assert not torch.allclose(part.map, whole, atol=0.1)  # type: ignore[arg-type]
 
@@ -240,13 +240,13 @@ def test_score_does_not_depend_on_the_batch(interpolation: Any) -> None:
 @pytest.mark.parametrize("name", ["bilinear", "inverse_distance"])
 @pytest.mark.parametrize("centres", [[3, 20], [0, 5, 11, 12, 23], [8, 9]])
 def test_from_windows_to_pixels(name: str, centres: list[int]) -> None:
-    spread, k = getattr(ours, f"spread_{name}"), len(centres)
+    interpolate, k = getattr(ours, f"interpolate_{name}"), len(centres)
     scores = images(2, k, seed=k, dtype=torch.float64)  # [2, 3, k, k]
-    maps = spread(scores.flatten(2), centres, 24)
+    maps = interpolate(scores.flatten(2), centres, 24)
     assert maps.shape == (2, 3, 24, 24)
     for window_scores, picture in zip(scores.flatten(0, 1), maps.flatten(0, 1), strict=True):
         np.testing.assert_allclose(picture, getattr(slow, name)(window_scores.numpy(), centres, 24), rtol=1e-9)
-    own = maps[..., centres, :][..., centres]
-    torch.testing.assert_close(own, scores, rtol=1e-9, atol=0)
-    constant = spread(torch.full((1, 1, k * k), 7.0), centres, 24)
+    at_centres = maps[..., centres, :][..., centres]
+    torch.testing.assert_close(at_centres, scores, rtol=1e-9, atol=0)
+    constant = interpolate(torch.full((1, 1, k * k), 7.0), centres, 24)
     torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 7.0))

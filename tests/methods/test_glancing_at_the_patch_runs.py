@@ -20,12 +20,9 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods import glancing_at_the_patch
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, load_teacher
 from anomaly_bench.runs.folder import RunFolder, find
+from tests.nets.small_teachers import teachers
 from tests.small_runs import ROOT, curve, environment, equal, make_images
-
-RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2, 1e-4, 0.0)
-
 
 # Configurations
 
@@ -42,14 +39,14 @@ RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2,
         (["stain_grey=[0.4,0.1]"], "method.stain_grey: [0.4, 0.1] given, needed: the smaller number first"),
         (["stain_axes=[0.1,0.6]"], "method.stain_axes: 0.6 given, allowed: less than or equal to 0.5"),
         (
-            ["teacher_losses=[0,1,0]"],
-            "method.teacher_losses: [0.0, 1.0, 0.0] given; the tuning needs the first or the third, it has no second "
+            ["teacher.losses=[0,1,0]"],
+            "method.teacher.losses: [0.0, 1.0, 0.0] given; the tuning needs the first or the third, it has no second "
             "(method.tune_steps=0 leaves the tuning out)",
         ),
         (
             ["tune_decoder=frozen"],
             "method.tune_decoder: frozen given, but the shipped local networks' files hold no decoder "
-            "(new, or method.teacher_images=FOLDER to distil one with it)",
+            "(new, or method.teacher.images=FOLDER to distil one with it)",
         ),
     ],
 )
@@ -63,8 +60,8 @@ def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
 def test_what_no_source_settles_is_shown_as_unknown(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["show", "method=glf"]) == 0
     shown = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    keys = re.findall(r"^(\w+):.*# \[(\w+)\]", (ROOT / "conf/method/glf.yaml").read_text(), re.MULTILINE)
-    unknown = {key for key, source in keys if source == "unknown"}
+    keys = re.findall(r"^( *)(\w+):.*# \[(\w+)\]", (ROOT / "conf/method/glf.yaml").read_text(), re.MULTILINE)
+    unknown = {f"teacher.{key}" if indent else key for indent, key, source in keys if source == "unknown"}
     told = {line.split()[0] for line in shown if "unknown in the source" in line}
     assert told == unknown
     assert {"iad_share", "dad_weight", "windows", "interpolation", "stain_axes", "steps", "local_activation"} <= unknown
@@ -113,7 +110,7 @@ def local_network(folder: RunFolder) -> dict[str, torch.Tensor]:
 
 def shipped() -> dict[str, torch.Tensor]:
     net = PatchDescriptor(33)
-    load_teacher(net, None, None, RECIPE)
+    teachers().load(net)
     return net.state_dict()
 
 
@@ -131,7 +128,7 @@ def test_a_run_measures_both_parts(whole: RunFolder) -> None:
 
 
 def test_a_finished_run_is_the_model(whole: RunFolder, place: Path) -> None:
-    settings = config.validate(config.compose(words(place / "widgets", "method.teacher=/gone")))
+    settings = config.validate(config.compose(words(place / "widgets", "method.teacher.file=/gone")))
     torch.manual_seed(7)
     fresh: Method = config.build("method", settings.method)
     fresh.load_state_dict(load_file(whole.path / "weights.safetensors"))

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.methods.glancing_at_the_patch import LEAST_DEVIATION, GlancingAtThePatch
+from anomaly_bench.methods.glancing_at_the_patch import EPS, GlancingAtThePatch
 from anomaly_bench.nets.distillation import Distillation
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import load_teacher, save_teacher
-from anomaly_bench.nets.windows import cut, random_corners
+from anomaly_bench.nets.teachers import save_teacher
+from anomaly_bench.nets.windows import crop, random_corners
 from tests.methods.small_glf import (
     YAML,
     Asked,
@@ -62,7 +62,7 @@ def train(glf: GlancingAtThePatch, data: Asked) -> dict[str, Weights]:
 
 def shipped(glf: GlancingAtThePatch) -> Weights:
     net = PatchDescriptor(33)
-    load_teacher(net, None, None, glf.recipe)
+    glf.teachers.load(net)
     return net.state_dict()
 
 
@@ -94,7 +94,7 @@ def test_stages(tmp_path: Path, weights: Path) -> None:
 
 
 def test_optimisers(tmp_path: Path, weights: Path) -> None:
-    glf = method(weights=str(weights), tune_steps=1, tune_lr=0.5, teacher_weight_decay=0.25, lr=0.3, dad_lr=0.1)
+    glf = method(weights=str(weights), tune_steps=1, tune_lr=0.5, teacher={"weight_decay": 0.25}, lr=0.3, dad_lr=0.1)
     modules: list[Any] = [stage.module for stage in glf.stages(normal_data(tmp_path))]
     tune, training = modules
     optimiser = tune.configure_optimizers()
@@ -113,14 +113,14 @@ def test_optimisers(tmp_path: Path, weights: Path) -> None:
 def test_the_tunings_loss_is_that_of_a_distillation_without_triplets(weights: Path, activation: bool) -> None:
     losses = (0.5, 9.0, 2.0)
     glf = lively(
-        method(weights=str(weights), tune_steps=1, teacher_losses=losses, teacher_layer=3, local_activation=activation)
+        method(weights=str(weights), tune_steps=1, teacher={"losses": losses, "layer": 3}, local_activation=activation)
     )
     module, x = glf._tuning(), batch(4, torch.float32)
     module.log_dict = lambda *_, **__: None  # type: ignore[method-assign]
     torch.manual_seed(3)
     loss = module.training_step(x, 0)
     torch.manual_seed(3)
-    patches = cut(x["image"], *random_corners(x["image"], 33), 33)
+    patches = crop(x["image"], *random_corners(x["image"], 33), 33)
     with torch.no_grad():
         z = glf.local(normalised(patches))
         target = module.backbone(patches)[-1].mean((2, 3))
@@ -153,8 +153,8 @@ def test_the_decoder_in_the_tuning(
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
     for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), dtype=np.uint8)):
         Image.fromarray(pixels).save(tmp_path / f"{i}.png")
-    given: dict[str, Any] = {"teacher_images": str(tmp_path), "weights": str(weights), "decoder_layers": layers}
-    given |= {"teacher_steps": 2, "teacher_batch_size": 2, "tune_steps": 1, "tune_decoder": how}
+    teacher = {"images": str(tmp_path), "decoder_layers": layers, "steps": 2, "batch_size": 2}
+    given: dict[str, Any] = {"weights": str(weights), "tune_steps": 1, "tune_decoder": how, "teacher": teacher}
     data, decoders = normal_data(tmp_path / "data"), []
     for _ in range(2):  # distilled, then from the file
         glf = method(**given)
@@ -173,8 +173,8 @@ def test_the_decoder_in_the_tuning(
 
 def test_a_local_network_without_a_decoder_cannot_keep_it(tmp_path: Path, weights: Path) -> None:
     save_teacher(PatchDescriptor(33), tmp_path / "p33.safetensors", {})
-    glf = method(teacher=str(tmp_path), weights=str(weights), tune_steps=1, tune_decoder="kept")
-    with pytest.raises(UserError, match=r"^method.teacher: .*p33.safetensors holds no decoder"):
+    glf = method(teacher={"file": str(tmp_path)}, weights=str(weights), tune_steps=1, tune_decoder="kept")
+    with pytest.raises(UserError, match=r"^method.teacher.file: .*p33.safetensors holds no decoder"):
         next(glf.stages(normal_data(tmp_path)))
 
 
@@ -193,9 +193,9 @@ def test_without_a_tuning_the_local_network_stays_as_it_is_shipped(tmp_path: Pat
 def test_training_lowers_both_losses(tmp_path: Path) -> None:
     glf = method(steps=40, batch_size=4, lr=1e-3, dad_lr=1e-3, dad_weight=1, stain_axes=(0.2, 0.3))
     data, corners = normal_data(tmp_path), torch.tensor([20, 100, 180])
-    load_teacher(glf.local.net, None, None, glf.recipe)
+    glf.teachers.load(glf.local.net)
     (x,) = (batch["image"] for batch in data.loader("train", 3))
-    stained = cut(x, corners, corners, 33)
+    stained = crop(x, corners, corners, 33)
     stained[:, :, 10:20, 10:20] = 0.2
     with torch.no_grad():
         before = consistency(glf).losses(x, corners, corners, stained)
@@ -233,7 +233,7 @@ def test_scores_that_do_not_vary_give_no_infinity(tmp_path: Path) -> None:
     glf = lively(method(windows=2))
     torch.nn.init.zeros_(glf.dad.layers[-1].weight)  # type: ignore[arg-type]
     glf._calibrate(normal_data(tmp_path))
-    assert glf.calibration[1, 1].item() == pytest.approx(LEAST_DEVIATION)
+    assert glf.calibration[1, 1].item() == pytest.approx(EPS)
     with torch.inference_mode():
         scores = glf.score(images(1))
     assert scores.components is not None
@@ -242,7 +242,10 @@ def test_scores_that_do_not_vary_give_no_infinity(tmp_path: Path) -> None:
 
 
 def test_state_dict_is_the_model(tmp_path: Path) -> None:
-    first, second = lively(method(windows=2)), lively(method(windows=2, teacher=str(tmp_path / "gone")), seed=1)
+    first, second = (
+        lively(method(windows=2)),
+        lively(method(windows=2, teacher={"file": str(tmp_path / "gone")}), seed=1),
+    )
     first._calibrate(normal_data(tmp_path))
     second.load_state_dict(first.state_dict())
     with torch.inference_mode():
@@ -253,7 +256,8 @@ def test_setting_of_the_re_implementation() -> None:
     assert (YAML["image_size"], YAML["patch_size"], YAML["windows"]) == (256, 33, 20)
     assert (YAML["steps"], YAML["batch_size"], YAML["lr"], YAML["dad_weight"]) == (200_000, 64, 1e-4, 0.01)
     assert (YAML["tune_steps"], YAML["tune_batch_size"], YAML["tune_lr"]) == (50_000, 16, 2e-4)
-    assert (YAML["teacher_losses"], YAML["teacher_steps"], YAML["teacher_batch_size"]) == ([1, 0, 1], 50_000, 64)
+    teacher = YAML["teacher"]
+    assert (teacher["losses"], teacher["steps"], teacher["batch_size"]) == ([1, 0, 1], 50_000, 64)
     assert (YAML["dad_hidden"], YAML["iad_share"], YAML["dad_trains_global"]) == (128, 0.8, True)
     assert (YAML["stain_axes"], YAML["stain_irregularity"]) == ([0.01, 0.12], [0.3, 0.7])
     assert YAML["stain_grey"] == pytest.approx([0, 100 / 255], abs=1e-3)

@@ -11,7 +11,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor, nn
 
-from anomaly_bench.methods.uninformed_students import LEAST_DEVIATION, Lesson, Scale, UninformedStudents, moments
+from anomaly_bench.methods.uninformed_students import EPS, PatchScale, StudentTraining, UninformedStudents, moments
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import save_teacher
 from tests.methods.small_us import PATCH, YAML, Normal, described, images, lively, method, nets, scales
@@ -45,7 +45,7 @@ def train(us: UninformedStudents, data: Normal) -> list[str]:
     return names
 
 
-def expected_errors(scale: Scale, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def expected_errors(scale: PatchScale, x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """e and v in loops, from the networks' descriptors."""
     students = [described(s, x, scale.stride) for s in scale.students]
     mu, sigma = (v.double().flatten().numpy() for v in (scale.mu, scale.sigma))
@@ -101,7 +101,7 @@ def test_score_against_loops(students: int, stride: int) -> None:
         e, v = expected_errors(scale, x)
         of_e, of_v = scale.calibration.tolist()
         scores = slow.score(e, v, (of_e, of_v if students > 1 else None))
-        maps.append([slow.enlarge(one, scale.stride, (size, size)) for one in scores])
+        maps.append([slow.upsample(one, scale.stride, (size, size)) for one in scores])
     with torch.inference_mode():
         ours = us.score(x)
     assert ours.map is not None
@@ -157,7 +157,7 @@ def test_moments_of_batches_of_different_sizes(dim: int) -> None:
 @quiet
 @pytest.mark.parametrize("changes", [PATCH, {"patch_sizes": [33, 17], "dense_stride": 1}])
 def test_statistics_come_from_train_and_calibration_from_val(changes: dict[str, Any], teachers: str) -> None:
-    us = method(teacher=teachers, **changes)
+    us = method(teacher_file=teachers, **changes)
     size = us.image_size if not changes.get("dense", True) else 2
     trained, held = [images(2, size), images(1, size, seed=2)], [images(1, size, seed=3), 0.3 * images(3, size, seed=4)]
     data = Normal(train=trained, val=held)
@@ -178,10 +178,10 @@ def test_what_does_not_vary_gives_no_infinity() -> None:
     nn.init.zeros_(scale.teacher.convs[-1].weight[5])  # type: ignore[index]
     same, others = Normal(train=[images(1)], val=[images(1)]), images(3, seed=7)
     scale.standardise(Normal(train=[others]).loader("train", 1))
-    assert float(scale.sigma[5]) == pytest.approx(LEAST_DEVIATION)
+    assert float(scale.sigma[5]) == pytest.approx(EPS)
     assert float(scale.target(others)[:, 5].abs().max()) < 0.5
     scale.calibrate(same.loader("val", 1))  # one patch: neither e nor v has a spread
-    assert scale.calibration[:, 1].tolist() == pytest.approx([LEAST_DEVIATION] * 2)
+    assert scale.calibration[:, 1].tolist() == pytest.approx([EPS] * 2)
     with torch.inference_mode():
         assert us.score(images(3)).image.isfinite().all()
         assert us.score(others).image.isfinite().all()
@@ -200,7 +200,13 @@ def test_students_begin_unlike_each_other_and_the_teacher() -> None:
             assert len({float(w.detach().flatten()[0]) for w in weights}) == 4
     pointers = [p.data_ptr() for net in nets(us) for p in net.parameters()]
     assert len(set(pointers)) == len(pointers)
-    assert {type(m) for m in us.modules()} == {UninformedStudents, Scale, PatchDescriptor, nn.ModuleList, nn.Conv2d}
+    assert {type(m) for m in us.modules()} == {
+        UninformedStudents,
+        PatchScale,
+        PatchDescriptor,
+        nn.ModuleList,
+        nn.Conv2d,
+    }
 
 
 def test_loss_of_a_new_student() -> None:
@@ -215,9 +221,9 @@ def test_loss_of_a_new_student() -> None:
 def test_a_student_learns_as_if_it_were_alone() -> None:
     us, x = lively(method(students=3, **PATCH)), images(3, dtype=torch.float64)
     (scale,) = scales(us)
-    lesson = Lesson(scale, lr=1e-4, weight_decay=1e-5)
-    lesson.log = lambda *_, **__: None  # type: ignore[method-assign]
-    lesson.training_step({"image": x, "path": []}, 0).backward()
+    training = StudentTraining(scale, lr=1e-4, weight_decay=1e-5)
+    training.log = lambda *_, **__: None  # type: ignore[method-assign]
+    training.training_step({"image": x, "path": []}, 0).backward()
     target = scale.target(x)
     for student in scale.students:
         loss = (scale.describe(student, x) - target).pow(2).sum() / len(x)
@@ -229,8 +235,8 @@ def test_a_student_learns_as_if_it_were_alone() -> None:
 
 def test_optimiser() -> None:
     (scale,) = scales(us := method(**PATCH))
-    lesson = Lesson(scale, us.lr, us.weight_decay)
-    optimiser = lesson.configure_optimizers()
+    training = StudentTraining(scale, us.lr, us.weight_decay)
+    optimiser = training.configure_optimizers()
     assert type(optimiser) is torch.optim.Adam
     (group,) = optimiser.param_groups
     expected = {"lr": 1e-4, "betas": (0.9, 0.999), "weight_decay": 1e-5}
@@ -240,7 +246,7 @@ def test_optimiser() -> None:
 
 @quiet
 def test_training_changes_all_of_the_students_and_nothing_of_the_teacher(teachers: str) -> None:
-    us = method(seed=4, teacher=teachers, patch_sizes=[17, 33])
+    us = method(seed=4, teacher_file=teachers, patch_sizes=[17, 33])
     before = {key: value.clone() for key, value in us.state_dict().items()}
     train(us, Normal(train=[images(1, 2), images(2, 2, seed=2)], val=[images(2, 2, seed=3)]))
     loaded = lively(method(patch_sizes=[17, 33], students=1), seed=9).float()
@@ -255,7 +261,7 @@ def test_training_changes_all_of_the_students_and_nothing_of_the_teacher(teacher
 
 @quiet
 def test_training_lowers_the_loss(teachers: str) -> None:
-    us, x = method(teacher=teachers, epochs=15, lr=1e-3, **PATCH), images(4)
+    us, x = method(teacher_file=teachers, epochs=15, lr=1e-3, **PATCH), images(4)
     data = Normal(train=[x], val=[images(2, seed=2)])
     train(us, data)
     (scale,) = scales(us)
@@ -264,9 +270,9 @@ def test_training_lowers_the_loss(teachers: str) -> None:
 
 @quiet
 def test_state_dict_is_the_model(teachers: str, tmp_path: Path) -> None:
-    first = method(teacher=teachers, **PATCH)
+    first = method(teacher_file=teachers, **PATCH)
     train(first, Normal(train=[images(3)], val=[images(3, seed=2)]))
-    second = method(seed=5, teacher=str(tmp_path / "gone"), **PATCH)
+    second = method(seed=5, teacher_file=str(tmp_path / "gone"), **PATCH)
     second.load_state_dict(first.state_dict())
     with torch.inference_mode():
         assert torch.equal(first.eval().score(images(3)).image, second.eval().score(images(3)).image)
@@ -277,5 +283,6 @@ def test_published_setting() -> None:
     assert (YAML["dense"], YAML["dense_stride"]) == (True, 1)
     assert (YAML["students"], YAML["batch_size"], YAML["epochs"]) == (3, 1, 100)
     assert (YAML["lr"], YAML["weight_decay"]) == (1e-4, 1e-5)
-    assert (YAML["teacher_losses"], YAML["teacher_steps"], YAML["teacher_batch_size"]) == ([1, 0, 1], 50_000, 64)
-    assert (YAML["teacher_lr"], YAML["teacher_weight_decay"]) == (2e-4, 1e-5)
+    teacher = YAML["teacher"]
+    assert (teacher["losses"], teacher["steps"], teacher["batch_size"]) == ([1, 0, 1], 50_000, 64)
+    assert (teacher["lr"], teacher["weight_decay"]) == (2e-4, 1e-5)

@@ -73,8 +73,8 @@ def make_few_images(root: Path) -> Path:
 
 def words(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
     return [
-        "method=us", f"method.teacher_images={photos}", "method.backbone=resnet18", f"method.weights={weights}",
-        "method.teacher_layer=3", "method.teacher_steps=3", "method.teacher_batch_size=4", "method.patch_sizes=[17]",
+        "method=us", f"method.teacher.images={photos}", "method.backbone=resnet18", f"method.weights={weights}",
+        "method.teacher.layer=3", "method.teacher.steps=3", "method.teacher.batch_size=4", "method.patch_sizes=[17]",
         "method.students=2", "method.epochs=2", "method.image_size=16", "dataset=folder", f"dataset.root={root}",
         "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false", "resamples=0", *more,
     ]  # fmt: skip
@@ -83,16 +83,16 @@ def words(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
 DYING = """
 import os, signal, sys
 from anomaly_bench.commands.main import main
-from anomaly_bench.methods.uninformed_students import Lesson
+from anomaly_bench.methods.uninformed_students import StudentTraining
 
-step = Lesson.training_step
+step = StudentTraining.training_step
 
 def dying(self, batch, batch_idx):
     if self.current_epoch == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     return step(self, batch, batch_idx)
 
-Lesson.training_step = dying
+StudentTraining.training_step = dying
 main(["train", *sys.argv[1:]])
 """
 
@@ -142,7 +142,7 @@ def test_a_run_without_maps(tmp_path: Path) -> None:
     values = ["method.image_size=17", "method.patch_sizes=[17]", "method.dense=false", "method.epochs=1"]
     data = ["dataset=folder", f"dataset.root={make_few_images(tmp_path / 'first')}"]
     where = ["hardware=cpu", "hardware.threads=1", f"output_dir={tmp_path}"]
-    folder = run(config.compose(["method=us", f"method.teacher={file}", *values, *data, *where]))
+    folder = run(config.compose(["method=us", f"method.teacher.file={file}", *values, *data, *where]))
     assert folder.status == "done"
     assert folder.maps is None
     assert {key for key in folder.metrics if key.startswith(("pixel", "aupro"))} == set()

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.distillation import Distillation, compactness, decoder, knowledge, metric
+from anomaly_bench.nets.distillation import Distillation, DistillationConfig, compactness, decoder, knowledge, metric
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from tests.nets.small_teachers import BLOCK
 from tests.references import uninformed_students as slow
 
 KINDS: list[Literal["square", "abs", "signed"]] = ["square", "abs", "signed"]
@@ -25,10 +26,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 def small(weights: tuple[float, float, float] = (1, 1, 1), **changes: Any) -> Distillation:
     """In float64, towards a random ResNet-18's layer2."""
     torch.manual_seed(0)
-    settings: dict[str, Any] = {
-        "margin": 1.0, "compactness": "square", "target_size": None, "lr": 2e-4, "weight_decay": 1e-5, **changes,
-    }  # fmt: skip
-    return Distillation(PatchDescriptor(P), Backbone("resnet18", (2,)), weights, **settings).double()
+    config = DistillationConfig(**{**BLOCK, "losses": weights, **changes})
+    return Distillation(PatchDescriptor(P), Backbone("resnet18", (2,)), config).double()
 
 
 def patches(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:

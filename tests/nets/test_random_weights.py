@@ -1,4 +1,4 @@
-"""`weights=random` and `teacher=random`: the machinery without any file, and a record that says so."""
+"""`weights=random` and `teacher.file=random`: the machinery without any file, and a record that says so."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ import torch
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import RANDOM, Backbone
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, load_teacher
-
-RECIPE = Recipe("resnet18", None, 4, None, (1, 0, 1), 1.0, "square", 10, 2, 1e-3, 0)
+from tests.nets.small_teachers import teachers
 
 
 def test_random_weights_are_always_the_same_ones() -> None:
@@ -35,7 +33,7 @@ def test_random_weights_are_always_the_same_ones() -> None:
 def test_a_random_teacher_is_the_one_that_was_drawn() -> None:
     net = PatchDescriptor(65, 5, 128)
     before = {key: value.clone() for key, value in net.state_dict().items()}
-    assert load_teacher(net, RANDOM, None, RECIPE) == RANDOM
+    assert teachers(file=RANDOM).load(net) == RANDOM
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     with pytest.raises(UserError, match="no teacher for patches of 65 pixels is shipped"):
-        load_teacher(net, None, None, RECIPE)
+        teachers().load(net)

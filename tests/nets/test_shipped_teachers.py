@@ -13,10 +13,9 @@ import anomaly_bench
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.nets.distillation import Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, load_teacher
+from tests.nets.small_teachers import teachers
 
 TEACHERS = sorted((Path(anomaly_bench.__file__).parent / "nets" / "teachers").glob("p*.safetensors"))
-RECIPE = Recipe("resnet18", None, 3, None, (1.0, 0.0, 1.0), 1.0, "square", 1, 2, 1e-4, 0.0)
 IMAGES = Path(os.environ.get("ANOMALY_BENCH_DATA", "nowhere")) / "imagenet_sample"
 
 
@@ -26,7 +25,7 @@ def size_of(file: Path) -> int:
 
 def shipped(file: Path) -> PatchDescriptor:
     net = PatchDescriptor(size_of(file))
-    assert load_teacher(net, None, None, RECIPE) == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert teachers().load(net) == hashlib.sha256(file.read_bytes()).hexdigest()
     return net
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
+import json
 import random
 import shutil
+from collections.abc import Callable
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets import teachers
+from anomaly_bench.nets import teachers as module
+from anomaly_bench.nets.distillation import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import PATCH_SIZES, PatchDescriptor
-from anomaly_bench.nets.teachers import Recipe, load_teacher, save_teacher, store_teacher, stored, teacher_stage
+from anomaly_bench.nets.teachers import Teachers, save_teacher
+from tests.nets.small_teachers import teachers
 
 
 @pytest.fixture(autouse=True)
@@ -40,10 +44,13 @@ def photos(tmp_path: Path) -> Path:
     return tmp_path / "photos"
 
 
+Source = Callable[..., Teachers]
+
+
 @pytest.fixture
-def recipe(weights: Path) -> Recipe:
-    """ResNet-18 down to layer2, two steps of three patches."""
-    return Recipe("resnet18", str(weights), 2, None, (1.0, 0.0, 1.0), 1.0, "square", 2, 3, 2e-4, 1e-5)
+def source(weights: Path) -> Source:
+    """Teachers whose ImageNet network has weights; what differs from `small_teachers.BLOCK` is given by name."""
+    return partial(teachers, weights=weights)
 
 
 def network(seed: int = 0, patch_size: int = 17) -> PatchDescriptor:
@@ -64,9 +71,9 @@ def digest(file: Path) -> str:
 
 
 def test_what_is_given_comes_before_what_is_stored_and_that_before_what_is_shipped(
-    tmp_path: Path, photos: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, source: Source, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(teachers, "files", lambda _: tmp_path)  # the package's folder
+    monkeypatch.setattr(module, "files", lambda _: tmp_path)  # the package's folder
     of = {name: network(seed) for seed, name in enumerate(["file", "folder", "stored", "shipped"])}
     given, folder = tmp_path / "mine.safetensors", tmp_path / "mine"
     save_teacher(of["file"], given, {})
@@ -74,49 +81,49 @@ def test_what_is_given_comes_before_what_is_stored_and_that_before_what_is_shipp
     save_teacher(network(9, 33), folder / "p33.safetensors", {})
     save_teacher(of["shipped"], tmp_path / "teachers" / "p17.safetensors", {})
     net, images = network(5), str(photos)
-    assert load_teacher(net, None, images, recipe) is None  # to be distilled; the shipped one is another
+    assert source(images=images).load(net) is None  # to be distilled; the shipped one is another
     assert equal(net, network(5))
-    sha256 = store_teacher(of["stored"], images, recipe)
-    for (path, source), name, file in (
+    sha256 = source(images=images).store(of["stored"])
+    for (path, natural), name, file in (
         ((str(given), images), "file", given),
         ((str(folder), images), "folder", folder / "p17.safetensors"),
-        ((None, images), "stored", stored(net, photos, recipe)),
+        ((None, images), "stored", source(images=photos).path(net)),
         ((None, None), "shipped", tmp_path / "teachers" / "p17.safetensors"),
     ):
-        assert load_teacher(net, path, source, recipe) == digest(file), name
+        assert source(file=path, images=natural).load(net) == digest(file), name
         assert equal(net, of[name]), name
-    assert sha256 == digest(stored(net, photos, recipe))
+    assert sha256 == digest(source(images=photos).path(net))
 
 
 @pytest.mark.parametrize("p", PATCH_SIZES)
-def test_what_the_package_ships(p: int, recipe: Recipe) -> None:
+def test_what_the_package_ships(p: int, source: Source) -> None:
     file, net = Path(str(files("anomaly_bench.nets"))) / "teachers" / f"p{p}.safetensors", network(0, p)
     if file.exists():
-        assert load_teacher(net, None, None, recipe) == digest(file)
+        assert source().load(net) == digest(file)
         assert not equal(net, network(0, p))
         assert all(value.isfinite().all() for value in net.state_dict().values())
         return
     with pytest.raises(UserError) as refused:
-        load_teacher(net, None, None, recipe)
+        source().load(net)
     assert str(refused.value) == (
-        f"method.teacher: no teacher for patches of {p} pixels is shipped "
-        "(17 and 33 are; method.teacher=FILE, or distil one: method.teacher_images=FOLDER)"
+        f"method.teacher.file: no teacher for patches of {p} pixels is shipped "
+        "(17 and 33 are; method.teacher.file=FILE, or distil one: method.teacher.images=FOLDER)"
     )
 
 
-def test_a_home_folder_is_found(tmp_path: Path, photos: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_home_folder_is_found(tmp_path: Path, photos: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     save_teacher(network(3), tmp_path / "mine.safetensors", {})
-    assert load_teacher(network(), "~/mine.safetensors", None, recipe)
-    assert load_teacher(network(), None, "~/photos", recipe) is None
-    store_teacher(network(3), "~/photos", recipe)
-    assert load_teacher(network(), None, str(photos), recipe)
+    assert source(file="~/mine.safetensors").load(network())
+    assert source(images="~/photos").load(network()) is None
+    source(images="~/photos").store(network(3))
+    assert source(images=photos).load(network())
 
 
 # Refused
 
 
-def test_files_that_are_no_teacher(tmp_path: Path, recipe: Recipe) -> None:
+def test_files_that_are_no_teacher(tmp_path: Path, source: Source) -> None:
     net = network()
     save_teacher(network(1, 33), tmp_path / "p33.safetensors", {})
     (tmp_path / "garbage.safetensors").write_bytes(b"not a teacher" * 9)
@@ -133,72 +140,89 @@ def test_files_that_are_no_teacher(tmp_path: Path, recipe: Recipe) -> None:
         ("more.safetensors", other),
     ):
         with pytest.raises(UserError) as refused:
-            load_teacher(net, str(tmp_path / name), None, recipe)
+            source(file=tmp_path / name).load(net)
         assert f"{tmp_path}" in str(refused.value), name
         assert said in str(refused.value)
         assert equal(net, network())
     wide = PatchDescriptor(65, conv3_channels_65=256)
     save_teacher(network(0, 65), tmp_path / "p65.safetensors", {})
     with pytest.raises(UserError, match="for patches of 65 pixels, or one of another architecture"):
-        load_teacher(wide, str(tmp_path), None, recipe)
+        source(file=tmp_path).load(wide)
 
 
-def test_a_recipe_without_a_loss(photos: Path, recipe: Recipe) -> None:
-    with pytest.raises(UserError, match=r"^method.teacher_losses: all three are 0, nothing to learn$"):
-        teacher_stage(network(), str(photos), dataclasses.replace(recipe, losses=(0, 0, 0)))
+def test_a_distillation_without_a_loss(photos: Path, source: Source) -> None:
+    with pytest.raises(UserError, match=r"^method.teacher.losses: all three are 0, nothing to learn$"):
+        source(images=photos, losses=(0, 0, 0)).stage(network())
 
 
-def test_folders_without_images(tmp_path: Path, recipe: Recipe) -> None:
+def test_folders_without_images(tmp_path: Path, source: Source) -> None:
     for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(UserError, match=r"^method.teacher_images: 0 images in "):
-            load_teacher(network(), None, str(folder), recipe)
+        with pytest.raises(UserError, match=r"^method.teacher.images: 0 images in "):
+            source(images=folder).load(network())
 
 
 # Kept
 
 
-def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, recipe: Recipe, cache: Path) -> None:
+def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, source: Source, cache: Path) -> None:
     changed: dict[str, Any] = {
         "layer": 3, "target_size": 64, "losses": (1.0, 1.0, 1.0), "margin": 2.0, "compactness": "abs", "steps": 3,
         "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "decoder_layers": 2,
     }  # fmt: skip
-    assert {*changed, "backbone", "weights"} == {field.name for field in dataclasses.fields(Recipe)}
-    names = [stored(network(), photos, recipe)]
-    names += [stored(network(), photos, dataclasses.replace(recipe, **{key: v})) for key, v in changed.items()]
-    names += [stored(network(0, 33), photos, recipe), stored(PatchDescriptor(33, conv1_kernel_33=3), photos, recipe)]
+    assert {*changed, "file", "images"} == set(DistillationConfig.model_fields)
+    names = [source(images=photos).path(network())]
+    names += [source(images=photos, **{key: v}).path(network()) for key, v in changed.items()]
+    names += [
+        source(images=photos).path(network(0, 33)),
+        source(images=photos).path(PatchDescriptor(33, conv1_kernel_33=3)),
+    ]
     assert len(set(names)) == len(changed) + 3
     assert {name.parent for name in names} == {cache / "teachers"}
     assert [name.name[:4] for name in names] == 11 * ["p17-"] + 2 * ["p33-"]
-    assert stored(network(7), photos, recipe) == names[0]
+    assert source(images=photos).path(network(7)) == names[0]
+
+
+def test_the_name_of_a_teacher_stays_so_that_one_of_an_earlier_version_is_found(
+    photos: Path, source: Source, weights: Path, cache: Path
+) -> None:
+    numbers = {
+        "backbone": "resnet18", "layer": 2, "target_size": None, "losses": [1.0, 0.0, 1.0], "margin": 1.0,
+        "compactness": "square", "steps": 2, "batch_size": 3, "lr": 0.0002, "weight_decay": 1e-05, "decoder_layers": 1,
+    }  # fmt: skip
+    shapes = [list(value.shape) for value in network().state_dict().values()]
+    images = [[name, digest(photos / name)] for name in ("0.png", "1.png", "2.png", "more/3.png")]
+    content = json.dumps([17, shapes, numbers, digest(weights), images])
+    key = hashlib.sha256(content.encode()).hexdigest()
+    assert source(images=photos).path(network()) == cache / "teachers" / f"p17-{key[:16]}.safetensors"
 
 
 def test_the_name_holds_what_the_weights_are_and_not_where_they_lie(
-    photos: Path, recipe: Recipe, weights: Path, tmp_path: Path
+    photos: Path, source: Source, weights: Path, tmp_path: Path
 ) -> None:
-    name = stored(network(), photos, recipe)
+    name = source(images=photos).path(network())
     copy = shutil.copy(weights, tmp_path / "copy.safetensors")
-    assert stored(network(), photos, dataclasses.replace(recipe, weights=str(copy))) == name
+    assert source(images=photos, weights=copy).path(network()) == name
     state = load_file(weights)
     state["conv1.weight"][0, 0, 0, 0] += 1
     save_file(state, tmp_path / "other.safetensors")
-    assert stored(network(), photos, dataclasses.replace(recipe, weights=str(tmp_path / "other.safetensors"))) != name
+    assert source(images=photos, weights=tmp_path / "other.safetensors").path(network()) != name
 
 
-def test_the_name_holds_the_list_of_images(photos: Path, recipe: Recipe, tmp_path: Path) -> None:
-    names = [stored(network(), photos, recipe)]
-    assert stored(network(), photos.rename(tmp_path / "elsewhere"), recipe) == names[0]
+def test_the_name_holds_the_list_of_images(photos: Path, source: Source, tmp_path: Path) -> None:
+    names = [source(images=photos).path(network())]
+    assert source(images=photos.rename(tmp_path / "elsewhere")).path(network()) == names[0]
     folder = tmp_path / "elsewhere"
     shutil.copy(folder / "0.png", folder / "4.png")
-    names.append(stored(network(), folder, recipe))
+    names.append(source(images=folder).path(network()))
     (folder / "4.png").rename(folder / "5.png")
-    names.append(stored(network(), folder, recipe))
+    names.append(source(images=folder).path(network()))
     (folder / "5.png").write_bytes((folder / "5.png").read_bytes() + b"\0")
-    names.append(stored(network(), folder, recipe))
+    names.append(source(images=folder).path(network()))
     assert len(set(names)) == 4
 
 
 @pytest.mark.parametrize(("dtype", "error"), [(torch.float16, 2**-11), (torch.float32, 0)])
-def test_saved_and_loaded(dtype: torch.dtype, error: float, tmp_path: Path, recipe: Recipe) -> None:
+def test_saved_and_loaded(dtype: torch.dtype, error: float, tmp_path: Path, source: Source) -> None:
     net, file = network(1), tmp_path / "new" / "folder" / "p17.safetensors"
     save_teacher(net, file, {"command": "none"}, dtype)
     assert [f.name for f in file.parent.iterdir()] == ["p17.safetensors"]  # nothing partial is left
@@ -206,7 +230,7 @@ def test_saved_and_loaded(dtype: torch.dtype, error: float, tmp_path: Path, reci
     with safe_open(file, framework="pt") as opened:
         assert {**opened.metadata(), "sha256": ""} == {"patch_size": "17", "command": "none", "sha256": ""}
     other = network(2)
-    load_teacher(other, str(file), None, recipe)
+    source(file=file).load(other)
     assert {p.dtype for p in other.parameters()} == {torch.float32}
     for loaded, saved in zip(other.parameters(), net.parameters(), strict=True):
         assert ((loaded - saved).abs() <= error * saved.abs() + error * 2**-13).all()
@@ -217,10 +241,10 @@ def test_saved_and_loaded(dtype: torch.dtype, error: float, tmp_path: Path, reci
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers.*", "ignore:.*in eval mode.*", "ignore:.*treespec.*")
-def test_the_stage_takes_the_stated_steps(photos: Path, recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(teachers, "EPOCH", 2)
+def test_the_stage_takes_the_stated_steps(photos: Path, source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "EPOCH", 2)
     net = network()
-    stage = teacher_stage(net, str(photos), dataclasses.replace(recipe, steps=5))
+    stage = source(images=photos, steps=5).stage(net)
     assert stage.name == "teacher_p17"
     assert [batch[0].shape for batch in stage.loader] == 2 * [(3, 3, 17, 17)]
     trainer = Trainer(
@@ -233,7 +257,7 @@ def test_the_stage_takes_the_stated_steps(photos: Path, recipe: Recipe, monkeypa
     assert not any(torch.equal(a, b) for a, b in zip(net.parameters(), network().parameters(), strict=True))
 
 
-def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path: Path, recipe: Recipe) -> None:
+def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path: Path, source: Source) -> None:
     net, file, noticed = network(), tmp_path / "p17.safetensors", 0
     save_teacher(net, file, {})
     whole = file.read_bytes()
@@ -244,7 +268,7 @@ def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path
         file.write_bytes(flipped)
         other = network(seed=1)
         try:
-            load_teacher(other, str(file), None, recipe)
+            source(file=file).load(other)
         except UserError:
             noticed += 1
         else:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets import distillation
-from anomaly_bench.nets.distillation import Triplets, cut, natural_images
+from anomaly_bench.nets.distillation import Triplets, natural_images, zoomed_crop
 
 P = 17
 
@@ -44,7 +44,7 @@ def test_natural_images(tmp_path: Path) -> None:
     for folder, count in ((tmp_path / "b" / "c", 1), (tmp_path / "none", 0), (tmp_path / "z.jpg", 0)):
         with pytest.raises(
             UserError,
-            match=rf"^method.teacher_images: {count} images in .*natural images is needed \(method.teacher_images=DIR",
+            match=rf"^method.teacher.images: {count} images in .*natural images is needed \(method.teacher.images=DIR",
         ):
             natural_images(folder)
 
@@ -138,7 +138,7 @@ def test_cut_is_a_zoom_then_a_crop(side: int) -> None:
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8))
     whole = np.asarray(image.resize((side, side), Image.Resampling.BILINEAR), np.float32).transpose(2, 0, 1) / 255
     for x, y in ((0, 0), (side - P, side - P), (side // 3, side // 2), (7, side - P)):
-        patch = cut(image, side, P, x, y)
+        patch = zoomed_crop(image, side, P, x, y)
         assert patch.shape == (3, P, P)
         assert patch.dtype == np.float32
         inside = patch[:, 1:-1, 1:-1]

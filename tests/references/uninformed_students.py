@@ -89,7 +89,7 @@ def score(e, v, calibration):
     return total if of_v is None else total + (v - of_v[0]) / of_v[1]
 
 
-def enlarge(score_map, stride, size):
+def upsample(score_map, stride, size):
     """[h, w] at every `stride`-th pixel -> [H, W]: linear between two of them, the last ones repeated."""
     h, w = score_map.shape
     out = np.empty(size)

@@ -114,9 +114,9 @@ def test_figures_of_an_unknown_setting_are_never_shown(paper: dict[str, Any]) ->
 
 
 def test_differences_say_what_is_in_place_of_what(paper: dict[str, Any]) -> None:
-    setting = "epochs=200;betas=[0.5,0.999];weights!=null;backbone=resnet18.tv_in1k;teacher!=null"
+    setting = "epochs=200;betas=[0.5,0.999];weights!=null;backbone=resnet18.tv_in1k;teacher.file!=null"
     config = {**paper, "epochs": 3, "weights": "file", "backbone": "resnet34"}
-    expected = ["epochs=3 in place of 200", "backbone=resnet34 in place of resnet18.tv_in1k", "teacher=null"]
+    expected = ["epochs=3 in place of 200", "backbone=resnet34 in place of resnet18.tv_in1k", "teacher.file=null"]
     assert differences(setting, config) == expected
     assert not applies(setting, config)
     assert differences("epochs=200", paper) == []
@@ -125,13 +125,24 @@ def test_differences_say_what_is_in_place_of_what(paper: dict[str, Any]) -> None
 def test_a_teacher_that_saw_no_imagenet_is_another_setting() -> None:
     us = dict(configuration.compose(["method=us", "method.patch_sizes=[33]", "dataset=mtd"]).method)
     assert published("us", us, "mvtec", "leather") == []
-    (row,) = published("us", {**us, "teacher_images": "imagenet"}, "mvtec", "leather")
+    distilled = {**us, "teacher": {**us["teacher"], "images": "imagenet"}}
+    (row,) = published("us", distilled, "mvtec", "leather")
     assert (row.value, row.confidence) == (0.956, "secondary")
-    (row,) = published("us", {**us, "teacher_images": "imagenet"}, "mvtec", "carpet")
+    (row,) = published("us", distilled, "mvtec", "carpet")
     assert row.confidence == "doubtful"
 
 
-@pytest.mark.parametrize("key", ["weights", "teacher"])
+def test_a_setting_that_an_earlier_version_wrote_is_the_same_setting() -> None:
+    us = dict(configuration.compose(["method=us", "method.patch_sizes=[33]", "dataset=mtd"]).method)
+    block = us.pop("teacher")
+    former = {**us, **{f"teacher_{key}": value for key, value in block.items() if key != "file"}, "teacher": None}
+    assert published("us", former, "mvtec", "leather") == []
+    (row,) = published("us", {**former, "teacher_images": "imagenet"}, "mvtec", "leather")
+    assert row.value == 0.956
+    assert published("us", {**former, "teacher_images": "imagenet", "teacher": "random"}, "mvtec", "leather") == []
+
+
+@pytest.mark.parametrize("key", ["weights", "teacher.file"])
 def test_random_weights_are_nobodys_setting(key: str, paper: dict[str, Any]) -> None:
     assert published("rd", {**paper, key: "some file"}, "mvtec", "screw")
     assert published("rd", {**paper, key: "random"}, "mvtec", "screw") == []

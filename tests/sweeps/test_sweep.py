@@ -201,7 +201,7 @@ def test_what_lacks_weights_or_a_teacher_is_told_before_anything_runs(
     assert [f"{tmp_path}/x" in job.why for job in jobs] == [False, True, False, True]
     every = plan(["method=us,us_fast", "dataset=demo/brick", f"output_dir={tmp_path}"])
     assert [(job.state, job.why.partition(":")[0]) for job in every] == [
-        ("cannot run", "method.teacher"),
+        ("cannot run", "method.teacher.file"),
         ("to run", ""),
     ]
     assert list(tmp_path.iterdir()) == []

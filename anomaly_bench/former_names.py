@@ -1,0 +1,53 @@
+"""What earlier versions called things: their runs keep their ids, and who types an old name is told the new one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+MODULES = {"anomaly_bench.data.": "anomaly_bench.datasets."}  # begin the names of classes that have moved
+KEYS = {  # of methods, in dotted form
+    "teacher": "teacher.file",
+    "teacher_images": "teacher.images",
+    "teacher_layer": "teacher.layer",
+    "teacher_target_size": "teacher.target_size",
+    "teacher_losses": "teacher.losses",
+    "teacher_margin": "teacher.margin",
+    "teacher_compactness": "teacher.compactness",
+    "teacher_steps": "teacher.steps",
+    "teacher_batch_size": "teacher.batch_size",
+    "teacher_lr": "teacher.lr",
+    "teacher_weight_decay": "teacher.weight_decay",
+    "decoder_layers": "teacher.decoder_layers",
+}
+FORMER_KEYS = {new: old for old, new in KEYS.items()}
+
+
+def present_class(target: str) -> str:
+    """The full name that a class of this package has now, from the one that an earlier version wrote."""
+    moved = ((old, new) for old, new in MODULES.items() if target.startswith(old))
+    return next((new + target.removeprefix(old) for old, new in moved), target)
+
+
+def former_class(target: str) -> str:
+    """The inverse of `present_class`."""
+    moved = ((old, new) for old, new in MODULES.items() if target.startswith(new))
+    return next((old + target.removeprefix(new) for old, new in moved), target)
+
+
+def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
+    """A method's part of a configuration, whichever version wrote it, with its present keys: `teacher.steps`."""
+    found: dict[str, Any] = {}
+    for key, value in method.items():
+        if isinstance(value, Mapping):
+            found |= {f"{key}.{name}": each for name, each in value.items()}
+        else:
+            found[KEYS.get(key, key)] = value
+    return found
+
+
+def renamed(key: str, known: Collection[str]) -> str:
+    """A hint that names the present key for a former one, `method.teacher_steps`; empty unless it is one of `known`."""
+    group, _, name = key.rpartition(".")
+    present = f"{group}.{KEYS[name]}" if name in KEYS else ""
+    return f"it is {present} now" if present in known else ""
