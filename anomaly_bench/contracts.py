@@ -1,4 +1,4 @@
-"""The few types that everything meets in: a data set gives records, a method stages and scores, a run joins them."""
+"""The types that the rooms share: a data set gives records, a method gives stages and scores, a run joins them."""
 
 from __future__ import annotations
 
@@ -40,17 +40,17 @@ class NormalBatch(TypedDict):
 
 @final
 class FeatureBatch(TypedDict):
-    """One batch of what a frozen network says of normal images."""
+    """One batch of a frozen network's features of normal images."""
 
-    features: list[Tensor]  # of each layer, or of each size of the image: [B, C, h, w] float32
+    features: list[Tensor]  # for each layer, or each size of the image: [B, C, h, w] float32
     path: list[str]
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """A network that does not learn, so that its answer to an image is computed once and kept on disk.
+    """A network that is not trained, so that its features of an image are computed once and kept on disk.
 
-    compute: [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] of each layer, or of each size of the image.
+    compute: images [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] for each layer, or each size of the image.
     """
 
     compute: Callable[[Tensor], list[Tensor]]
@@ -60,9 +60,9 @@ class FrozenFeatures:
 
 
 class Scores(NamedTuple):
-    """What a method says about a batch of images.
+    """A method's anomaly scores and maps of a batch of images.
 
-    components: what the scores are made of, by name, measured beside them; the same names for each batch.
+    components: the scores that these are made of, by name, which are measured as well; the same names in each batch.
     """
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
@@ -71,32 +71,32 @@ class Scores(NamedTuple):
 
 
 class NormalData(Protocol):
-    """What `Method.stages` gets: the normal images, resized to the method's `image_size`."""
+    """The normal images as `Method.stages` gets them, resized to the method's `image_size`."""
 
     def loader(
         self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, min_samples: int = 1
     ) -> DataLoader[NormalBatch]:
-        """Batches of a split, the last partial one kept; `val` is cut from train by the seed (`Method.val_share`).
+        """Return batches of a split, the last partial one too; the seed draws `val` from train (`Method.val_share`).
 
-        min_samples: an epoch goes through all images as often as it takes to give this many.
+        min_samples: an epoch goes through all images until there are at least this many.
         """
         ...
 
     def features(
         self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
     ) -> DataLoader[FeatureBatch]:
-        """The same with a frozen network's features in place of the images, computed once for all epochs and runs."""
+        """Return the same with a frozen network's features, computed once for all epochs and runs, for images."""
         ...
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One thing to fit."""
+    """One training: a module that is fitted on a loader."""
 
-    name: str  # its checkpoints' folder
-    module: LightningModule  # owns its loss and its optimiser
+    name: str  # of the folder of its checkpoints
+    module: LightningModule  # has its loss and its optimiser
     loader: DataLoader[Any]
-    trainer: Mapping[str, Any]  # max_epochs or max_steps, clipping: science, so from the method's yaml
+    trainer: Mapping[str, Any]  # arguments of Lightning's Trainer that are science: max_epochs, max_steps, clipping
 
 
 class Method(LightningModule):
@@ -112,7 +112,7 @@ class Method(LightningModule):
     epochs: int  # where `stages` is not overridden
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
-        """The paper's algorithm box, read from top to bottom.
+        """Yield the stages in the order of the paper's algorithm.
 
         The runner fits what is yielded; the code after a `yield` works on the fitted result.  On a restart, finished
         stages are loaded, and the code between them runs again.  Unless a method says otherwise: one stage, itself.
@@ -121,19 +121,19 @@ class Method(LightningModule):
         yield Stage("training", self, loader, {"max_epochs": self.epochs})
 
     def score(self, images: Tensor) -> Scores:
-        """Images [B, 3, H, W] -> Scores; in eval mode, without gradients, the same for an image in any batch."""
+        """Return the scores of images [B, 3, H, W], in eval mode, without gradients, each independent of the batch."""
         raise NotImplementedError
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
-        """The files of weights that `stages` loads for these values of the yaml, by key, also where none is named.
+        """Return the files of weights that `stages` loads for the yaml's values, by key, also where none is named.
 
-        They are part of a run's identity.  No file where nothing is loaded for a key.  fetch: what is not on this
-        machine is downloaded; else it raises NotHere.  A method that loads weights says so here: for a key `weights`
-        beside `backbone`, `nets.backbones.weight_files` finds them.
+        They are part of a run's identity.  The list of a key is empty where nothing is loaded for it.  fetch: download
+        what is not on this machine; otherwise raise NotHere.  Each method that loads weights overrides this: for a key
+        `weights` beside `backbone`, `nets.backbones.weight_files` finds them.
         """
         return {}
 
     def provenance(self) -> dict[str, str]:
-        """What was loaded from outside (names, SHA-256 of weights files), for the manifest; valid after `stages`."""
+        """Return names and SHA-256 of the weights that were loaded, for the manifest; valid after `stages`."""
         return {}

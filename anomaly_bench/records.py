@@ -1,4 +1,4 @@
-"""What a data set gives: the part of the contracts that needs no torch."""
+"""The contracts of data sets, which need no torch."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class Record:
 
     @property
     def label(self) -> int:
-        """0 normal, 1 anomalous."""
+        """0: normal, 1: anomalous."""
         return int(self.kind != "good")
 
 
 class Dataset(ABC):
-    """Where images come from.  A subclass knows a folder layout or a file format, and nothing about methods."""
+    """Lists a data set's images.  A subclass knows a folder layout or a file format, and nothing about methods."""
 
     @abstractmethod
     def records(self, split: Literal["train", "test"]) -> list[Record]:
-        """The images of a split in a fixed order; `train` holds normal images only.
+        """Return the images of a split in a fixed order; `train` has normal images only.
 
         Raises UserError naming the folder or file that is missing or wrong.
         """

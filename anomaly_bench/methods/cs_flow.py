@@ -1,8 +1,8 @@
 """CS-Flow: Fully Convolutional Cross-Scale-Flows for Image-based Defect Detection (Rudolph et al., WACV 2022).
 
-A frozen ImageNet network describes an image at three sizes.  A normalising flow, trained on good images, maps the three
-feature maps y together to z of the same shape, so that z follows a standard normal distribution.  An image whose z is
-large is unlikely, so anomalous.  arXiv 2110.02855; "code" is github.com/marco-rudolph/cs-flow at commit 88a13b8.
+A frozen ImageNet network describes an image at three sizes.  A normalising flow, trained on normal images, maps the
+three feature maps y together to z of the same shape, so that z follows a standard normal distribution.  An image whose
+z is large is unlikely, so anomalous.  arXiv 2110.02855; "code" is github.com/marco-rudolph/cs-flow at commit 88a13b8.
 
     loss = (|z|^2 / 2 - log|det dz/dy|) / number of entries of y, mean over images
     score of an image = mean of z^2 / 2 over all entries of z
@@ -44,7 +44,14 @@ Maps = list[Tensor]  # one for each size, the largest first: [B, C, h / 2^i, w /
 
 
 class CSFlow(Method):
-    """A frozen backbone that sees the image at three sizes, and a `CrossScaleFlow` over its features."""
+    """A frozen backbone that describes the image at three sizes, and a `CrossScaleFlow` over its features.
+
+    >>> from anomaly_bench.config import build, compose, validate
+    >>> small = ["method.backbone=resnet18", "method.layer=layer1", "method.image_size=32", "method.hidden=8"]
+    >>> method = build("method", validate(compose(["method=csflow", "dataset=mtd", *small])).method)
+    >>> method.eval().score(torch.rand(2, 3, 32, 32)).map.shape
+    torch.Size([2, 32, 32])
+    """
 
     def __init__(
         self,
@@ -89,23 +96,22 @@ class CSFlow(Method):
         yield Stage("flow", Likelihood(self.flow, self.adam), loader, trainer)
 
     def features(self, images: Tensor) -> Maps:
-        """[B, 3, H, W] in [0, 1] -> y."""
-        sizes = [images]
-        for i in range(1, SCALES):
-            if self.downscale == "nearest":
-                sizes.append(images[:, :, :: 2**i, :: 2**i])
-            else:
-                size = [n // 2**i for n in images.shape[2:]]
-                sizes.append(F.interpolate(images, size, mode="bilinear", antialias=True))
-        return [self.backbone(x)[0] for x in sizes]
+        """Return y, the features of images [B, 3, H, W] in [0, 1] at each size."""
+        return [self.backbone(self._downscaled(images, 2**i))[0] for i in range(SCALES)]
+
+    def _downscaled(self, images: Tensor, factor: int) -> Tensor:
+        if self.downscale == "nearest" or factor == 1:
+            return images[:, :, ::factor, ::factor]
+        size = [side // factor for side in images.shape[2:]]
+        return F.interpolate(images, size, mode="bilinear", antialias=True)
 
     def score(self, images: Tensor) -> Scores:
         z, _ = self.flow(self.features(images))
         squares = [m.pow(2) for m in z]
-        of_image = torch.cat([m.flatten(1) for m in squares], 1).mean(1) / 2  # [B]
+        scores = torch.cat([m.flatten(1) for m in squares], 1).mean(1) / 2  # [B]
         maps = [m.mean(1, keepdim=True) for m in (squares if self.map_scales == "product" else squares[:1])]
-        large = [F.interpolate(m, images.shape[2:], mode="bilinear", align_corners=False) for m in maps]  # [B, 1, H, W]
-        return Scores(image=of_image, map=torch.cat(large, 1).prod(1))
+        maps = [F.interpolate(m, images.shape[2:], mode="bilinear", align_corners=False) for m in maps]  # [B, 1, H, W]
+        return Scores(image=scores, map=torch.cat(maps, 1).prod(1))
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
@@ -116,7 +122,7 @@ class CSFlow(Method):
 
 
 class Likelihood(LightningModule):
-    """Trains a flow: maximum likelihood of features.  adam: its numbers."""
+    """Trains a flow to give features the largest likelihood.  adam: the optimiser's arguments."""
 
     def __init__(self, flow: CrossScaleFlow, adam: dict[str, Any]) -> None:
         super().__init__()
@@ -133,36 +139,39 @@ class Likelihood(LightningModule):
 
 
 def negative_log_likelihood(z: Maps, log_det: Tensor) -> Tensor:
-    """z and log_det [B] -> the loss: for each entry of y, without the constant log(2 pi) / 2, the mean over images."""
+    """Return the loss of z and log_det [B], a mean over images and entries of y, without the constant log(2 pi) / 2."""
     squares = torch.cat([m.flatten(1) for m in z], 1).pow(2).sum(1)  # [B]
     entries = sum(m[0].numel() for m in z)
     return (squares / 2 - log_det).mean() / entries
 
 
 class CrossScaleFlow(nn.Module):
-    """channels: of each map; kernels: one for each block; hidden: inside the networks; clamp: of the log-scale."""
+    """The normalising flow: a block for each of `kernels`.
+
+    channels: of each map.  hidden: channels inside the blocks' networks.  clamp: the log-scale's largest magnitude.
+    """
 
     def __init__(self, channels: int, hidden: int, kernels: Sequence[int], clamp: float) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(Block(channels, hidden, kernel, clamp, seed) for seed, kernel in enumerate(kernels))
 
     def forward(self, y: Maps) -> tuple[Maps, Tensor]:
-        """y -> z of the same shapes, and log|det dz/dy| of each image [B]."""
+        """Return z, of the same shapes as y, and log|det dz/dy| of each image [B]."""
         log_det = y[0].new_zeros(len(y[0]))
         for block in self.blocks:
-            y, more = block(y)
-            log_det = log_det + more  # [B]
+            y, block_log_det = block(y)
+            log_det = log_det + block_log_det  # [B]
         return y, log_det
 
     def inverse(self, z: Maps) -> Maps:
-        """The y that `forward` maps to z."""
+        """Return the y that `forward` maps to z."""
         for block in reversed(self.blocks):
             z = block.inverse(z)  # type: ignore[operator]
         return z
 
 
 class Block(nn.Module):
-    """A fixed permutation of the channels of each map, then a coupling.  seed: of the permutations, as in the code."""
+    """Permutes the channels of each map in a fixed order, then couples their halves.  seed: of the permutations."""
 
     permutations: Tensor  # [3, C]
 
@@ -176,7 +185,7 @@ class Block(nn.Module):
         self.second = CrossScaleNet(channels, hidden, kernel)  # reads the new first half
 
     def forward(self, y: Maps) -> tuple[Maps, Tensor]:
-        """-> maps of the same shapes, and the log-determinant of each image [B]."""
+        """Return maps of the same shapes, and the log-determinant of each image [B]."""
         y = [m[:, order] for m, order in zip(y, self.permutations, strict=True)]
         a, b = halves(y)
         a, log_a = affine(a, self.first(b), self.clamp)
@@ -185,7 +194,7 @@ class Block(nn.Module):
         return [m.clamp(-HARD_CLAMP, HARD_CLAMP) for m in joined], log_a + log_b
 
     def inverse(self, z: Maps) -> Maps:
-        """The y that `forward` maps to z."""
+        """Return the y that `forward` maps to z."""
         a, b = halves(z)
         b = undo(b, self.second(a), self.clamp)
         a = undo(a, self.first(b), self.clamp)
@@ -194,9 +203,9 @@ class Block(nn.Module):
 
 
 class CrossScaleNet(nn.Module):
-    """The inner network of a coupling: half of the channels of all maps -> log-scales and shifts for the other half.
+    """The inner network of a coupling: from half of the channels of all maps, log-scales and shifts for the other half.
 
-    Each map has two convolutions; what its neighbours have between theirs is added, brought to its size.
+    Each map passes two convolutions; hidden channels of the neighbouring maps, resized, are added to the result.
     """
 
     def __init__(self, channels: int, hidden: int, kernel: int) -> None:
@@ -209,10 +218,10 @@ class CrossScaleNet(nn.Module):
         self.outer = convs(SCALES, hidden, channels)
         self.down = convs(SCALES - 1, hidden, channels, stride=2)  # map i -> i + 1
         self.up = convs(SCALES - 1, hidden, channels)  # map i + 1 -> i
-        self.gamma = nn.Parameter(torch.zeros(SCALES))  # so that a flow starts as a permutation
+        self.gamma = nn.Parameter(torch.zeros(SCALES))  # 0: an untrained flow is a permutation
 
     def forward(self, half: Maps) -> Maps:
-        """[B, C / 2, ...] -> [B, C, ...]: the log-scales before the clamp, then the shifts."""
+        """Return, for maps [B, C / 2, ...], maps [B, C, ...]: the log-scales before the clamp, then the shifts."""
         h = [F.leaky_relu(inner(x), SLOPE) for inner, x in zip(self.inner, half, strict=True)]
         r = [outer(x) for outer, x in zip(self.outer, h, strict=True)]
         for i, (down, up) in enumerate(zip(self.down, self.up, strict=True)):
@@ -222,18 +231,18 @@ class CrossScaleNet(nn.Module):
 
 
 def halves(maps: Maps) -> tuple[Maps, Maps]:
-    """The first and the second half of the channels."""
+    """Return the first and the second half of the channels of each map."""
     pairs = [m.chunk(2, 1) for m in maps]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
 def log_scale(raw: Tensor, clamp: float) -> Tensor:
-    """The soft clamp: within +-clamp (3 -> +-2.997)."""
+    """Return the log-scale, softly clamped to +-clamp (3: to +-2.997)."""
     return clamp * SOFT * torch.atan(raw / clamp)
 
 
 def affine(x: Maps, coefficients: Maps, clamp: float) -> tuple[Maps, Tensor]:
-    """exp(s) x + t, and the sum of s over all entries of an image [B]."""
+    """Return exp(s) x + t for the log-scales s and shifts t in `coefficients`, and the sum of s in each image [B]."""
     out, total = [], x[0].new_zeros(len(x[0]))
     for m, (raw, t) in zip(x, (c.chunk(2, 1) for c in coefficients), strict=True):
         s = log_scale(raw, clamp)
@@ -243,6 +252,6 @@ def affine(x: Maps, coefficients: Maps, clamp: float) -> tuple[Maps, Tensor]:
 
 
 def undo(x: Maps, coefficients: Maps, clamp: float) -> Maps:
-    """The inverse of `affine`."""
+    """Return the x that `affine` maps to the given maps."""
     pairs = (c.chunk(2, 1) for c in coefficients)
     return [(m - t) * (-log_scale(raw, clamp)).exp() for m, (raw, t) in zip(x, pairs, strict=True)]

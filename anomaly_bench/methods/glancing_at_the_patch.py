@@ -39,7 +39,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.nets.distillation import Distillation, DistillationConfig
 from anomaly_bench.nets.fake_defects import stain
-from anomaly_bench.nets.partial_conv import GlobalNet, image_sizes
+from anomaly_bench.nets.partial_conv import GlobalNet
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, register_imagenet_statistics
 from anomaly_bench.nets.teachers import EPOCH, Teachers, teacher_weight_files
 from anomaly_bench.nets.windows import (
@@ -56,7 +56,14 @@ HalfAxis = Annotated[float, Field(gt=0, le=0.5)]
 
 
 class GlancingAtThePatch(Method):
-    """L, G and C, and the calibration of both scores; all that scoring needs is in the state dict."""
+    """L, G and C, and the calibration of both scores; all that scoring needs is in the state dict.
+
+    >>> from anomaly_bench.config import build, compose, validate
+    >>> small = ["method.image_size=243", "method.windows=3"]
+    >>> method = build("method", validate(compose(["method=glf_fast", "dataset=mtd", *small])).method)
+    >>> list(method.eval().score(torch.rand(1, 3, 243, 243)).components)
+    ['iad', 'dad']
+    """
 
     mean: Tensor
     std: Tensor
@@ -111,8 +118,8 @@ class GlancingAtThePatch(Method):
         self.loaded: dict[str, str] = {}
 
     def _check(self) -> None:
-        """Raises UserError for values that are allowed one by one and cannot work together."""
-        teacher, (smallest, *_, largest) = self.teachers.config, image_sizes()
+        """Raise UserError for values that are allowed one by one and cannot work together."""
+        teacher = self.teachers.config
         for name, (low, high) in self.stain_args.items():
             if low > high:
                 raise UserError(f"method.stain_{name}", f"[{low}, {high}] given, needed: the smaller number first")
@@ -122,8 +129,6 @@ class GlancingAtThePatch(Method):
         if self.tune_decoder != "new" and not (teacher.file or teacher.images):
             what = f"{self.tune_decoder} given, but the shipped local networks' files hold no decoder"
             raise UserError("method.tune_decoder", what, "new, or method.teacher.images=FOLDER to distil one with it")
-        if not smallest <= self.image_size <= largest:
-            raise UserError("method.image_size", f"{self.image_size} given, allowed: {smallest} to {largest}")
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         tuning = self._tuning() if self.tune_steps else None
@@ -150,7 +155,7 @@ class GlancingAtThePatch(Method):
 
     @torch.no_grad()
     def _calibrate(self, data: NormalData) -> None:
-        """Sets the mean and deviation of both scores from all windows of the normal validation images."""
+        """Set the mean and deviation of both scores from all windows of the normal validation images."""
         scores = [self.window_scores(image) for batch in data.loader("val", 1) for image in batch["image"]]
         both = torch.cat(scores, 1)  # [2, windows of all images]
         deviation = both.std(1, correction=0).clamp_min(EPS)
@@ -160,7 +165,7 @@ class GlancingAtThePatch(Method):
         return (images - self.mean) / self.std
 
     def window_scores(self, image: Tensor) -> Tensor:
-        """Returns s_IAD and s_DAD of the N windows of an image [3, H, W], row by row, uncalibrated: [2, N]."""
+        """Return s_IAD and s_DAD of the N windows of an image [3, H, W], row by row, uncalibrated: [2, N]."""
         image = self.normalise(image.to(self.mean.device))
         places = torch.tensor(self.places, device=image.device)
         tops, lefts = (p.flatten() for p in torch.meshgrid(places, places, indexing="ij"))
@@ -199,11 +204,11 @@ class LocalNet(nn.Module):
         self.net, self.activation = PatchDescriptor(patch_size, conv1_kernel_33, conv3_channels_65), activation
 
     def forward(self, patches: Tensor) -> Tensor:
-        """Returns Z_l [B, n] of patches [B, 3, p, p], normalised."""
+        """Return Z_l [B, n] of patches [B, 3, p, p], normalised."""
         return self.activated(self.net(patches))
 
     def at(self, image: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Returns Z_l [N, n] of an image's windows; corners [N] are multiples of the network's largest stride."""
+        """Return Z_l [N, n] of an image's windows; corners [N] are multiples of the network's largest stride."""
         stride, half = self.net.strides[-1], (self.net.patch_size - 1) // 2
         dense = self.net.dense(image[None], stride)[0]  # [n, H / s, W / s]
         return self.activated(dense[:, (tops + half) // stride, (lefts + half) // stride].T)
@@ -263,7 +268,7 @@ class Consistency(LightningModule):
         return iad + self.dad_weight * dad
 
     def losses(self, images: Tensor, tops: Tensor, lefts: Tensor, stained: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns l_IAD and l_DAD of images [B, 3, H, W] and stained patches [B, 3, p, p] in [0, 1]; corners [B]."""
+        """Return l_IAD and l_DAD of images [B, 3, H, W] and stained patches [B, 3, p, p] in [0, 1]; corners [B]."""
         p = stained.shape[-1]
         clean = crop(images, tops, lefts, p)
         with torch.no_grad():
@@ -282,10 +287,10 @@ class Consistency(LightningModule):
 
 
 def compared(z: Tensor, unit: bool) -> Tensor:
-    """Returns Z as it is compared, [B, n].  unit: scaled to length 1."""
+    """Return Z as it is compared, [B, n].  unit: scaled to length 1."""
     return F.normalize(z, dim=1) if unit else z
 
 
 def inconsistency(z_l: Tensor, z_g: Tensor) -> Tensor:
-    """Returns s_IAD [B] of Z_l and Z_g [B, n]."""
+    """Return s_IAD [B] of Z_l and Z_g [B, n]."""
     return (z_l - z_g).pow(2).mean(1)

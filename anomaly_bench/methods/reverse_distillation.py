@@ -40,7 +40,7 @@ RESNETS = {
 
 
 def known_resnet(backbone: str) -> str:
-    """The name with its weights tag.  Raises ValueError for a network that is none of RESNETS, or a tag timm lacks."""
+    """Return the name with its weights tag.  Raises ValueError for a network not in RESNETS and a tag not in timm."""
     architecture = backbone.split(".")[0]
     if architecture not in RESNETS:
         raise ValueError(f"{', '.join(RESNETS)}; {nearest(architecture, RESNETS)}".strip("; "))
@@ -51,7 +51,14 @@ def known_resnet(backbone: str) -> str:
 
 
 class ReverseDistillation(Method):
-    """Teacher E -> bottleneck (MFF + OCE) -> student decoder D; score = where D's features differ from E's."""
+    """Teacher E, bottleneck (MFF and OCE) and student decoder D, whose features differ from E's where it is anomalous.
+
+    >>> from anomaly_bench.config import build, compose, validate
+    >>> small = ["method.backbone=resnet18", "method.image_size=64"]
+    >>> method = build("method", validate(compose(["method=rd", "dataset=mtd", *small])).method)
+    >>> method.eval().score(torch.rand(2, 3, 64, 64)).map.shape
+    torch.Size([2, 64, 64])
+    """
 
     def __init__(
         self,
@@ -104,7 +111,7 @@ class ReverseDistillation(Method):
         return torch.optim.Adam(trainable, lr=self.lr, betas=self.betas)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Images [B, 3, H, W] -> the teacher's and the decoder's features, fine to coarse."""
+        """Return the teacher's and the decoder's features of images [B, 3, H, W], fine to coarse."""
         f_e = self.teacher(images)  # [B, C, H/4, W/4], [B, 2C, H/8, W/8], [B, 4C, H/16, W/16]
         return f_e, self.decoder(self.bottleneck(f_e))
 
@@ -123,46 +130,44 @@ class ReverseDistillation(Method):
 
 
 def cosine_map(f_e: Tensor, f_d: Tensor) -> Tensor:
-    """Eq. 1: 1 - cosine over channels.  [B, C, H, W] twice -> [B, H, W]; 0 = same, at most 1 after a ReLU."""
+    """Eq. 1: return 1 - cosine over channels of maps [B, C, H, W]: [B, H, W]; 0 = same, at most 1 after a ReLU."""
     return 1 - F.cosine_similarity(f_e, f_d, dim=1)
 
 
 def positional_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
-    """Eq. 2 as the paper writes it: mean of the cosine map over positions and images, summed over levels."""
+    """Eq. 2 as the paper writes it: return the mean cosine map over positions and images, summed over levels."""
     return torch.stack([cosine_map(e, d).mean() for e, d in zip(f_e, f_d, strict=True)]).sum()
 
 
 def flattened_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
-    """Eq. 2 as the code has it: one cosine for a whole flattened map, mean over images, summed over levels."""
+    """Eq. 2 as in the code: return one cosine for each flattened map, averaged over images, summed over levels."""
     levels = zip(f_e, f_d, strict=True)
     return torch.stack([(1 - F.cosine_similarity(e.flatten(1), d.flatten(1))).mean() for e, d in levels]).sum()
 
 
 def anomaly_map(f_e: list[Tensor], f_d: list[Tensor], size: torch.Size) -> Tensor:
-    """Eq. 3: the cosine maps, upsampled and added.  -> [B, H, W], in [0, 3] for three levels after a ReLU."""
+    """Eq. 3: return the cosine maps, upsampled and added: [B, H, W], in [0, 3] for three levels after a ReLU."""
     maps = [cosine_map(e, d)[:, None] for e, d in zip(f_e, f_d, strict=True)]  # [B, 1, H/r, W/r]
     up = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]  # [B, 1, H, W]
     return torch.cat(up, 1).sum(1)
 
 
 def gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Gaussian filter of maps [B, H, W]: cut at 4 sigma, mirrored with the edge pixel repeated, as scipy does."""
+    """Return maps [B, H, W] after a Gaussian filter: truncated at 4 sigma, mirrored at the edge pixel, as in scipy."""
     radius = int(4 * sigma + 0.5)
     x = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
     kernel = torch.exp(-0.5 * (x / sigma) ** 2)
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
     for _ in range(2):  # filter the last axis, swap, filter the other, swap back
         b, h, w = maps.shape
-        mirrored = torch.arange(-radius, w + radius, device=maps.device) % (
-            2 * w
-        )  # index into the map and its mirror image
-        rows = torch.cat([maps, maps.flip(-1)], -1)[..., mirrored]  # [B, H, W + 2 radius]
+        index = torch.arange(-radius, w + radius, device=maps.device) % (2 * w)  # into the map and its mirror image
+        rows = torch.cat([maps, maps.flip(-1)], -1)[..., index]  # [B, H, W + 2 radius]
         maps = F.conv1d(rows.reshape(b * h, 1, -1), kernel).view(b, h, w).transpose(1, 2)
     return maps
 
 
 class OneClassEmbedding(nn.Module):
-    """MFF: bring all levels to layer3's size and concatenate; OCE: one residual stage shaped like layer4 on top."""
+    """MFF brings all levels to layer3's size and concatenates them; OCE is a residual stage like layer4 on top."""
 
     def __init__(self, blocks: int, bottleneck: bool, width: int) -> None:
         super().__init__()
@@ -178,7 +183,7 @@ class OneClassEmbedding(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Three stages that each double the resolution.
+    """Rebuilds the teacher's features from the code in three stages that each double the resolution.
 
     The teacher's block counts are used in data-flow order, as in the code: the coarsest stage has as many blocks as the
     teacher's finest, so the decoder is not an exact mirror image.
@@ -200,14 +205,14 @@ class Decoder(nn.Module):
 
 
 def stage(inputs: int, planes: int, blocks: int, resample: str, bottleneck: bool, width: int) -> nn.Sequential:
-    """A ResNet stage: the first block halves ("down") or doubles ("up") the resolution."""
+    """Return a ResNet stage whose first block halves ("down") or doubles ("up") the resolution."""
     outputs = planes * (4 if bottleneck else 1)
     first = Block(inputs, planes, resample, bottleneck, width)
     return nn.Sequential(first, *(Block(outputs, planes, "same", bottleneck, width) for _ in range(blocks - 1)))
 
 
 class Block(nn.Module):
-    """Residual block.  "up": transposed 2x2 convolutions of stride 2 for the 3x3 convolution and the shortcut."""
+    """A residual block; "up" has transposed 2x2 convolutions of stride 2 for the 3x3 one and in the shortcut."""
 
     def __init__(self, inputs: int, planes: int, resample: str, bottleneck: bool, width: int) -> None:
         super().__init__()
@@ -229,7 +234,7 @@ class Block(nn.Module):
 
 
 def conv_bn(inputs: int, outputs: int, kernel: int, resample: str) -> list[nn.Module]:
-    """Convolution without bias and batch norm."""
+    """Return a convolution without bias, and a batch norm."""
     conv: nn.Module
     if resample == "up":
         conv = nn.ConvTranspose2d(inputs, outputs, 2, stride=2, bias=False)
@@ -239,12 +244,12 @@ def conv_bn(inputs: int, outputs: int, kernel: int, resample: str) -> list[nn.Mo
 
 
 def conv_bn_relu(inputs: int, outputs: int, kernel: int = 3, resample: str = "down") -> list[nn.Module]:
-    """`conv_bn` and a ReLU."""
+    """Return the layers of `conv_bn` and a ReLU."""
     return [*conv_bn(inputs, outputs, kernel, resample), nn.ReLU(inplace=True)]
 
 
 def initialise(module: nn.Module) -> None:
-    """Kaiming normal (fan out) for convolutions; transposed ones keep PyTorch's default, as in the code."""
+    """Initialise convolutions with Kaiming normal (fan out); transposed ones keep PyTorch's default, as in the code."""
     for m in module.modules():
         if isinstance(m, nn.Conv2d):
             nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")

@@ -40,7 +40,14 @@ EPS = 1e-6  # least deviation of a descriptor's dimension or a score, so that a 
 
 
 class UninformedStudents(Method):
-    """One `PatchScale` for each patch size; all that scoring needs is in the state dict."""
+    """One `PatchScale` for each patch size; all that scoring needs is in the state dict.
+
+    >>> from anomaly_bench.config import build, compose, validate
+    >>> small = ["method.image_size=64", "method.dense_stride=4"]
+    >>> method = build("method", validate(compose(["method=us_fast", "dataset=mtd", *small])).method)
+    >>> method.eval().score(torch.rand(2, 3, 64, 64)).map.shape
+    torch.Size([2, 64, 64])
+    """
 
     def __init__(
         self,
@@ -104,7 +111,7 @@ class UninformedStudents(Method):
         return list(self.scales)  # type: ignore[arg-type]
 
     def _scores(self, maps: Tensor) -> Scores:
-        """The scores of maps [B, H, W], or of [B, 1, 1] where an image is one patch and has no map."""
+        """Return the scores of maps [B, H, W], or of [B, 1, 1] where an image is one patch and has no map."""
         return Scores(image=maps.flatten(1).amax(1), map=maps if self._scales()[0].stride else None)
 
 
@@ -130,7 +137,7 @@ class PatchScale(nn.Module):
         self.register_buffer("calibration", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # e_mu, e_sigma; v_mu, v_sigma
 
     def describe(self, net: nn.Module, images: Tensor) -> Tensor:
-        """Returns a network's descriptors of images [B, 3, H, W] in [0, 1]: [B, d, h, w], h = w = 1 for one patch."""
+        """Return a network's descriptors of images [B, 3, H, W] in [0, 1]: [B, d, h, w], h = w = 1 for one patch."""
         images = (images - self.mean) / self.std
         if self.stride is None:
             return net(images)[:, :, None, None]
@@ -139,16 +146,16 @@ class PatchScale(nn.Module):
 
     @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:
-        """Returns y [B, d, h, w]: the teacher's descriptors, standardised by the training images' mu and sigma."""
+        """Return y [B, d, h, w]: the teacher's descriptors, standardised by the training images' mu and sigma."""
         return (self.describe(self.teacher, images) - self.mu) / self.sigma  # [B, d, h, w]
 
     def losses(self, images: Tensor) -> Tensor:
-        """Returns each student's loss [M]: |S_i - y|^2, summed over d, averaged over pixels and images."""
+        """Return each student's loss [M]: |S_i - y|^2, summed over d, averaged over pixels and images."""
         y = self.target(images)
         return torch.stack([(self.describe(s, images) - y).pow(2).sum(1).mean() for s in self.students])
 
     def errors(self, images: Tensor) -> Tensor:
-        """Returns e and v of images [B, 3, H, W]: [B, 2, h, w]."""
+        """Return e and v of images [B, 3, H, W]: [B, 2, h, w]."""
         y = self.target(images)
         predictions = torch.stack([self.describe(s, images) for s in self.students])  # [M, B, d, h, w]
         mean = predictions.mean(0)
@@ -157,7 +164,7 @@ class PatchScale(nn.Module):
         return torch.stack([e, v], 1)
 
     def score(self, images: Tensor) -> Tensor:
-        """Returns the anomaly maps [B, H, W] of images [B, 3, H, W]; [B, 1, 1] where an image is one patch."""
+        """Return the anomaly maps [B, H, W] of images [B, 3, H, W]; [B, 1, 1] where an image is one patch."""
         mean, std = self.calibration[:, :1, None], self.calibration[:, 1:, None]  # [2, 1, 1]
         errors = (self.errors(images) - mean) / std  # [B, 2, h, w]
         maps = errors[:, : 1 if len(self.students) == 1 else 2].sum(1, keepdim=True)  # [B, 1, h, w]
@@ -166,7 +173,7 @@ class PatchScale(nn.Module):
 
     @torch.no_grad()
     def standardise(self, loader: DataLoader[NormalBatch]) -> None:
-        """Sets mu and sigma from all training images and pixels."""
+        """Set mu and sigma from all training images and pixels."""
         described = (self.describe(self.teacher, batch["image"].to(self.mu.device)) for batch in loader)
         mean, std = moments(described, dim=1)
         self.mu.copy_(mean.view(-1, 1, 1))
@@ -174,7 +181,7 @@ class PatchScale(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, loader: DataLoader[NormalBatch]) -> None:
-        """Sets e_mu, e_sigma, v_mu and v_sigma from all normal validation images and pixels."""
+        """Set e_mu, e_sigma, v_mu and v_sigma from all normal validation images and pixels."""
         mean, std = moments((self.errors(batch["image"].to(self.mu.device)) for batch in loader), dim=1)
         self.calibration.copy_(torch.stack([mean, std.clamp_min(EPS)], 1))
 
@@ -198,7 +205,7 @@ class StudentTraining(LightningModule):
 
 
 def moments(values: Iterator[Tensor], dim: int) -> tuple[Tensor, Tensor]:
-    """Returns mean and deviation [D] over all tensors and all their dimensions but `dim`, summed in float64."""
+    """Return mean and deviation [D] over all tensors and all their dimensions but `dim`, summed in float64."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for value in values:
         flat = value.transpose(0, dim).flatten(1).double()  # [D, n]

@@ -28,7 +28,7 @@ PROBE = 64  # pixels of the image that tells channels and reductions
 
 @cache
 def timm_name(backbone: str) -> str:
-    """The name with its weights tag.
+    """Return the name with its weights tag.
 
     Without one, torchvision's first ImageNet weights are meant (`tv_in1k`), as the papers used them: timm's own default
     is another training of the same network.  Raises UserError for a name that timm lacks.
@@ -43,11 +43,11 @@ def timm_name(backbone: str) -> str:
 
 
 class Backbone(nn.Module):
-    """A frozen feature pyramid, cut after the deepest wanted layer: always in eval mode, never a gradient.
+    """A frozen feature pyramid that ends after the deepest wanted layer: always in eval mode, never a gradient.
 
-    The constructor builds the architecture only; `load` brings the weights.  forward: images [B, 3, H, W] in [0, 1] ->
-    one feature map [B, C_l, H / r_l, W / r_l] for each of `layers`: timm's numbers (ResNet's layer1 is 1) or names of
-    modules (`layer1`, `blocks.5`).  Raises UserError for a module that the network lacks.
+    layers: timm's numbers (ResNet's layer1 is 1) or names of modules (`layer1`, `blocks.5`).  The constructor builds
+    the architecture only; `load` brings the weights.  forward: images [B, 3, H, W] in [0, 1] -> a feature map
+    [B, C_l, H / r_l, W / r_l] for each layer.  Raises UserError for a module that the network lacks.
     """
 
     mean: Tensor
@@ -79,7 +79,7 @@ class Backbone(nn.Module):
         self.sha256 = ""
 
     def train(self, mode: bool = True) -> Backbone:
-        """Stays in eval mode: the batch norms' running statistics are part of the frozen features."""
+        """Stay in eval mode: the batch norms' running statistics are part of the frozen features."""
         return super().train(False)
 
     @torch.no_grad()
@@ -90,34 +90,33 @@ class Backbone(nn.Module):
     def load(self, weights: str | None) -> None:
         """Load ImageNet weights from `weights`, else from a file in $ANOMALY_BENCH_WEIGHTS, else from timm's hub.
 
-        Files: safetensors or torch, timm's or torchvision's key names; keys of cut-off layers are ignored.  Sets
+        Files: safetensors or torch, timm's or torchvision's key names; keys of later layers are ignored.  Sets
         `sha256`, of the file.  `random`: always the same random numbers, to try out the machinery without any file;
-        figures then mean nothing, and `sha256` says so.  Raises UserError when nothing can be had, or a needed key is
-        missing or misshapen.
+        figures then mean nothing, and `sha256` says so.  Raises UserError when no file is found, or a needed key is
+        missing or has another shape.
         """
         if weights == RANDOM:
-            self.sha256 = self._draw()
+            self.sha256 = self._load_random()
             return
         file = find_weights(self.name, weights) or hub_file(self.name)
-        state = read_weights(file)
+        loaded, needed = read_weights(file), self.net.state_dict()
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
-        own = self.net.state_dict()
-        counters = {k for k in own if k.endswith("num_batches_tracked")}
-        missing = sorted(set(own) - counters - set(state))
-        wrong = sorted(k for k in own.keys() & state.keys() if own[k].shape != state[k].shape)
+        missing = sorted(k for k in needed.keys() - loaded.keys() if not k.endswith("num_batches_tracked"))
+        common = sorted(needed.keys() & loaded.keys())
+        wrong = [k for k in common if needed[k].shape != loaded[k].shape]
         if missing or wrong:
-            said = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
-            said += [f"'{k}' has shape {list(state[k].shape)}, needed {list(own[k].shape)}" for k in wrong[:1]]
-            raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(said)}")
-        for k in sorted(own.keys() & state.keys()):
-            if own[k].is_floating_point() and not state[k].is_floating_point():
-                raise UserError("method.weights", f"{file} holds {state[k].dtype} in '{k}'", "another file")
-            if not bool(state[k].isfinite().all()):
+            reasons = [f"{len(missing)} keys missing, the first is '{missing[0]}'"] if missing else []
+            reasons += [f"'{k}' has shape {list(loaded[k].shape)}, needed {list(needed[k].shape)}" for k in wrong[:1]]
+            raise UserError("method.weights", f"{file} does not fit {self.name}: {'; '.join(reasons)}")
+        for k in common:
+            if needed[k].is_floating_point() and not loaded[k].is_floating_point():
+                raise UserError("method.weights", f"{file} holds {loaded[k].dtype} in '{k}'", "another file")
+            if not bool(loaded[k].isfinite().all()):
                 raise UserError("method.weights", f"{file} holds NaN or infinite numbers in '{k}'", "another file")
-        self.net.load_state_dict({k: state.get(k, own[k]) for k in own})
+        self.net.load_state_dict({k: loaded.get(k, needed[k]) for k in needed})
 
-    def _draw(self) -> str:
-        """Random weights, the same whatever was drawn before; `random` and a checksum."""
+    def _load_random(self) -> str:
+        """Load random weights, the same whatever was drawn before, and return `random` and a checksum."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             state = Backbone(self.name, self.layers).net.state_dict()
@@ -129,16 +128,17 @@ class Backbone(nn.Module):
 
 
 def weight_files(backbone: str, weights: str | None, fetch: bool) -> list[Path]:
-    """The file that `Backbone.load(weights)` reads; none for random numbers.
+    """Return the file that `Backbone.load(weights)` reads; none for random numbers.
 
-    fetch: download it where it is not here.  Raises NotHere where it is not and may not be, UserError where it cannot.
+    fetch: download it if it is not on this machine.  Raises NotHere if it would have to be downloaded without `fetch`,
+    UserError if that fails.
     """
     name = timm_name(backbone)
     return [] if weights == RANDOM else [find_weights(name, weights) or hub_file(name, fetch)]
 
 
 def hub_file(name: str, fetch: bool = True) -> Path:
-    """The weights file of timm's hub: from its cache, else downloaded.
+    """Return the weights file of timm's hub: from its cache, else downloaded.
 
     Raises UserError where neither works, NotHere where only a download could help and `fetch` is False.
     """
@@ -154,7 +154,7 @@ def hub_file(name: str, fetch: bool = True) -> Path:
     try:
         if offline:
             raise LocalEntryNotFoundError("HF_HUB_OFFLINE is set")
-        with contextlib.suppress(HTTPError):  # whatever it answers, it is there
+        with contextlib.suppress(HTTPError):  # any answer shows that the hub can be reached
             urlopen(constants.ENDPOINT, timeout=10).close()  # the hub's client would go on trying for a minute
         return Path(get())
     except Exception as error:  # no network, no such file, no space: the client raises many kinds
@@ -164,9 +164,9 @@ def hub_file(name: str, fetch: bool = True) -> Path:
 
 
 def find_weights(name: str, weights: str | None) -> Path | None:
-    """`weights` if given, else the file `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None (the hub).
+    """Return `weights` if given, else the file `<arch>.*` or `<arch>-*` in $ANOMALY_BENCH_WEIGHTS, else None (the hub).
 
-    A file that is called by another of timm's names, so by another training's tag, is passed over.
+    A file that has the name of another of timm's networks, so of another training, is ignored.
     """
     if weights is not None:
         file = Path(weights).expanduser()
@@ -191,7 +191,7 @@ def find_weights(name: str, weights: str | None) -> Path | None:
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors or torch file (a state dict, or a checkpoint holding one under `state_dict`)."""
+    """Return the tensors of a safetensors or torch file: a state dict, or a checkpoint with one under `state_dict`."""
     try:
         if file.suffix == ".safetensors":
             return load_file(file)
@@ -199,9 +199,9 @@ def read_weights(file: Path) -> dict[str, Tensor]:
         state = state.get("state_dict", state)
         return {k: v for k, v in state.items() if isinstance(v, Tensor) and v.layout == torch.strided and not v.is_meta}
     except Exception as error:  # safetensors, pickle and zip errors have no common class
-        said = f"{type(error).__name__}: {error}"
+        reason = f"{type(error).__name__}: {error}"
         if isinstance(error, pickle.UnpicklingError):
-            said = "it is damaged, or holds code, which is never run"
+            reason = "it is damaged, or holds code, which is never run"
         if isinstance(error, AttributeError):
-            said = "it holds no tensors with names"
-        raise UserError("method.weights", f"{file} cannot be read as weights: {said}") from error
+            reason = "it holds no tensors with names"
+        raise UserError("method.weights", f"{file} cannot be read as weights: {reason}") from error

@@ -59,7 +59,7 @@ class DistillationConfig(Checked):
 
 
 def natural_images(folder: Path) -> list[Path]:
-    """All image files below a folder, sorted.  Raises UserError where there are fewer than two."""
+    """Return all image files below a folder, sorted.  Raises UserError where there are fewer than two."""
     files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
     if len(files) < 2:
         what = f"{len(files)} images in {folder}; a folder of natural images is needed"
@@ -70,8 +70,8 @@ def natural_images(folder: Path) -> list[Path]:
 class Triplets(Dataset[Triplet]):
     """Random patches of natural images in [0, 1]: p, p+ (shifted a little, noisy) and p- (of another image).
 
-    An image is zoomed to a square whose side is drawn from 4 p to 16 p pixels, and p x p pixels are cut out of it.
-    Drawn from torch's random state, whatever the index.  length: triplets in an epoch.
+    An image is zoomed to a square whose side is drawn from 4 p to 16 p pixels, and p x p pixels of it are taken.  All
+    is drawn from torch's random state, whatever the index.  length: triplets in an epoch.
     """
 
     def __init__(self, files: Sequence[Path], patch_size: int, length: int) -> None:
@@ -103,7 +103,7 @@ class Triplets(Dataset[Triplet]):
 
 
 def read(file: Path) -> Image.Image:
-    """RGB.  Raises UserError naming a file that cannot be read."""
+    """Return an image as RGB.  Raises UserError naming a file that cannot be read."""
     try:
         with Image.open(file) as image:
             return image.convert("RGB")
@@ -112,7 +112,7 @@ def read(file: Path) -> Image.Image:
 
 
 def zoomed_crop(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
-    """Returns the p x p pixels at (x, y) of the image zoomed to side x side: float32 [3, p, p] in [0, 1]."""
+    """Return the p x p pixels at (x, y) of the image zoomed to side x side: float32 [3, p, p] in [0, 1]."""
     w, h = image.width / side, image.height / side
     box = (x * w, y * h, (x + p) * w, (y + p) * h)
     patch = image.resize((p, p), Image.Resampling.BILINEAR, box=box)
@@ -133,7 +133,7 @@ class Distillation(LightningModule):
         return torch.stack([w * losses[name] for w, name in zip(self.config.losses, losses, strict=True) if w]).sum()
 
     def losses(self, batch: Triplet) -> dict[str, Tensor]:
-        """The three losses, before they are weighted; 0 for one whose weight is."""
+        """Return the three losses before they are weighted; 0 for one whose weight is 0."""
         t = self.describe(batch[0])  # [B, d]
         lambda_k, lambda_m, lambda_c = self.config.losses
         losses = dict.fromkeys(("knowledge", "metric", "compactness"), t.new_zeros(()))
@@ -146,12 +146,12 @@ class Distillation(LightningModule):
         return losses
 
     def describe(self, patches: Tensor) -> Tensor:
-        """[B, 3, p, p] in [0, 1] -> [B, d]."""
+        """Return T's descriptors [B, d] of patches [B, 3, p, p] in [0, 1]."""
         descriptors: Tensor = self.teacher((patches - self.backbone.mean) / self.backbone.std)
         return descriptors
 
     def target(self, patches: Tensor) -> Tensor:
-        """P: [B, 3, p, p] in [0, 1] -> [B, C]."""
+        """Return P [B, C] of patches [B, 3, p, p] in [0, 1]."""
         if self.config.target_size:
             patches = F.interpolate(patches, size=self.config.target_size, mode="bilinear", align_corners=False)
         return self.backbone(patches)[-1].mean((2, 3))
@@ -162,26 +162,26 @@ class Distillation(LightningModule):
 
 
 def decoder(layers: int, features: int) -> nn.Module:
-    """D: [B, d] -> [B, features], linear layers with a leaky ReLU between them; one: linear, as in the paper."""
+    """Return D: [B, d] -> [B, features], linear layers with leaky ReLUs between them; the paper has one layer."""
     wide = (nn.Sequential(nn.LeakyReLU(SLOPE), nn.Linear(features, features)) for _ in range(layers - 1))
     first = nn.Linear(DIMENSIONS, features)
     return nn.Sequential(first, *wide) if layers > 1 else first
 
 
 def knowledge(decoded: Tensor, target: Tensor) -> Tensor:
-    """L_k: [B, C] twice -> the mean over the batch of the squared distance."""
+    """Return L_k: the squared distance of vectors [B, C], averaged over the batch."""
     return (decoded - target).pow(2).sum(1).mean()
 
 
 def metric(t: Tensor, positive: Tensor, negative: Tensor, margin: float) -> Tensor:
-    """L_m: [B, d] three times -> the mean over the batch; the negative is the nearer one of the two to p-."""
+    """Return L_m of descriptors [B, d], averaged over the batch; of p and p+, the one nearer to p- counts."""
     near = (t - positive).pow(2).sum(1)
     far = torch.minimum((t - negative).pow(2).sum(1), (positive - negative).pow(2).sum(1))
     return F.relu(margin + near - far).mean()
 
 
 def compactness(t: Tensor, kind: Literal["square", "abs", "signed"]) -> Tensor:
-    """L_c: [B, d] -> the sum over pairs of different dimensions of their correlation over the batch."""
+    """Return L_c of descriptors [B, d]: the correlations over the batch, summed over pairs of different dimensions."""
     centred = t - t.mean(0)
     unit = centred / centred.norm(dim=0).clamp_min(1e-8)  # a dimension without variance correlates with none
     correlation = unit.T @ unit  # [d, d]

@@ -36,10 +36,10 @@ class Stains(NamedTuple):
 
 
 def stain(patches: Tensor, axes: Limits, irregularity: Limits, grey: Limits) -> tuple[Tensor, Tensor]:
-    """One stain on every patch -> the stained patches [B, 3, p, p] and their masks [B, p, p], bool: True is stained.
+    """Return copies of patches [B, 3, p, p] with one stain each, and the stains' masks [B, p, p], bool.
 
-    patches: [B, 3, p, p] in [0, 1], before any normalisation; left as they are.  axes, irregularity, grey: see `draw`.
-    A stain may have the very grey of what it covers: the mask says where it is, not that something changed.
+    patches: in [0, 1], before any normalisation.  axes, irregularity, grey: see `draw`.  A stain may have the grey of
+    what it covers: the mask says where it is, not that something changed.
     """
     p = patches.shape[-1]
     stains = draw(len(patches), p, axes, irregularity, grey, patches.device)
@@ -55,7 +55,7 @@ def draw(
     grey: Limits,
     device: torch.device | str = "cpu",
 ) -> Stains:
-    """`count` independent stains for patches of `patch_size` pixels, from the device's global random state.
+    """Draw `count` independent stains for patches of `patch_size` pixels, from the device's global random state.
 
     axes: both half-axes, as shares of the patch's side, in [0, 0.5]; at least a pixel.  irregularity: the share of the
     ellipse's radius by which the outline may leave it, in [0, 1].  grey: in [0, 1].  The centre is anywhere that leaves
@@ -80,9 +80,9 @@ def draw(
 
 
 def rasterise(stains: Stains, patch_size: int) -> Tensor:
-    """-> [B, p, p] bool: pixels whose centre is within the outline, one or more of them for every stain.
+    """Return masks [B, p, p], bool: True for the pixels whose centre is inside the outline, at least one in each stain.
 
-    The outline is star-shaped.  Its pixels hang together, by corners at least, unless a tip is thinner than a pixel.
+    The outline is star-shaped.  Its pixels touch, by corners at least, unless a tip is thinner than a pixel.
     """
     steps = torch.arange(patch_size, device=stains.centre.device) + 0.5
     x, y = (steps - stains.centre[:, :, None]).unbind(1)  # [B, p], from the stain's centre
@@ -97,5 +97,5 @@ def rasterise(stains: Stains, patch_size: int) -> Tensor:
 
 
 def _between(limits: Limits, share: Tensor) -> Tensor:
-    """share in [0, 1) of the way from the lowest to the highest."""
+    """Return the number at a share in [0, 1) of the way from the lowest to the highest."""
     return limits[0] + share * (limits[1] - limits[0])

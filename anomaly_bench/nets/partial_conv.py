@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomaly_bench.errors import UserError
+
 
 class Layer(NamedTuple):
     """A row of the table.  A ReLU follows every convolution but the last."""
@@ -39,7 +41,7 @@ LAYERS = (
 
 
 def image_sizes() -> range:
-    """The sides of square images, in pixels, that end in a map of 1 x 1."""
+    """Return the sides of square images, in pixels, that end in a map of 1 x 1."""
     least = most = 1
     for layer in reversed(LAYERS):
         least = (least - 1) * layer.stride + layer.kernel
@@ -48,9 +50,10 @@ def image_sizes() -> range:
 
 
 def partial_conv2d(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride: int = 1) -> tuple[Tensor, Tensor]:
-    """x [B, C, H, W] finite, mask [B, 1, H, W] of 0 and 1, weight [O, C, k, k], bias [O] -> [B, O, h, w], [B, 1, h, w].
+    """Return the features [B, O, h, w] and the mask [B, 1, h, w] behind a partial convolution.
 
-    A mask of [1, 1, H, W] holds for the whole batch, and so does the new one.
+    x [B, C, H, W], finite; mask [B, 1, H, W] of 0 and 1; weight [O, C, k, k]; bias [O].  A mask of [1, 1, H, W] is that
+    of the whole batch, and so is the new one.
     """
     valid = F.avg_pool2d(mask, weight.shape[2:], stride)  # sum(M) / sum(1)
     new_mask = (valid > 0).to(mask.dtype)
@@ -59,7 +62,7 @@ def partial_conv2d(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride
 
 
 def partial_max_pool2d(x: Tensor, mask: Tensor, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
-    """Pools features [B, C, H, W] and mask [B or 1, 1, H, W] alike: one valid position makes the output valid.
+    """Pool features [B, C, H, W] and mask [B or 1, 1, H, W] alike: one valid position makes the output valid.
 
     Masked positions take part in the features' maximum.  Behind a partial convolution they are 0: after a ReLU that is
     the least value and never hides a valid one; without a ReLU it would hide negative ones.
@@ -68,16 +71,16 @@ def partial_max_pool2d(x: Tensor, mask: Tensor, kernel: int, stride: int) -> tup
 
 
 class GlobalNet(nn.Module):
-    """An image with a hole -> 128 numbers: what the rest of the image says about the hole.
+    """Describes a hole in an image by 128 numbers, which it predicts from the rest of the image.
 
-    image_size: pixels.  Raises ValueError where the last map is not 1 x 1.
+    image_size: pixels.  Raises UserError where the last map is not 1 x 1.
     """
 
     def __init__(self, image_size: int) -> None:
         super().__init__()
         sizes = image_sizes()
         if image_size not in sizes:
-            raise ValueError(f"image_size is {image_size}, allowed: {sizes[0]} to {sizes[-1]}")
+            raise UserError("method.image_size", f"{image_size} given, allowed: {sizes[0]} to {sizes[-1]}")
         self.image_size = image_size
         inputs = [3, *(layer.channels for layer in LAYERS)]
         self.convs = nn.ModuleDict(
@@ -89,9 +92,10 @@ class GlobalNet(nn.Module):
         )
 
     def forward(self, images: Tensor, mask: Tensor) -> Tensor:
-        """images [B, 3, H, W], normalised; mask [B or 1, 1, H, W], 0 in the hole and 1 elsewhere -> [B, 128].
+        """Return the descriptions [B, 128] of holes in images [B, 3, H, W], normalised.
 
-        Pixels in the hole have no influence.  Raises ValueError for images that are not of `image_size`.
+        mask: [B or 1, 1, H, W], 0 in the hole and 1 elsewhere.  Pixels in the hole have no influence.  Raises
+        ValueError for images that are not of `image_size`.
         """
         x = self._checked(images)
         for layer in LAYERS:
@@ -99,7 +103,7 @@ class GlobalNet(nn.Module):
         return x.flatten(1)
 
     def windows(self, image: Tensor, tops: Tensor, lefts: Tensor, size: int, most: int = 128) -> Tensor:
-        """`forward` of one image with each of N holes: [3, H, W], normalised, int64 [N], int64 [N] -> [N, 128].
+        """Return `forward` of one image [3, H, W], normalised, with each of N holes: [N, 128].  tops, lefts: int64 [N].
 
         A hole is `size` x `size` pixels from (top, left); what lies beyond the image is ignored.  The whole image is
         computed once, and for a hole, layer by layer, only what it can reach, until that is the whole map: a twelfth
@@ -113,7 +117,7 @@ class GlobalNet(nn.Module):
         return torch.cat([self._holes(whole, some, size) for some in corners.split(most)])
 
     def step(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """One row of the table and its ReLU: features [B, C, H, W] and mask [B or 1, 1, H, W] -> those behind it."""
+        """Return features [B, C, H, W] and mask [B or 1, 1, H, W] after a row of the table and its ReLU."""
         if layer.pools:
             return partial_max_pool2d(x, mask, layer.kernel, layer.stride)
         weight, bias = self.convs[layer.name].parameters()
@@ -127,9 +131,10 @@ class GlobalNet(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)  # a max-pool is ten times as fast
 
     def _holes(self, whole: list[Tensor], start: Tensor, side: int) -> Tensor:
-        """Maps [1, C, h, w] without a hole, from the image on; holes of side x side pixels at start [N, 2] -> [N, 128].
+        """Return `forward` [N, 128] for holes of side x side pixels at start [N, 2].
 
-        Behind each layer all that a hole reaches lies in x, side x side positions at `start`, with its mask.
+        whole: maps [1, C, h, w] of the image without a hole, the image itself first, then behind each layer.  What a
+        hole changes behind a layer is in x, side x side positions at `start`, with its mask.
         """
         x, mask = (whole[0].new_zeros(len(start), channels, side, side) for channels in (3, 1))
         for layer, before, after in zip(LAYERS, whole, whole[1:], strict=False):
@@ -143,7 +148,7 @@ class GlobalNet(nn.Module):
 
 
 def paste(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Pastes x and its mask into copies of a valid map and crops n x n positions: [N, C, n, n], [N, 1, n, n].
+    """Paste x and its mask into copies of a valid map and crop n x n positions: [N, C, n, n], [N, 1, n, n].
 
     whole [1, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2].
     """

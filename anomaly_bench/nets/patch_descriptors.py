@@ -30,7 +30,7 @@ Layer = tuple[int, int, bool]  # output channels, kernel, a pool behind it
 
 
 def layers(patch_size: int, conv1_kernel_33: int, conv3_channels_65: int) -> list[Layer]:
-    """The rows of the paper's table for one patch size.  Raises ValueError for a size or kernel that has none."""
+    """Return the rows of the paper's table for one patch size.  Raises ValueError for a size or kernel without any."""
     if conv1_kernel_33 not in (3, 5):
         raise ValueError(f"conv1_kernel_33 is {conv1_kernel_33}; the table can be read as 3 or 5")
     tables: dict[int, list[Layer]] = {
@@ -44,9 +44,9 @@ def layers(patch_size: int, conv1_kernel_33: int, conv3_channels_65: int) -> lis
 
 
 class PatchDescriptor(nn.Module):
-    """One scale's network: a patch of `patch_size` pixels -> a descriptor of 128 numbers.
+    """Describes a patch of `patch_size` pixels by 128 numbers.
 
-    conv1_kernel_33, conv3_channels_65: the two open points above; each matters to its own patch size only.
+    conv1_kernel_33, conv3_channels_65: the two open points above; each matters for one patch size only.
     `strides` lists what `dense` can do: 1 and the products of the leading pools.  Weights do not depend on the stride.
     """
 
@@ -63,14 +63,14 @@ class PatchDescriptor(nn.Module):
             self.reach = self.reach * (1 + pooled) + kernel - 1
 
     def forward(self, patches: Tensor) -> Tensor:
-        """patches [B, 3, p, p], normalised -> [B, 128].  Raises ValueError for patches of another size."""
+        """Return descriptors [B, 128] of patches [B, 3, p, p], normalised.  Raises ValueError for another size."""
         p = self.patch_size
         if patches.shape[2:] != (p, p):
             raise ValueError(f"patches are {' x '.join(map(str, patches.shape[2:]))} pixels, needed {p} x {p}")
         return self._run(patches, self.strides[-1]).flatten(1)
 
     def dense(self, images: Tensor, stride: int = 1) -> Tensor:
-        """images [B, 3, H, W], normalised -> [B, 128, ceil(H / s), ceil(W / s)], for any H and W.
+        """Return descriptors [B, 128, ceil(H / s), ceil(W / s)] of images [B, 3, H, W], normalised, of any H and W.
 
         Entry (i, j) is `forward` of the patch centred on pixel (i s, j s); beyond the border the image goes on with
         zeros.  Raises ValueError for a stride that is not one of `strides`.
@@ -84,7 +84,7 @@ class PatchDescriptor(nn.Module):
         return self._run(F.pad(images, (before, right, before, bottom)), stride)
 
     def _run(self, x: Tensor, stride: int) -> Tensor:
-        """All layers.  Pools halve the maps until they have `stride`; the later ones double the dilation instead."""
+        """Apply all layers.  Pools halve the maps until they have `stride`; later ones double the dilation instead."""
         # Channels last: up to twice as fast, and in planes a dilated convolution's gradient can take minutes.
         x = x.contiguous(memory_format=torch.channels_last)
         halved, dilation = 1, 1
@@ -103,7 +103,7 @@ class PatchDescriptor(nn.Module):
 
 
 def register_imagenet_statistics(module: nn.Module, persistent: bool = True) -> None:
-    """Gives a module the buffers `mean` and `std` [3, 1, 1] of ImageNet, with which patch networks' inputs in [0, 1]
+    """Give a module the buffers `mean` and `std` [3, 1, 1] of ImageNet, with which patch networks' inputs in [0, 1]
     are normalised.
     """
     module.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), persistent)
@@ -111,7 +111,7 @@ def register_imagenet_statistics(module: nn.Module, persistent: bool = True) -> 
 
 
 def upsample(maps: Tensor, stride: int, size: tuple[int, int]) -> Tensor:
-    """Returns maps of stride s, [B, C, ceil(H / s), ceil(W / s)], at full size, [B, C, H, W], interpolated bilinearly.
+    """Return maps of stride s, [B, C, ceil(H / s), ceil(W / s)], at full size, [B, C, H, W], interpolated bilinearly.
 
     Pixel (i s, j s) keeps its value; pixels beyond the last position repeat it.  Raises ValueError where the maps are
     not those of an image of `size` (H, W).

@@ -43,7 +43,7 @@ class Teachers:
     weights: str | None
 
     def stages(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> Generator[Stage, None, str]:
-        """Loads a teacher into `net`, after yielding the stage that distils it where there is none yet.
+        """Load a teacher into `net`, after yielding the stage that distils it where there is none yet.
 
         decoder: gets what the teacher was distilled with.  Returns the SHA-256 of the teacher's file.  Raises what
         `load` raises.
@@ -56,7 +56,7 @@ class Teachers:
         return sha256
 
     def load(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str | None:
-        """Loads a teacher's weights into `net`, and into `decoder` what the same file holds of D.
+        """Load a teacher's weights into `net`, and into `decoder` what the same file holds of D.
 
         `random` for a file: `net` stays as it was drawn, to try out the machinery.  Returns the file's SHA-256, or None
         where the teacher must be distilled first.  Raises UserError where a file does not fit, and where no file and no
@@ -72,7 +72,7 @@ class Teachers:
         return read_teacher(net, file, decoder, key) if file.exists() else None
 
     def stage(self, net: PatchDescriptor) -> Stage:
-        """Returns what distils `net` from the natural images, with a checkpoint every EPOCH steps."""
+        """Return what distils `net` from the natural images, with a checkpoint every EPOCH steps."""
         config = self.config
         if not any(config.losses):
             raise UserError("method.teacher.losses", "all three are 0, nothing to learn")
@@ -83,16 +83,16 @@ class Teachers:
         return Stage(f"teacher_p{net.patch_size}", module, DataLoader(triplets, config.batch_size), trainer)
 
     def store(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str:
-        """Keeps a fitted teacher for all runs that need the same one, and returns the file's SHA-256."""
+        """Keep a fitted teacher for all runs that need the same one, and return the file's SHA-256."""
         key = self.key(net)
         return save_teacher(net, _cached(net, key), {"recipe": json.dumps(self.recipe), KEY: key}, decoder=decoder)
 
     def path(self, net: PatchDescriptor) -> Path:
-        """Returns where the distilled teacher is kept."""
+        """Return where the distilled teacher is kept."""
         return _cached(net, self.key(net))
 
     def key(self, net: PatchDescriptor) -> str:
-        """Returns a SHA-256 of all that a distilled teacher depends on."""
+        """Return a SHA-256 of all that a distilled teacher depends on."""
         backbone, files = self.imagenet_network(), natural_images(self.images)
         shapes = [list(value.shape) for value in net.state_dict().values()]
         listed = [(str(f.relative_to(self.images)), sha) for f, sha in zip(files, checksums(files), strict=True)]
@@ -101,7 +101,7 @@ class Teachers:
         return hashlib.sha256(content.encode()).hexdigest()
 
     def imagenet_network(self) -> Backbone:
-        """Returns the network that teachers are distilled from, with its weights."""
+        """Return the network that teachers are distilled from, with its weights."""
         backbone = Backbone(self.backbone, layers=(self.config.layer,))
         backbone.load(self.weights)
         return backbone
@@ -119,7 +119,7 @@ class Teachers:
 
 
 def teacher_files(patch_sizes: Sequence[int], config: DistillationConfig) -> list[Path]:
-    """Returns the file of each size's teacher that is loaded as it is, given or shipped; none where one is distilled.
+    """Return the file of each size's teacher that is loaded as it is, given or shipped; none where one is distilled.
 
     Raises UserError where no file and no images are named, and no teacher of a size is shipped.
     """
@@ -161,7 +161,7 @@ def save_teacher(
     dtype: torch.dtype = torch.float32,
     decoder: nn.Module | None = None,
 ) -> str:
-    """Write a safetensors file, whole or absent, with a checksum of its tensors among its metadata; its SHA-256."""
+    """Write a safetensors file with a checksum of its tensors in its metadata, and return the file's SHA-256."""
     tensors = net.state_dict() | {f"{DECODER}{k}": v for k, v in (decoder.state_dict() if decoder else {}).items()}
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
     content = save(state, {"patch_size": str(net.patch_size), **metadata, "sha256": _digest(state)})
@@ -170,7 +170,7 @@ def save_teacher(
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of tensors' names and bytes; safetensors has no checksum of its own."""
+    """Return the SHA-256 of tensors' names and bytes; safetensors files have no checksum."""
     digest = hashlib.sha256()
     for key in sorted(state):
         digest.update(key.encode())
@@ -183,7 +183,7 @@ def _cached(net: PatchDescriptor, key: str) -> Path:
 
 
 def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, key: str | None = None) -> str:
-    """Loads a file into `net` and `decoder`, and returns its SHA-256.
+    """Load a file into `net` and `decoder`, and return its SHA-256.
 
     key: of a distilled teacher, which must be that one and have a checksum.  Raises UserError for a file that is
     damaged or does not fit.
@@ -200,17 +200,18 @@ def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, ke
     if key and about.get(KEY) != key:
         raise UserError("method.teacher.file", f"{file} is another teacher's file, or damaged", hint)
     state = {key: value.float() for key, value in state.items()}
-    if bad := next((key for key, value in state.items() if not bool(value.isfinite().all())), None):
-        raise UserError("method.teacher.file", f"{file} holds NaN or infinite numbers in '{bad}'", "another file")
-    kept = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
+    for key, value in state.items():
+        if not bool(value.isfinite().all()):
+            raise UserError("method.teacher.file", f"{file} holds NaN or infinite numbers in '{key}'", "another file")
+    decoder_state = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
     if _shapes(state) != _shapes(net.state_dict()):
         what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"
         raise UserError("method.teacher.file", what)
     net.load_state_dict(state)
     if decoder:
-        if _shapes(kept) != _shapes(decoder.state_dict()):
+        if _shapes(decoder_state) != _shapes(decoder.state_dict()):
             raise UserError("method.teacher.file", f"{file} holds no decoder, or one of another architecture")
-        decoder.load_state_dict(kept)
+        decoder.load_state_dict(decoder_state)
     return hashlib.sha256(content).hexdigest()
 
 

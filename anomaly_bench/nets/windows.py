@@ -12,20 +12,20 @@ POWER = 5  # of the distance, in the weights of `interpolate_inverse_distance`
 
 
 def random_corners(images: Tensor, p: int) -> tuple[Tensor, Tensor]:
-    """Draws a p x p window inside each image uniformly and returns the tops and the lefts, [B] each, in pixels."""
+    """Draw a p x p window inside each image uniformly and return the tops and the lefts, [B] each, in pixels."""
     (B, _, H, W), device = images.shape, images.device
     return torch.randint(H - p + 1, (B,), device=device), torch.randint(W - p + 1, (B,), device=device)
 
 
 def crop(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """Returns one window of each image, [B, 3, p, p]; tops and lefts: [B], pixels."""
+    """Return one window of each image, [B, 3, p, p]; tops and lefts: [B], pixels."""
     each, span = torch.arange(len(images), device=images.device), torch.arange(p, device=images.device)
     rows, columns = (tops[:, None] + span)[:, :, None], (lefts[:, None] + span)[:, None]  # [B, p, 1], [B, 1, p]
     return images[each[:, None, None], :, rows, columns].permute(0, 3, 1, 2)
 
 
 def hole_masks(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
-    """Returns M_0 [B, 1, H, W]: 0 in the p x p window of each image, 1 elsewhere."""
+    """Return M_0 [B, 1, H, W]: 0 in the p x p window of each image, 1 elsewhere."""
     rows, columns = (torch.arange(n, device=images.device) for n in images.shape[2:])
     in_rows = (rows >= tops[:, None]) & (rows < tops[:, None] + p)  # [B, H]
     in_columns = (columns >= lefts[:, None]) & (columns < lefts[:, None] + p)  # [B, W]
@@ -33,7 +33,7 @@ def hole_masks(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
 
 
 def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[int]:
-    """Returns the first pixel of each window along a side, from border to border, on the grid of L's dense form.
+    """Return the first pixel of each window along a side, from border to border, on the grid of L's dense form.
 
     Raises UserError for more windows than the grid has positions.
     """
@@ -46,7 +46,7 @@ def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[i
 
 
 def interpolate_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """Returns maps [B, C, size, size] of windows' scores [B, C, k * k]: linear between the k centres along a side, in
+    """Return maps [B, C, size, size] of windows' scores [B, C, k * k]: linear between the k centres along a side, in
     pixels, constant beyond the outermost.
     """
     c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
@@ -60,7 +60,7 @@ def interpolate_bilinear(scores: Tensor, centres: list[int], size: int) -> Tenso
 
 
 def interpolate_inverse_distance(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """Returns the same with a pixel's score as the mean over all windows, weighted by distance^-POWER."""
+    """Return the same with a pixel's score as the mean over all windows, weighted by distance^-POWER."""
     c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
     x = torch.arange(size, dtype=scores.dtype, device=scores.device)
     squares = (x[:, None] - c).pow(2)  # [size, k]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from anomaly_bench.errors import UserError
 from anomaly_bench.nets.partial_conv import LAYERS, GlobalNet, image_sizes, partial_conv2d, partial_max_pool2d
 from tests.references import partial_conv as reference
 
@@ -142,7 +143,7 @@ def test_image_sizes() -> None:
 
 def test_what_is_refused() -> None:
     for side in (0, 242, 275):
-        with pytest.raises(ValueError, match=f"image_size is {side}, allowed: 243 to 274"):
+        with pytest.raises(UserError, match=f"^method.image_size: {side} given, allowed: 243 to 274$"):
             GlobalNet(side)
     net, message = GlobalNet(256), "images are 256 x 255 pixels, needed 256 x 256"
     with pytest.raises(ValueError, match=message):
