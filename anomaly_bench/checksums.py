@@ -1,7 +1,7 @@
-"""SHA-256 of files that are read again and again (images, masks, weights), remembered as long as a file stays the same.
+"""SHA-256 of files that many runs read (images, masks, weights), stored as long as a file does not change.
 
-`<cache>/checksums.json` keeps them between processes, by path, size, time of modification and time of change.  Its
-first line is the SHA-256 of the rest: a damaged file is as good as none.  It can be deleted at any time.
+`<cache>/checksums.json` stores them between processes, by path, size, time of modification and time of change.  Its
+first line is the SHA-256 of the rest: a damaged file is ignored.  It can be deleted at any time.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _lock = threading.Lock()
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of a file's content; the file is read once, and again when it changes.
+    """Return the SHA-256 of a file's content; the file is read once, and again when it changes.
 
     Raises UserError naming a file that cannot be read.
     """
@@ -41,7 +41,7 @@ def checksum(path: Path) -> str:
             return known[1]
         digest = files.sha256_of(path)
     except OSError as error:
-        raise UserError(str(path), f"cannot be read: {error.strerror or error}") from error
+        raise files.unreadable(path, error) from error
     if time.time_ns() - max(found.st_mtime_ns, found.st_ctime_ns) > SETTLED:
         with _lock:
             _known[key] = _new[key] = (stamp, digest)
@@ -49,14 +49,14 @@ def checksum(path: Path) -> str:
 
 
 def checksums(paths: Iterable[Path]) -> list[str]:
-    """`checksum` of each path, in their order; several are read at once."""
+    """Return the `checksum` of each path, in their order; several files are read at once."""
     with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(checksum, paths))
 
 
 @contextmanager
 def remembered() -> Iterator[None]:
-    """Inside, what earlier processes have read is known; at the end, what was read now is kept for later ones."""
+    """Inside the block, use the checksums that earlier processes stored; at its end, store the new ones."""
     file = cache_root() / NAME
     _known.update(_load(file))
     try:
@@ -71,6 +71,6 @@ def remembered() -> Iterator[None]:
 
 
 def _load(file: Path) -> dict[str, tuple[Stamp, str]]:
-    kept = files.read_sealed(file)
-    items = kept.items() if isinstance(kept, dict) else ()
+    stored = files.read_sealed(file)
+    items = stored.items() if isinstance(stored, dict) else ()
     return {key: (item[0], item[1]) for key, item in items if isinstance(item, list) and len(item) == 2}

@@ -1,4 +1,7 @@
-"""The command's standard streams: what they say of an error, and what becomes of them where they cannot be written."""
+"""What `bench` shows on the terminal: lines, tables, progress bars, errors; and streams that cannot be written.
+
+rich is imported only where something is shown, so that `bench --help` starts at once.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,16 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Container, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Container, Iterable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
     from rich.table import Table
 
 UNWRITABLE = {
@@ -26,6 +32,7 @@ UNWRITABLE = {
     errno.EEXIST,
 }
 STREAMS = ("stdin", "stdout", "stderr")  # by number
+Item = TypeVar("Item")
 
 
 def print_lines(*lines: str, console: Console | None = None, style: str = "", stderr: bool = False) -> None:
@@ -52,6 +59,46 @@ def new_table(headers: Sequence[str], sides: str, no_wrap: Container[str] = (), 
             Text(header), justify="right" if side == "r" else "left", overflow="fold", no_wrap=header in no_wrap
         )
     return table
+
+
+def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
+    """Return the items for a loop, with a progress bar on standard error if that is a terminal.
+
+    total: how many there are, where `items` has no length.
+    """
+    from rich import progress
+
+    return progress.track(items, description, total, **_bar_options())
+
+
+def byte_bar() -> Progress:
+    """Return a progress bar on standard error that counts bytes, their speed and the time left."""
+    from rich import progress
+
+    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn())
+    return progress.Progress(*columns, progress.TransferSpeedColumn(), progress.TimeRemainingColumn(), **_bar_options())
+
+
+def open_with_bar(path: Path, description: str) -> AbstractContextManager[IO[bytes]]:
+    """Open a file for reading, with a progress bar on standard error."""
+    from rich import progress
+
+    return progress.open(path, "rb", description=description, **_bar_options())
+
+
+def _bar_options() -> dict[str, Any]:
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    return {"console": console, "transient": True, "disable": not console.is_terminal}
+
+
+def age(seconds: float) -> str:
+    """Return a duration in the largest unit of which it holds two: `9 days`, `47 h`, `2 min`, `3 s`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
 
 
 def explain(error: BaseException) -> int:

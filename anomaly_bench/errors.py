@@ -1,4 +1,4 @@
-"""What a user did wrong, said in one line for each mistake: where, what was given, what is allowed, nearest match."""
+"""User errors, in one line for each mistake: where, what was given, what is allowed, nearest match."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")  # of a method, a data se
 
 
 class UserError(Exception):
-    """A mistake that the user can mend.  `bench` prints it as one line and leaves with exit code 2.
+    """A user error.  `bench` prints it as one line and exits with code 2.
 
-    where: the config key or the file.  what: what was found, and what is allowed.  hint: the nearest match or the
-    way out.
+    where: the config key or the file.  what: what was found, and what is allowed.  hint: the nearest match, or what to
+    do.
     """
 
     code = 2  # the command's exit code
@@ -51,20 +51,24 @@ class Mistakes(UserError):
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
-    """A hint that names the nearest of `names`, or an empty string where none is near."""
+    """Return a hint that names the nearest of `names`, or an empty string where none is near.
+
+    >>> nearest("botle", ["bottle", "cable"])
+    "did you mean 'bottle'?"
+    """
     by_lower = {each.lower(): each for each in names}
     match = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
     return f"did you mean '{by_lower[match[0]]}'?" if match else ""
 
 
 def none_of(where: str, name: str, names: Iterable[str]) -> UserError:
-    """The error for a name that is not one of `names`: lists what is allowed and names the nearest match."""
+    """Return the error for a name that is not one of `names`: it lists them and names the nearest match."""
     names = sorted(names)
     return UserError(where, f"'{name}' is none of {', '.join(names) or '(nothing)'}", nearest(name, names))
 
 
 def check_name(where: str, name: object) -> None:
-    """Raises UserError unless a name can be that of a folder below `output_dir`, and of nothing else."""
+    """Raise UserError unless a name can be that of a folder below `output_dir`, and of nothing else."""
     if not isinstance(name, str) or not NAME.fullmatch(name):
         what = f"{name!r} given; allowed: letters, digits, '.', '_' and '-', at most 64, the first no '.' or '-'"
         raise UserError(where, what)

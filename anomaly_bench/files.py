@@ -1,73 +1,145 @@
-"""Files on disk: written whole or not at all, and told apart by their content.  Imports no torch."""
+"""Files on disk: written whole or not at all, locked, and compared by their content.  Imports no torch."""
 
 from __future__ import annotations
 
 import csv
+import fcntl
 import hashlib
 import io
 import json
 import os
 import shutil
+import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
 from anomaly_bench.errors import UserError
 
 BLOCK = 2**20  # bytes read at once
+ABANDONED = 86400  # seconds: no folder takes longer to fill
+FREE_SPACE = "free some space or choose another output_dir=DIR"
 
 
-def write_atomic(path: Path, write: Callable[[IO[bytes]], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to disk, then rename it: `path` is whole or absent.
+@contextmanager
+def new_file(path: Path, temporary: Path | None = None, sync: bool = True) -> Iterator[IO[bytes]]:
+    """Yield a temporary file beside `path`, which is renamed to `path`, replacing an older one, as the block ends.
 
-    Permissions are those that the umask gives.  Raises UserError naming the file where the folder has no room or gives
-    no permission.
+    `path` is therefore whole or absent: after an error in the block nothing of the new file is left.  temporary: its
+    name until then; a hidden one by default.  sync: flush the content to the disk before renaming.  Permissions are
+    those that the umask gives.  Raises OSError.
     """
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    temporary = temporary or path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}")
+    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("xb") as file:
-                write(file)
-                file.flush()
+        with temporary.open("xb") as file:
+            yield file
+            file.flush()
+            if sync:
                 os.fsync(file.fileno())
-            partial.replace(path)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def new_folder(path: Path, keep: bool = False) -> Iterator[Path]:
+    """Yield an empty folder to fill; at the end of the block it is renamed to `path`, which replaces an older one.
+
+    The older folder stays until then, and after an error in the block.  keep: a folder that another process has put
+    there in the meantime stays.  What killed processes left half filled is removed when it is a day old.  Permissions
+    are those that the umask gives.  Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{path.name}-????????/{path.name}"):
+        with suppress(OSError):  # its process has just finished
+            if time.time() - left.stat().st_mtime > ABANDONED:
+                shutil.rmtree(left.parent, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))  # closed to other users; `new` is not
+    try:
+        new = scratch / path.name
+        new.mkdir()
+        yield new
+        if keep and path.is_dir():
+            return
+        if path.exists():
+            path.rename(scratch / f"{path.name}.old")
+        new.rename(path)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def write_atomic(path: Path, write: Callable[[IO[bytes]], object], sync: bool = True) -> None:
+    """Let `write` fill `new_file(path)`.
+
+    Raises UserError naming the file where the folder has no room or gives no permission.
+    """
+    try:
+        with new_file(path, sync=sync) as file:
+            write(file)
     except OSError as error:
         raise unwritable(path, error) from error
 
 
-def unwritable(path: Path, error: OSError) -> UserError:
-    """The one line for a file that cannot be written: no room, no permission, not a folder."""
-    return UserError(
-        str(path), f"cannot be written: {error.strerror or error}", "free some space or choose another output_dir=DIR"
-    )
+def unwritable(path: Path, error: OSError, hint: str = FREE_SPACE) -> UserError:
+    """Return the error for a file or folder that cannot be written: no room, no permission, not a folder."""
+    return UserError(str(path), f"cannot be written: {error.strerror or error}", hint)
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, 64 hex digits, read block by block.  Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb", buffering=0) as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error for a file or folder that cannot be read."""
+    return UserError(str(path), f"cannot be read: {error.strerror or error}")
+
+
+def try_lock(file: IO[Any], shared: bool = False) -> bool | None:
+    """Try to get the kernel's lock on an open file, which ends when the process closes any handle of that file.
+
+    Returns False where another process holds it, None where the file system has no such locks.
+    """
+    try:
+        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # which of the two is the system's choice
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def sha256(content: bytes | str) -> str:
+    """Return the SHA-256 of bytes, or of a text in UTF-8: 64 hex digits."""
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()
+
+
+def sha256_of(source: Path | IO[bytes], size: int | None = None) -> str:
+    """Return the SHA-256 of a file, or of an open file from where it stands: 64 hex digits.  It is read block by block.
+
+    size: how many bytes at most.  Raises OSError.
+    """
+    if isinstance(source, Path):
+        with source.open("rb", buffering=0) as file:
+            return sha256_of(file, size)
+    digest, left = hashlib.sha256(), float("inf") if size is None else size
+    while left and (block := source.read(int(min(BLOCK, left)))):
+        digest.update(block)
+        left -= len(block)
     return digest.hexdigest()
 
 
 def write_sealed(path: Path, value: Any) -> None:
-    """JSON whose first line is the SHA-256 of the rest, for what is kept to be quick and can be made again."""
-    text = json.dumps(value, separators=(",", ":")).encode()
-    content = hashlib.sha256(text).hexdigest().encode() + b"\n" + text
-    write_atomic(path, lambda file: file.write(content))
+    """Write JSON after a first line with its SHA-256, for values that only save time and can be computed again."""
+    text = json.dumps(value, separators=(",", ":"))
+    write_atomic(path, lambda file: file.write(f"{sha256(text)}\n{text}".encode()))
 
 
 def read_sealed(path: Path) -> Any:
-    """What `write_sealed` wrote; None where the file is missing or damaged."""
+    """Return what `write_sealed` wrote, or None where the file is missing or damaged."""
     try:
         digest, _, text = path.read_bytes().partition(b"\n")
-        return json.loads(text) if digest == hashlib.sha256(text).hexdigest().encode() else None
+        return json.loads(text) if digest == sha256(text).encode() else None
     except (OSError, ValueError, RecursionError):
         return None
 

@@ -1,4 +1,4 @@
-"""Where things are on this machine.  The one place that defines the cache folder.  Imports no torch."""
+"""Where the cache folder is, and the environment variables that name folders.  Imports no torch."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ DATA_VARIABLE = "ANOMALY_BENCH_DATA"
 
 
 def cache_root() -> Path:
-    """The folder of everything that can be made again: decoded images, features, teachers, generated images, checksums.
+    """Return the folder of all that can be made again: decoded images, features, teachers, drawn images, checksums.
 
-    $ANOMALY_BENCH_CACHE, else ~/.cache/anomaly_bench; inside `cache_at`, the folder that was named there.
+    It is $ANOMALY_BENCH_CACHE, else ~/.cache/anomaly_bench; inside `cache_at`, the folder that was given there.
     """
     return Path(os.environ.get(CACHE_VARIABLE) or "~/.cache/anomaly_bench").expanduser()
 
 
 @contextmanager
 def cache_at(folder: Path | None) -> Iterator[Path]:
-    """Inside, `folder` is the cache root of this process and of those that it starts; None changes nothing."""
+    """Inside the block, let `folder` be the cache root of this process and of those that it starts; None: no change."""
     before = os.environ.get(CACHE_VARIABLE)
     if folder is not None:
         os.environ[CACHE_VARIABLE] = str(folder.expanduser().absolute())

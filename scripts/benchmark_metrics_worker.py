@@ -62,9 +62,9 @@ def streaming(maps: Array, masks: Array) -> Call:
 def bootstrap(maps: Array, masks: Array) -> Call:
     """our bootstrap: intervals of all metrics, 1000 resamples; by default `measure` adds this to `pixel_metrics`"""
     from anomaly_bench.metrics.bootstrap import image_intervals, pixel_intervals
-    from anomaly_bench.metrics.pixel import exact
+    from anomaly_bench.metrics.pixel import pixel_metrics_and_curve
 
-    values, curve = exact(maps, masks, LIMITS, 1)
+    values, curve = pixel_metrics_and_curve(maps, masks, LIMITS, 1)
     scores, labels = maps.max(axis=(1, 2)), masks.any(axis=(1, 2))
     return lambda: image_intervals(scores, labels) | pixel_intervals(maps, masks, values, curve, LIMITS)
 

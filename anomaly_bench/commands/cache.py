@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 from safetensors import SafetensorError, safe_open
 
 from anomaly_bench.commands.data import folder_of
+from anomaly_bench.console import age, new_table, print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import read_sealed
-from anomaly_bench.loading.row_file import LOCKED, MAGIC, PARTS, PREFIX, UNLOCKED, YOUNG, read_header
+from anomaly_bench.loading.row_file import LOCKED, MAGIC, PARTS, UNLOCKED, YOUNG, read_header
 from anomaly_bench.paths import cache_root
 
 FILES = {
@@ -52,7 +52,7 @@ class Entry(NamedTuple):
     path: Path
     kind: str  # of FILES
     what: str
-    state: str  # "" (in order), damaged, old, young or foreign; foreign: not the cache's, never removed
+    state: str  # "" (in order), damaged, young or foreign; foreign: not the cache's, never removed
     size: int  # bytes
     age: float  # seconds since its last use
 
@@ -63,7 +63,7 @@ def list_command(arguments: Namespace) -> int:
     if entries := find(folder):
         _show(folder, entries)
     else:
-        _say(f"{folder}: the cache is empty")
+        print_lines(f"{folder}: the cache is empty")
     return 0
 
 
@@ -154,7 +154,7 @@ def _rows(path: Path) -> tuple[str, str]:
     except OSError:
         return "", "foreign"
     if header is None:
-        return path.name, "damaged" if magic == MAGIC else "old" if magic.startswith(PREFIX) else "foreign"
+        return path.name, "damaged" if magic.startswith(b"anomaly_bench ") else "foreign"
     about = header.about
     more = [about[name] for name in ("first", "network", "dtype") if name in about]
     what = ", ".join([f"{about['images']} images of {about['size']} x {about['size']}", *more])
@@ -194,37 +194,25 @@ def _clear(folder: Path, entries: list[Entry], going: list[Entry]) -> None:
                 entry.path.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(str(error.filename), f"cannot be removed: {error.strerror}") from error
-    _say(f"{folder}: removed {_files(going)}")
+    print_lines(f"{folder}: removed {_files(going)}")
     left = Counter(entry.kind for entry in entries if entry not in going)
     if left:
         listed = ", ".join(f"{kind} {count}" for kind, count in left.items())
-        _say(f"left: {listed} ({', '.join(NAMED)} and young parts go when they are named, foreign files never)")
+        print_lines(f"left: {listed} ({', '.join(NAMED)} and young parts go when they are named, foreign files never)")
 
 
 def _show(folder: Path, entries: list[Entry]) -> None:
-    _say(f"{folder}: {_files(entries)}")
-    table = Table()
-    for column in ("", "what", "MB", "last use", ""):
-        right = column in ("MB", "last use")
-        table.add_column(column, justify="right" if right else "left", no_wrap=column != "what", overflow="fold")
+    print_lines(f"{folder}: {_files(entries)}")
+    table = new_table(("", "what", "MB", "last use", ""), "llrrl", no_wrap=("", "MB", "last use"))
     for entry in entries:
         what = entry.what.encode(errors="replace").decode()  # a file's name need not be text
         style = "red" if entry.state in ("damaged", "foreign") else ""
-        table.add_row(entry.kind, what, f"{entry.size / 1e6:.1f}", _age(entry.age), entry.state, style=style)
+        table.add_row(entry.kind, what, f"{entry.size / 1e6:.1f}", age(entry.age), entry.state, style=style)
     Console(markup=False).print(table, highlight=False)
-
-
-def _say(text: str) -> None:
-    Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _files(entries: list[Entry]) -> str:
     return f"{len(entries)} file{'s' * (len(entries) != 1)}, {sum(entry.size for entry in entries) / 1e6:.1f} MB"
-
-
-def _age(seconds: float) -> str:
-    unit, name = next(((u, n) for u, n in ((DAY, "d"), (3600, "h")) if seconds >= u), (60, "min"))
-    return f"{seconds // unit:.0f} {name}"
 
 
 def _days(text: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anomaly_bench.datasets.prepare import prepare, show_all, verify
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import is_folder, typed
+from anomaly_bench.loading.image_files import expand_user, is_folder
 
 SCHEMES = ("https://", "http://", "ftp://", "file://")
 
@@ -35,7 +35,7 @@ def folder_of(arguments: Namespace, key: str) -> str | None:
     """Return the folder that a key names, which need not be there yet.  Raises UserError where a file is in its way."""
     if (name := arguments.keys.get(key)) is None:
         return None
-    folder = typed(name)
+    folder = expand_user(name)
     nearest = next(path for path in (folder, *folder.parents, Path()) if os.path.lexists(path))
     if not is_folder(nearest):
         raise UserError(key, f"{nearest} is no folder", f"another folder: {key}=DIR")

@@ -14,6 +14,7 @@ from typing import Any
 from anomaly_bench import config
 from anomaly_bench.commands.parser import LISTS, RUN_KEYS
 from anomaly_bench.commands.show import heading, parse
+from anomaly_bench.console import age
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.results.aggregate import MAIN
 from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, find
@@ -99,14 +100,6 @@ def _figures(folder: RunFolder) -> str:
     manifest, metrics = folder.manifest, folder.metrics
     figures = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
     if when := manifest.get("finished") or manifest.get("started"):
-        figures.append(ago(when))
+        seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(when)).total_seconds()
+        figures.append(f"{age(seconds)} ago")
     return "  ".join([*figures, " ".join(str(manifest.get("error") or "").split())[:80]]).rstrip()
-
-
-def ago(when: str) -> str:
-    """How long an ISO time lies back, in its largest unit."""
-    seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(when)).total_seconds()
-    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
-            return f"{seconds // size:.0f} {unit} ago"
-    return f"{max(seconds, 0):.0f} s ago"

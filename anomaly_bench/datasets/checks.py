@@ -1,5 +1,4 @@
-"""Whether the images of a data set can carry a result: records as they should be, names that can be stored, no image
-on both sides."""
+"""Checks of a data set before it is used: valid records, names that can be stored, no image in train and test."""
 
 from __future__ import annotations
 
@@ -12,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import shown
+from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_list import Entry
 from anomaly_bench.records import Dataset, Record
 
@@ -22,7 +21,7 @@ FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (
 
 
 def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[Record]:
-    """The images of a split.  Raises UserError unless a data set's `records` keeps to what a Record says of itself."""
+    """Return the images of a split.  Raises UserError unless `dataset.records` returns what `Record` describes."""
     where, records, paths = f"{type(dataset).__qualname__}.records('{split}')", dataset.records(split), set()
     if not isinstance(records, list):
         raise UserError(where, f"returned {type(records).__name__}; a list of Record is needed")
@@ -44,34 +43,34 @@ def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[R
 
 
 def check_names(records: Iterable[Record]) -> None:
-    """Raises UserError for the first name, folders included, that no line of a CSV or JSON file can hold."""
+    """Raise UserError for the first name, folders included, that no line of a CSV or JSON file can hold."""
     for record in records:
         for source in (record.path, record.image, record.mask):
             if isinstance(source, (str, Path)) and UNSTORABLE.search(str(source)):
                 what = "this name has control characters or bytes that are not UTF-8"
-                raise UserError(shown(source), what, "rename the file or the folder")
+                raise UserError(printable(source), what, "rename the file or the folder")
 
 
 def check_overlap(train: Sequence[Record], test: Sequence[Record], entries: Sequence[Entry]) -> None:
-    """Compare images by content.  entries: of train, then of test (`listing`).
+    """Compare images by content.  entries: of train, then of test (`list_images`).
 
     Raises UserError where a defective test image is also a normal one, in the training or in the test: one of the two
-    labels is wrong.  Arrays come from official files, of which this is only said.  Warns of normal test images that are
-    training images too.
+    labels is wrong.  For arrays, which come from official files, this is a warning.  Warns of normal test images that
+    are training images too.
     """
-    trained = {entry.image: entry.path for entry in entries[: len(train)]}
+    training = {entry.image: entry.path for entry in entries[: len(train)]}
     tested = list(zip(test, entries[len(train) :], strict=True))
-    normal = {entry.image: entry.path for record, entry in tested if not record.label} | trained
+    normal = {entry.image: entry.path for record, entry in tested if not record.label} | training
     wrong = [(record, entry) for record, entry in tested if record.label and entry.image in normal]
     if wrong:
-        text = _said("defective test images that are normal images too", [entry for _, entry in wrong], normal)
+        text = _describe("defective test images that are normal images too", [entry for _, entry in wrong], normal)
         if any(isinstance(record.image, Path) for record, _ in wrong):
             raise UserError("dataset", text, "remove each from one of the two places")
         warnings.warn(text, stacklevel=2)
-    if seen := [entry for record, entry in tested if not record.label and entry.image in trained]:
-        warnings.warn(_said("normal test images that are training images too", seen, trained), stacklevel=2)
+    if seen := [entry for record, entry in tested if not record.label and entry.image in training]:
+        warnings.warn(_describe("normal test images that are training images too", seen, training), stacklevel=2)
 
 
-def _said(what: str, entries: list[Entry], others: dict[str, str]) -> str:
+def _describe(what: str, entries: list[Entry], others: dict[str, str]) -> str:
     first = entries[0]
     return f"{what}, by content: {len(entries)} (first: {first.path} is {others[first.image]})"

@@ -7,10 +7,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.datasets.folder import records_of
-from anomaly_bench.datasets.layout import layout
+from anomaly_bench.datasets.folder import to_records
+from anomaly_bench.datasets.layout import find_images
 from anomaly_bench.paths import cache_root
 from anomaly_bench.records import Dataset, Record
+
+
+def demo_root(root: str | None) -> Path:
+    """Return the folder below which the images of every seed are: `root`, or one in the cache folder."""
+    return cache_root() / "demo" if root is None else Path(root).expanduser()
 
 
 class Demo(Dataset):
@@ -24,6 +29,5 @@ class Demo(Dataset):
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         from anomaly_bench.datasets.textures import generate  # scikit-image only where it is needed
 
-        root = Path(self.root).expanduser() if self.root is not None else cache_root() / "demo"
-        base = generate(root, self.category, self.demo_seed)
-        return records_of(layout(base / self.category, split), base)
+        base = generate(demo_root(self.root), self.category, self.demo_seed)
+        return to_records(find_images(base / self.category, split), base)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bz2
 import gzip
-import hashlib
 import io
 import lzma
 import os
@@ -14,22 +13,20 @@ import tarfile
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from http.client import HTTPException
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from rich import progress
-from rich.console import Console
-
+from anomaly_bench.console import byte_bar, open_with_bar, print_lines
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import BLOCK, sha256_of, unwritable
 
 TRIES = 4  # in a row that bring no new bytes, before the next mirror has its turn
 TIMEOUT = 30  # seconds without an answer
 LIKELY = 20  # times an archive's own size is the most that it may unpack to where nothing is known of it
-BLOCK = 1 << 20  # bytes read at once
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # what a compressed tar begins with
 
 
@@ -48,7 +45,7 @@ def download(urls: Iterable[str], target: Path, size: int | None, sha256: str | 
             part.replace(target)
             return
         reasons.append(reason)
-        Console(stderr=True).print(reason, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        print_lines(reason, style="yellow", stderr=True)
     what = "; ".join(reasons) or "no address is given"
     raise UserError("urls", what, "other addresses: bench data prepare NAME urls=[...]; what has arrived is kept")
 
@@ -92,7 +89,7 @@ def _receive(url: str, part: Path, have: int) -> None:
         start = have if resumed else 0
         length = response.headers.get("Content-Length")
         total = start + int(length) if length else None
-        with part.open("ab" if resumed else "wb") as file, _bar() as bar:
+        with part.open("ab" if resumed else "wb") as file, byte_bar() as bar:
             task = bar.add_task(part.stem, total=total, completed=start)
             while block := response.read(BLOCK):
                 file.write(block)
@@ -105,11 +102,8 @@ def _check(part: Path, size: int | None, sha256: str | None) -> None:
     """Raises OSError, and removes the file, when it is not the one that was meant."""
     found, wanted = f"{_bytes(part)} bytes", f"{size} bytes"
     if sha256 is not None and (size is None or found == wanted):
-        digest = hashlib.sha256()
-        with _open(part, "checking") as file:
-            while block := file.read(BLOCK):
-                digest.update(block)
-        found, wanted = f"SHA-256 {digest.hexdigest()}", f"SHA-256 {sha256}"
+        with open_with_bar(part, f"checking {part.stem}") as file:
+            found, wanted = f"SHA-256 {sha256_of(file)}", f"SHA-256 {sha256}"
     if (size is not None or sha256 is not None) and found != wanted:
         part.unlink()
         raise OSError(f"is another file: {found}, expected {wanted}")
@@ -142,7 +136,7 @@ class _Counted(io.RawIOBase):
 
 
 def extract(archive: Path, folder: Path, limit: int | None = None) -> None:
-    """Unpack a tar (any compression) or zip into the new folder `folder`: plain files and folders only.
+    """Unpack a tar (any compression) or zip into `folder`, which is new or empty: plain files and folders only.
 
     limit: bytes that it may unpack to, whatever it says of itself; None: LIKELY times its size.  Raises UserError when
     the archive is damaged, is larger, holds a link, a device, a name twice or one that leads out of `folder`, or when a
@@ -150,9 +144,9 @@ def extract(archive: Path, folder: Path, limit: int | None = None) -> None:
     """
     limit = LIKELY * _bytes(archive) + BLOCK if limit is None else limit  # + 1 MB: folders and padding of a small one
     budget = _Budget(archive, limit)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with _named(archive), _open(archive, "unpacking") as file:
+        with _named(archive), open_with_bar(archive, f"unpacking {archive.stem}") as file:
             for name, source in _members(file, archive, limit):
                 path = PurePosixPath(name)
                 if source is None or path.is_absolute() or ".." in path.parts or not path.name:
@@ -193,8 +187,7 @@ def _write(target: Path, source: _Counted) -> None:
         with target.open("xb") as out:
             out.writelines(blocks())
     except OSError as error:
-        hint = "free some space, or another folder: root=DIR"
-        raise UserError(str(target), f"cannot be written: {error.strerror or error}", hint) from error
+        raise unwritable(target, error, "free some space, or another folder: root=DIR") from error
 
 
 def _members(file: IO[bytes], archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:
@@ -235,16 +228,3 @@ def _tar(stream: _Counted) -> Iterator[tuple[str, IO[bytes] | None]]:
 
 def _bytes(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _bar() -> progress.Progress:
-    console = Console(stderr=True)
-    columns = (progress.TextColumn("{task.description}"), progress.BarColumn(), progress.DownloadColumn())
-    speed = (progress.TransferSpeedColumn(), progress.TimeRemainingColumn())
-    return progress.Progress(*columns, *speed, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _open(path: Path, what: str) -> AbstractContextManager[BinaryIO]:
-    console = Console(stderr=True)
-    hidden = not console.is_terminal
-    return progress.open(path, "rb", description=f"{what} {path.stem}", console=console, transient=True, disable=hidden)

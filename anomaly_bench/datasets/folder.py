@@ -7,22 +7,25 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.datasets.layout import MASK_FOLDERS, Found, Omitted, layout, note_others, usable, with_masks
+from anomaly_bench.datasets.layout import MASK_FOLDERS, Found, UnusedFiles, find_images, pair_with_masks, require_masks
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import cut, is_folder, typed
+from anomaly_bench.loading.image_files import expand_user, hold_out, is_folder
 from anomaly_bench.records import Dataset, Record
 
 DEFAULTS = {"good_dir": "good", "bad_dir": "bad", "test_share": 0.2, "split_seed": 0}  # as in conf/dataset/folder.yaml
 
 
-def records_of(found: list[Found], root: Path) -> list[Record]:
-    """What `layout` found, with paths relative to `root`."""
+def to_records(found: list[Found], root: Path) -> list[Record]:
+    """Return what `find_images` found as records, with paths relative to `root`."""
     return [Record(image.relative_to(root).as_posix(), kind, image, mask) for image, kind, mask in found]
 
 
 class Folder(Dataset):
-    """`root`/train/good, test/<kind> and, where given, ground_truth/<kind> (`layout`); without a folder `train`, two
-    flat folders of good and bad images, where a seeded share of the good ones is kept for the test."""
+    """A folder with `root`/train/good, test/<kind> and perhaps ground_truth/<kind>, or with two flat folders.
+
+    Without a folder `train`, the flat folders hold good and bad images, and a seeded share of the good ones is held out
+    for the test.
+    """
 
     def __init__(
         self,
@@ -38,36 +41,36 @@ class Folder(Dataset):
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         root = self._existing_root()
         if not (root / "train").is_dir():
-            return records_of(self._flat(root, split), root)
+            return to_records(self._flat(root, split), root)
         for key, default in DEFAULTS.items():
             if (value := getattr(self, key)) != default:
                 what = f"'{value}' given, but {root} has a folder train, whose layout would be read"
                 raise UserError(f"dataset.{key}", what, "rename one of them, or leave out the key")
-        return records_of(layout(root, split), root)
+        return to_records(find_images(root, split), root)
 
     def _existing_root(self) -> Path:
         if self.root is None:
             raise UserError("dataset.root", "is not given", "dataset.root=DIR names your folder of images")
-        root = typed(self.root)
+        root = expand_user(self.root)
         if not is_folder(root):
             raise UserError("dataset.root", f"no such folder: {root}")
         return root
 
     def _flat(self, root: Path, split: Literal["train", "test"]) -> list[Found]:
         good_dir, bad_dir = self._flat_folders(root)
-        omitted = Omitted(root, [good_dir, bad_dir, *(root / name for name in MASK_FOLDERS)])
-        note_others(root, omitted)
-        pairs = usable(with_masks(root, {"good": good_dir, bad_dir.name: bad_dir}, omitted))
-        omitted.warn()
+        unused = UnusedFiles(root, [good_dir, bad_dir, *(root / name for name in MASK_FOLDERS)])
+        unused.add_others(root)
+        pairs = require_masks(pair_with_masks(root, {"good": good_dir, bad_dir.name: bad_dir}, unused))
+        unused.warn()
         good, bad = ([pair for pair in pairs if (pair[1] == "good") is normal] for normal in (True, False))
-        train, test = cut(good, max(1, round(self.test_share * len(good))), self.split_seed)
+        train, test = hold_out(good, max(1, round(self.test_share * len(good))), self.split_seed)
         if not train:
             what = f"a share of {self.test_share} leaves none of the {len(good)} good images to train on"
             raise UserError("dataset.test_share", what)
         return train if split == "train" else [*test, *bad]
 
     def _flat_folders(self, root: Path) -> tuple[Path, Path]:
-        """The two folders, which must differ and lie in `root`."""
+        """Return the two folders, which must differ and lie in `root`."""
         folders = root / self.good_dir, root / self.bad_dir
         for key, given, folder in zip(("good_dir", "bad_dir"), (self.good_dir, self.bad_dir), folders, strict=True):
             if ".." in Path(given).parts or not folder.is_relative_to(root):

@@ -13,19 +13,19 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.datasets.folder import records_of
+from anomaly_bench.datasets.folder import to_records
 from anomaly_bench.datasets.layout import (
     Found,
-    Omitted,
     Paired,
-    files_in,
+    UnusedFiles,
     has_suffix,
+    list_files,
     masks_by_stem,
-    note_others,
-    usable,
+    require_masks,
+    two_masks,
 )
 from anomaly_bench.errors import UserError, nearest
-from anomaly_bench.loading.image_files import cut, data_root, is_file, typed
+from anomaly_bench.loading.image_files import data_root, expand_user, hold_out, is_file
 from anomaly_bench.records import Dataset, Record
 
 KINDS = ("blowhole", "break", "crack", "fray", "uneven")
@@ -51,39 +51,36 @@ class MTD(Dataset):
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         root = data_root(self.root, "mtd", "MT_Free")
         folders = {kind: root / f"MT_{kind.capitalize()}" / "Imgs" for kind in ("free", *KINDS)}
-        omitted = Omitted(root, folders.values())
-        test, train = self._split([image for image, *_ in _some_tiles(folders["free"], "good", omitted)])
+        unused = UnusedFiles(root, folders.values())
+        test, train = self._split([image for image, *_ in _some_tiles(folders["free"], "good", unused)])
         found: list[Found] = [(image, "good", None) for image in (train if split == "train" else test)]
         if split == "test":
             for place in (root, *(folder.parent for folder in folders.values())):
-                note_others(place, omitted)
+                unused.add_others(place)
             for kind in KINDS:
-                found += usable(_some_tiles(folders[kind], kind, omitted))
-            omitted.warn()
-        return records_of(found, root)
+                found += require_masks(_some_tiles(folders[kind], kind, unused))
+            unused.warn()
+        return to_records(found, root)
 
     def _split(self, free: list[Path]) -> tuple[list[Path], list[Path]]:
-        """The free tiles of (test, train)."""
+        """Return the free tiles of (test, train)."""
         if self.split_file is None:
-            test, train = cut(free, int(self.train_share * len(free)), self.split_seed)
+            test, train = hold_out(free, int(self.train_share * len(free)), self.split_seed)
         else:
-            names = _names(typed(self.split_file))
+            names = _names(expand_user(self.split_file))
             known = {image.name for image in free}
             if unknown := [name for name in names if name not in known]:
                 what = f"{len(unknown)} of {len(names)} names are no image of MT_Free; the first is '{unknown[0]}'"
                 raise UserError(self.split_file, what, nearest(unknown[0], known))
-            chosen = set(names)
-            train = [image for image in free if image.name in chosen]
-            test = [image for image in free if image.name not in chosen]
+            train, test = ([image for image in free if (image.name in names) is listed] for listed in (True, False))
         if not train:
-            raise UserError(
-                self.split_file or "dataset.train_share", f"none of the {len(free)} free tiles is left to train on"
-            )
+            where = self.split_file or "dataset.train_share"
+            raise UserError(where, f"none of the {len(free)} free tiles is left to train on")
         return test, train
 
 
 def _names(file: Path) -> list[str]:
-    """The distinct lines of a file, in their order.  Warns of lines that are there twice."""
+    """Return the distinct lines of a file, in their order.  Warns of lines that are there twice."""
     way = "dataset.split_file=FILE, or null: a split that is drawn"
     try:
         if not is_file(file):  # a pipe would be waited for
@@ -97,24 +94,24 @@ def _names(file: Path) -> list[str]:
     return names
 
 
-def tiles(folder: Path, kind: str, omitted: Omitted) -> list[Paired]:
-    """The .jpg files of a folder, each with the .png file of the same name, or a UserError where there is none."""
-    files = files_in(folder, lambda path: has_suffix(path, (".jpg", ".png")), omitted)
+def tiles(folder: Path, kind: str, unused: UnusedFiles) -> list[Paired]:
+    """Return the .jpg files of a folder, each with the .png file of the same name, or a UserError where it lacks."""
+    files = list_files(folder, lambda path: has_suffix(path, (".jpg", ".png")), unused)
     images, masks = ([path for path in files if has_suffix(path, (end,))] for end in (".jpg", ".png"))
     by_stem, left = masks_by_stem(masks, {image.stem for image in images})
     for mask in left:
-        omitted.add("mask without an image", mask)
+        unused.add("mask without an image", mask)
     return [(image, kind, _mask(image, by_stem.get(image.stem, []))) for image in images]
 
 
-def _some_tiles(folder: Path, kind: str, omitted: Omitted) -> list[Paired]:
-    """`tiles`, at least one."""
-    if found := tiles(folder, kind, omitted):
+def _some_tiles(folder: Path, kind: str, unused: UnusedFiles) -> list[Paired]:
+    """Return `tiles`, at least one."""
+    if found := tiles(folder, kind, unused):
         return found
     raise UserError(str(folder), "holds no tile (.jpg)" if folder.is_dir() else "no such folder")
 
 
 def _mask(image: Path, masks: list[Path]) -> Path | UserError:
     if len(masks) > 1:
-        return UserError(str(masks[1]), f"and {masks[0]} are masks of the same image", "remove one of them")
+        return two_masks(*masks[:2])
     return masks[0] if masks else UserError(str(image), f"has no mask {image.stem}.png")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anomaly_bench.datasets.folder import records_of
-from anomaly_bench.datasets.layout import layout
+from anomaly_bench.datasets.folder import to_records
+from anomaly_bench.datasets.layout import find_images
 from anomaly_bench.loading.image_files import data_root
 from anomaly_bench.records import Dataset, Record
 
@@ -23,4 +23,4 @@ class MVTec(Dataset):
 
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         root = data_root(self.root, "mvtec", self.category)
-        return records_of(layout(root / self.category, split), root)
+        return to_records(find_images(root / self.category, split), root)

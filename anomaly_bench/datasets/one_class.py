@@ -11,6 +11,7 @@ import pickle
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,7 +19,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import is_file, places
+from anomaly_bench.loading.image_files import data_folders, is_file
 from anomaly_bench.records import Dataset, Record
 
 Split = Literal["train", "test"]
@@ -38,17 +39,23 @@ IDX = {
 BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
-class MNIST(Dataset):
-    """`root`/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz, or these files in `root` itself."""
+class OneClass(Dataset):
+    """A data set whose records of both splits are read together, once."""
 
-    def __init__(self, category: Digit, root: str | None) -> None:
-        self._both = cache(partial(one_class, "mnist", category, root))
+    _both: Callable[[], dict[Split, list[Record]]]
 
     def records(self, split: Split) -> list[Record]:
         return list(self._both()[split])
 
 
-class FashionMNIST(Dataset):
+class MNIST(OneClass):
+    """`root`/MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte, plain or .gz, or these files in `root` itself."""
+
+    def __init__(self, category: Digit, root: str | None) -> None:
+        self._both = cache(partial(one_class, "mnist", category, root))
+
+
+class FashionMNIST(OneClass):
     """Xiao, Rasul and Vollgraf, 2017: as MNIST, in `root`/FashionMNIST/raw or `root` itself."""
 
     def __init__(self, category: Garment, root: str | None) -> None:
@@ -58,25 +65,22 @@ class FashionMNIST(Dataset):
         return list(self._both()[split])
 
 
-class CIFAR10(Dataset):
+class CIFAR10(OneClass):
     """Krizhevsky, 2009: `root`/cifar-10-batches-py/{data_batch_1..5,test_batch}, or these files in `root` itself."""
 
     def __init__(self, category: Thing, root: str | None) -> None:
         self._both = cache(partial(one_class, "cifar10", category, root))
 
-    def records(self, split: Split) -> list[Record]:
-        return list(self._both()[split])
-
 
 def one_class(name: str, category: str, root: str | None) -> dict[Split, list[Record]]:
-    """The records of both splits; a path ends in the image's index in the official files ("test/00042").
+    """Return the records of both splits; a path ends in the image's index in the official files ("test/00042").
 
     Raises UserError naming the file that is missing or damaged.  Warns where there are more or fewer images than there
     officially are: they are used as they are.
     """
     folder = find_folder(name, root)
     if folder is None:
-        looked = " or ".join(map(str, places(root, name)))
+        looked = " or ".join(map(str, data_folders(root, name)))
         way = f"bench data prepare {name}, or dataset.root=DIR or $ANOMALY_BENCH_DATA"
         raise UserError("dataset.root", f"none of the files of {FOLDERS[name]} in {looked}", way)
     (images, labels), (test_images, test_labels) = (read_split(name, folder, split) for split in get_args(Split))
@@ -84,26 +88,30 @@ def one_class(name: str, category: str, root: str | None) -> dict[Split, list[Re
         text = "{} holds {} training and {} test images, the official files {} and {}; they are used as they are"
         warnings.warn(text.format(folder, *found, *ROWS[name]), stacklevel=3)
     normal = CATEGORIES[name].index(category)
-    own = np.flatnonzero(labels == normal)
+    normal_rows = np.flatnonzero(labels == normal)
     kinds = [f"digit_{each}" if name == "mnist" else each for each in CATEGORIES[name]]
     kinds[normal] = "good"
     test = enumerate(zip(test_labels, test_images, strict=True))
-    return {  # images[own] is a copy: the other classes' training images do not stay in memory
-        "train": [Record(f"train/{i:05}", "good", image) for i, image in zip(own, images[own], strict=True)],
+    train = zip(normal_rows, images[normal_rows], strict=True)  # a copy: no other class's images stay in memory
+    return {
+        "train": [Record(f"train/{i:05}", "good", image) for i, image in train],
         "test": [Record(f"test/{i:05}", kinds[label], image) for i, (label, image) in test],
     }
 
 
 def find_folder(name: str, root: str | None) -> Path | None:
-    """The first of the places with any file of the data set, in torchvision's folder or in the place itself."""
+    """Return the first place with any file of the data set, in torchvision's folder or in the place itself."""
     files = [file for split in get_args(Split) for file in (BATCHES if name == "cifar10" else IDX)[split]]
-    folders = [folder for place in places(root, name) for folder in (place / FOLDERS[name], place)]
+    folders = [folder for place in data_folders(root, name) for folder in (place / FOLDERS[name], place)]
     held = (f for f in folders if any(is_file(f / f"{file}{end}") for file in files for end in ("", ".gz")))
     return next(held, None)
 
 
 def read_split(name: str, folder: Path, split: Split) -> tuple[np.ndarray, np.ndarray]:
-    """Images, uint8 [N, 28, 28] or [N, 32, 32, 3], and labels, [N] from 0 to 9.  Raises UserError naming the file."""
+    """Read images, uint8 [N, 28, 28] or [N, 32, 32, 3], and labels, [N] from 0 to 9.
+
+    Raises UserError naming the file.
+    """
     if name == "cifar10":
         batches = [read_batch(folder / file) for file in BATCHES[split]]
         return np.concatenate([images for images, _ in batches]), np.concatenate([labels for _, labels in batches])
@@ -115,9 +123,10 @@ def read_split(name: str, folder: Path, split: Split) -> tuple[np.ndarray, np.nd
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
-    """An idx file of bytes, plain or .gz -> uint8 [N, *shape].  Big-endian: 0x0800 + number of axes, each axis, bytes.
+    """Read an idx file of bytes, plain or .gz, as uint8 [N, *shape].
 
-    Raises UserError where the file is missing, cut short or another one.
+    The format is big-endian: 0x0800 + number of axes, each axis, bytes.  Raises UserError where the file is missing,
+    cut short or another one.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -137,10 +146,10 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """A batch of CIFAR-10 -> images, uint8 [N, 32, 32, 3], and labels, [N].
+    """Read a batch of CIFAR-10: images, uint8 [N, 32, 32, 3], and labels, [N].
 
-    Nothing that the pickle names is run but what builds an array of bytes.  Raises UserError where the file is missing,
-    cut short or holds something else.
+    Of the names in the pickle only those that build an array of bytes are used.  Raises UserError where the file is
+    missing, cut short or holds something else.
     """
     try:
         with path.open("rb") as file:
@@ -154,9 +163,8 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         what = f"is damaged or no batch of CIFAR-10: {type(error).__name__} {error}"
         raise UserError(str(path), what) from error
     if labels.ndim != 1 or labels.dtype.kind != "i":
-        raise UserError(
-            str(path), f"its labels are {labels.dtype} {list(labels.shape)}; a list of whole numbers is read"
-        )
+        what = f"its labels are {labels.dtype} {list(labels.shape)}; a list of whole numbers is read"
+        raise UserError(str(path), what)
     _check(path, images, labels)
     return np.ascontiguousarray(images), labels
 
@@ -169,7 +177,7 @@ def _check(path: Path, images: np.ndarray, labels: np.ndarray) -> None:
 
 
 class _Batch(pickle.Unpickler):
-    """Knows the four names in a pickled array of bytes, and makes them harmless; any other is refused."""
+    """An unpickler that accepts the four names in a pickled array of bytes, made harmless, and refuses any other."""
 
     def find_class(self, module: str, name: str) -> Any:
         known: dict[tuple[str, str], Any] = {

@@ -1,27 +1,26 @@
-"""`bench data list | prepare NAME | verify NAME | cache`: what is there, bring it here, check it.  Imports no torch."""
+"""Find known data sets on this machine, download and unpack them, check them.  Imports no torch."""
 
 from __future__ import annotations
 
 import hashlib
 import shutil
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from rich.console import Console
 
 from anomaly_bench.config import conf_dir
+from anomaly_bench.console import print_lines
+from anomaly_bench.datasets.demo import demo_root
 from anomaly_bench.datasets.download import download, extract
 from anomaly_bench.datasets.one_class import CATEGORIES, find_folder
 from anomaly_bench.datasets.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import is_folder, places, subfolders
-from anomaly_bench.paths import cache_root
+from anomaly_bench.files import new_folder
+from anomaly_bench.loading.image_files import data_folders, is_folder, subfolders
 
 NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
-OLD = 86400  # seconds: nothing takes so long to unpack
 
 
 def _counts(name: str) -> Counts:
@@ -41,14 +40,14 @@ def _source(name: str) -> dict[str, Any]:
 
 def _places(name: str, root: str | None) -> list[Path]:
     if name != "demo":
-        return places(root, name)
+        return data_folders(root, name)
     from anomaly_bench.datasets.textures import generated
 
-    return [generated(Path(root).expanduser() if root else cache_root() / "demo", seed=0)]
+    return [generated(demo_root(root), seed=0)]
 
 
 def _find(name: str, root: str | None) -> Path | None:
-    """The first place that holds a category, or a file of a one-class set."""
+    """Return the first place that holds a category, or a file of a one-class set."""
     if name in CATEGORIES:
         return find_folder(name, root)
     held = (place for place in _places(name, root) if any(is_folder(place / category) for category in _counts(name)))
@@ -62,19 +61,19 @@ def _inspect(name: str, place: Path, check: bool, decode: bool) -> list[Row]:
 
 
 def show_all(root: str | None) -> int:
-    """Say of each data set where it is, or where it was looked for.  0."""
+    """Print of each data set where it is, or where it was looked for.  Returns 0."""
     for name in NAMES:
         place = _find(name, root)
         if place is None:
             looked = " or ".join(map(str, _places(name, root)))
-            Console().print(f"{name}: not in {looked}; bench data prepare {name}", highlight=False, soft_wrap=True)
+            print_lines(f"{name}: not in {looked}; bench data prepare {name}")
         else:
             show(name, place, _inspect(name, place, check=False, decode=False))
     return 0
 
 
 def verify(name: str, root: str | None, decode: bool) -> int:
-    """Compare what is there with what should be; 0, or 1 where something is not in order.
+    """Compare what is there with what should be.  Returns 0, or 1 where something is not in order.
 
     decode: read every image too.  Raises UserError where nothing of it is there.
     """
@@ -88,20 +87,20 @@ def verify(name: str, root: str | None, decode: bool) -> int:
 
 
 def _in_order(name: str, rows: list[Row]) -> bool:
-    """Categories of MVTec and textures can be used one by one; of the other sets everything is needed."""
+    """Return whether runs can use it: single categories of MVTec and textures, everything of the other sets."""
     return all(row.status == "ok" or (row.status == "missing" and name in ("demo", "mvtec")) for row in rows)
 
 
 def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
-    """Bring a data set to where runs look for it, and verify it.  urls: in place of those in conf/download."""
+    """Download a data set to where runs look for it, and verify it.  urls: in place of those in conf/download."""
     try:
         if name == "demo":
             from anomaly_bench.datasets.textures import TEXTURES, generate
 
             for texture in TEXTURES:
-                generate(Path(root).expanduser() if root else cache_root() / "demo", texture, seed=0)
+                generate(demo_root(root), texture, seed=0)
         elif place := _find(name, root):
-            Console().print(f"{name} is in {place} already; delete that folder to fetch it again", soft_wrap=True)
+            print_lines(f"{name} is in {place} already; delete that folder to fetch it again")
         else:
             _fetch(name, root, urls)
     except OSError as error:
@@ -110,9 +109,9 @@ def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
 
 
 def _fetch(name: str, root: str | None, urls: list[str] | None) -> None:
-    """Download, unpack beside the place where it belongs, check the counts, rename."""
+    """Download a data set, unpack it beside its place, check the counts and rename it."""
     source = _source(name)
-    candidates = places(root, name)
+    candidates = data_folders(root, name)
     target = candidates[1] if root and candidates[0].name != name else candidates[0]
     if target.exists() and any(target.iterdir()):
         raise UserError("root", f"{target} is there and holds nothing of {name}", "another folder: root=DIR")
@@ -125,16 +124,10 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
     archive = target.with_name(f"{name}.archive")
     if not archive.exists():
         download(urls, archive, source["size"], source["sha256"])
-    for left in target.parent.glob(f".{name}-*"):  # by a process that was killed while it unpacked
-        if time.time() - left.stat().st_mtime > OLD:
-            shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix=f".{name}-", dir=target.parent) as part:
-        folder = Path(part) / name  # the folder `part` itself is closed to other users
+    with new_folder(target) as folder:
         extract(archive, folder, source.get("unpacked"))
-        folder = _content(archive, folder, source["counts"])
+        _unwrap(archive, folder, source["counts"])
         _check(name, folder, archive)
-        shutil.rmtree(target, ignore_errors=True)  # empty
-        folder.replace(target)
     archive.unlink()
 
 
@@ -172,11 +165,15 @@ def _check(name: str, folder: Path, origin: Path) -> None:
         raise UserError(str(origin), "its content is not what was expected", "delete it, or give other urls=[...]")
 
 
-def _content(archive: Path, folder: Path, counts: Counts) -> Path:
-    """The folder that holds the categories: an archive may wrap them in another one."""
-    while not any((folder / category).is_dir() for category in counts):
-        inner = subfolders(folder)
+def _unwrap(archive: Path, folder: Path, counts: Counts) -> None:
+    """Let `folder` itself hold the categories, where the archive wraps them in further folders."""
+    content = folder
+    while not any((content / category).is_dir() for category in counts):
+        inner = subfolders(content)
         if len(inner) != 1:
             raise UserError(str(archive), f"holds none of {', '.join(counts)}")
-        folder = folder / inner[0]
-    return folder
+        content = content / inner[0]
+    if content != folder:
+        unwrapped = content.rename(folder.with_name(f"{folder.name}.unwrapped"))
+        shutil.rmtree(folder)
+        unwrapped.rename(folder)

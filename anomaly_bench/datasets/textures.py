@@ -5,9 +5,6 @@ Train and test crops come from disjoint parts of a photograph: no test pixel is 
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,25 +13,25 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.row_file import YOUNG
+from anomaly_bench.files import new_folder
 
 VERSION = 1  # of the images: part of the folder's name
 TEXTURES = ("brick", "grass", "gravel")
 TRAIN, GOOD, EACH = 40, 16, 6  # images: train, test without a defect, test for each kind of defect
 SIDE = 256  # pixels of an image
 SPLIT = 320  # the photographs have 512 x 512 pixels: columns before this one are for training, the others for the test
-WINDOW = (128, 193)  # side of the square cut from the photograph, in pixels; it is enlarged to SIDE
+WINDOW = (128, 193)  # side of the square cut from the photograph, in pixels; it is resized to SIDE
 
 Painter = Callable[[np.ndarray, np.random.Generator, str], tuple[np.ndarray, np.ndarray]]
 
 
 def generated(root: Path, seed: int) -> Path:
-    """The folder for the images of this seed."""
+    """Return the folder for the images of this seed."""
     return root / f"v{VERSION}-seed{seed}"
 
 
 def generate(root: Path, texture: str, seed: int) -> Path:
-    """`generated(root, seed)` with a complete <texture>/{train,test,ground_truth}; written if missing.
+    """Return `generated(root, seed)`, after drawing <texture>/{train,test,ground_truth} in it if that is missing.
 
     The same seed gives the same bytes.  Raises UserError when `root` cannot be written.
     """
@@ -42,17 +39,8 @@ def generate(root: Path, texture: str, seed: int) -> Path:
     if (base / texture).is_dir():
         return base
     try:
-        base.mkdir(parents=True, exist_ok=True)
-        for left in base.glob(f".{texture}-*"):  # by a process that died while it drew, which takes a second
-            if time.time() - left.stat().st_mtime > YOUNG:
-                shutil.rmtree(left, ignore_errors=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{texture}-", dir=base))
-        try:
-            _write(part / texture, texture, np.random.default_rng([seed, TEXTURES.index(texture)]))
-            if not (base / texture).is_dir():  # another process may have been faster
-                (part / texture).replace(base / texture)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+        with new_folder(base / texture, keep=True) as folder:
+            _write(folder, texture, np.random.default_rng([seed, TEXTURES.index(texture)]))
     except OSError as error:
         if not (base / texture).is_dir():
             what = f"cannot write the demo images to {base}: {error.strerror}"
@@ -62,9 +50,9 @@ def generate(root: Path, texture: str, seed: int) -> Path:
 
 def _write(folder: Path, texture: str, rng: np.random.Generator) -> None:
     photo = getattr(data, texture)()  # uint8 [512, 512]
-    for split, count, part in (("train", TRAIN, photo[:, :SPLIT]), ("test", GOOD, photo[:, SPLIT:])):
+    for split, count, area in (("train", TRAIN, photo[:, :SPLIT]), ("test", GOOD, photo[:, SPLIT:])):
         for i in range(count):
-            _save(folder / split / "good" / f"{i:03}.png", _crop(part, rng))
+            _save(folder / split / "good" / f"{i:03}.png", _crop(area, rng))
     for kind, paint in PAINTERS.items():
         for i in range(EACH):
             image, opacity = paint(_crop(photo[:, SPLIT:], rng), rng, texture)
@@ -77,24 +65,24 @@ def _save(path: Path, image: np.ndarray) -> None:
     Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)).save(path)
 
 
-def _crop(part: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random square of a photograph, enlarged, mirrored, a bit brighter or darker: float [SIDE, SIDE], 0 to 255."""
+def _crop(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return a random square of a photograph, resized, mirrored, brighter or darker: float [SIDE, SIDE], 0 to 255."""
     side = int(rng.integers(*WINDOW))
-    top, left = (int(rng.integers(n - side + 1)) for n in part.shape)
-    square = Image.fromarray(part[top : top + side, left : left + side])
+    top, left = (int(rng.integers(n - side + 1)) for n in photo.shape)
+    square = Image.fromarray(photo[top : top + side, left : left + side])
     image = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
     image = image[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
     return image * rng.uniform(0.93, 1.07)
 
 
 def _blend(image: np.ndarray, paint: np.ndarray | float, opacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The painted image and the opacity [SIDE, SIDE]; where it is 0, and nowhere else, the image is untouched."""
+    """Return the painted image and the opacity [SIDE, SIDE]; exactly where it is 0, the image is unchanged."""
     opacity = np.where(opacity < 0.1, 0, opacity)
     return image * (1 - opacity) + paint * opacity, opacity
 
 
 def _blob(rng: np.random.Generator, radius: float, uneven: float, soft: float) -> np.ndarray:
-    """A round shape with an uneven edge anywhere inside the image: opacity [SIDE, SIDE]; lengths in pixels."""
+    """Return the opacity [SIDE, SIDE] of a round shape with an uneven edge at a random place; lengths in pixels."""
     margin = radius * (1 + uneven)
     cy, cx = rng.uniform(margin, SIDE - margin, size=2)
     y, x = np.mgrid[:SIDE, :SIDE]
@@ -106,7 +94,7 @@ def _blob(rng: np.random.Generator, radius: float, uneven: float, soft: float) -
 
 
 def _scratch(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """A thin curve, brighter or darker than all that is around it."""
+    """Paint a thin curve, brighter or darker than all around it."""
     start = rng.uniform(40, SIDE - 40, size=2)
     direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(90, 170)
     end = np.clip(start + length * np.array([np.cos(direction), np.sin(direction)]), 12, SIDE - 12)
@@ -123,18 +111,18 @@ def _scratch(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple
 
 
 def _stain(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """A darkened area through which the texture still shows."""
+    """Paint a darkened area through which the texture is still visible."""
     opacity = _blob(rng, rng.uniform(18, 40), uneven=0.5, soft=6)
     return _blend(image, image * rng.uniform(0.3, 0.55), opacity)
 
 
 def _hole(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """A nearly black pit."""
+    """Paint a nearly black pit."""
     return _blend(image, rng.uniform(5, 30), _blob(rng, rng.uniform(7, 18), uneven=0.25, soft=2))
 
 
 def _foreign(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """A patch of another texture, of the same mean brightness."""
+    """Paint a patch of another texture, of the same mean brightness."""
     patch = _crop(getattr(data, "gravel" if texture == "brick" else "brick")(), rng)
     opacity = _blob(rng, rng.uniform(22, 42), uneven=0.3, soft=2)
     return _blend(image, patch - patch.mean() + image.mean(), opacity)

@@ -1,4 +1,4 @@
-"""Which map belongs to which mask: folders in MVTec's evaluation layout, and what people make of it."""
+"""Find the mask of each map, in folders of MVTec's evaluation layout and of its common variants."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from anomaly_bench.datasets.layout import (
     IMAGE_SUFFIXES,
     MASK_FOLDERS,
     MASK_SUFFIXES,
-    Omitted,
+    UnusedFiles,
     has_suffix,
     masks_by_stem,
-    unusual,
+    two_masks,
+    why_not_a_file,
 )
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.loading.anomaly_maps import SUFFIXES
-from anomaly_bench.loading.image_files import subfolders, visible
+from anomaly_bench.loading.image_files import subfolders, visible_paths
 
 DEPTH = 6  # folders below the given one that are looked at: more than any layout has, and links may run in a circle
 MAPS = "[<category>/][test/]<kind>/<id>.tiff (or .tif, .npy, .png)"
 MASKS = f"[<category>/][ground_truth/]<kind>/<id>_mask.png (or _gt, _label, <id>; {', '.join(MASK_SUFFIXES)})"
 COMPLETE = "a set of maps is measured only when it is complete"
-Shelf = dict[tuple[str, str], Path]  # the files of one category by kind and stem
+FilesByKind = dict[tuple[str, str], Path]  # the files of one category, by kind and stem
 
 
 class Pair(NamedTuple):
@@ -37,36 +38,36 @@ class Pair(NamedTuple):
 
 
 def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
-    """The pairs of each category, sorted by kind and name.
+    """Return the pairs of each category, sorted by kind and name.
 
     maps: a folder with MAPS, or a data set with maps beside its test images.  masks: the data set's folder, a
-    category's, or its ground_truth (or masks); other files do not disturb as soon as a level is called so.  One
+    category's, or its ground_truth (or masks); where there is a folder of that name, files outside it are ignored.  One
     category needs no category level, on either side.  Warns of files that are not read.  Raises UserError naming the
     file or folder: a map without a mask unless its kind is "good", a mask or a test image without a map, two maps or
     two masks of one image, a file at another place, no category in common.
     """
-    omitted, unread = Omitted(maps, []), Omitted(masks, [])
-    by = _shelves(maps, _map_files(maps, omitted), ("test",), MAPS)
-    truth = _shelves(masks, _mask_files(masks, unread), MASK_FOLDERS, MASKS)
-    if "" in by:
-        first, *others = truth
-        by = {first if first and not others else _name(maps, ("test",)): by[""]}
-    if "" in truth:
-        first, *others = by
-        truth = {_name(masks, MASK_FOLDERS) if others else first: truth[""]}
-    for category in by:
-        if category not in truth:
-            what = f"holds no masks of '{category}', only of {', '.join(truth)}"
-            hint = nearest(category, truth) or "--masks names a data set, a category of it, or its ground_truth"
+    unused, unread = UnusedFiles(maps, []), UnusedFiles(masks, [])
+    map_files = _files_by_category(maps, _map_files(maps, unused), ("test",), MAPS)
+    mask_files = _files_by_category(masks, _mask_files(masks, unread), MASK_FOLDERS, MASKS)
+    if "" in map_files:
+        first, *others = mask_files
+        map_files = {first if first and not others else _name(maps, ("test",)): map_files[""]}
+    if "" in mask_files:
+        first, *others = map_files
+        mask_files = {_name(masks, MASK_FOLDERS) if others else first: mask_files[""]}
+    for category in map_files:
+        if category not in mask_files:
+            what = f"holds no masks of '{category}', only of {', '.join(mask_files)}"
+            hint = nearest(category, mask_files) or "--masks names a data set, a category of it, or its ground_truth"
             raise UserError(str(masks), what, hint)
-    pairs = {category: _pairs(shelf, truth[category], str(unread)) for category, shelf in by.items()}
-    omitted.warn()
+    pairs = {category: _pairs(files, mask_files[category], str(unread)) for category, files in map_files.items()}
+    unused.warn()
     unread.warn()
     return pairs
 
 
-def _map_files(root: Path, omitted: Omitted) -> list[Path]:
-    """The maps below a folder.  Test images of a data set may lie beside theirs."""
+def _map_files(root: Path, unused: UnusedFiles) -> list[Path]:
+    """Return the maps below a folder.  Test images of a data set may lie beside their maps."""
     found = []
     for folder, group in groupby(_files(root), lambda file: file.parent):
         files = list(group)
@@ -79,50 +80,50 @@ def _map_files(root: Path, omitted: Omitted) -> list[Path]:
             for image in images:
                 if image.stem not in stems:
                     raise UserError(str(image), "has no map beside it, and other images there do", COMPLETE)
-                omitted.add("test image beside its map", image)
+                unused.add("test image beside its map", image)
         found += maps
-        _note_unknown(folder, (file for file in files if file not in maps and file not in images), omitted)
+        _note_unknown(folder, (file for file in files if file not in maps and file not in images), unused)
     return found
 
 
 def _without_maps(folder: Path, root: Path) -> bool:
-    """Whether it holds masks or training images of a data set that the maps lie in."""
-    parts = folder.relative_to(root).parts
-    trains = parts[-2:-1] == ("train",) and (folder.parents[1] / "test").is_dir()
-    return trains or not {*MASK_FOLDERS}.isdisjoint(parts)
+    """Return whether a folder holds masks or training images of a data set that the maps lie in."""
+    levels = folder.relative_to(root).parts
+    in_train = levels[-2:-1] == ("train",) and (folder.parents[1] / "test").is_dir()
+    return in_train or not {*MASK_FOLDERS}.isdisjoint(levels)
 
 
 def _of_test_images(folder: Path) -> bool:
-    """Whether it is test/<kind> of a data set: then PNG files beside other maps are images."""
+    """Return whether a folder is test/<kind> of a data set: then PNG files beside other maps are images."""
     place = Path(os.path.abspath(folder))  # noqa: PTH100  links stay as they are
     return place.parent.name == "test" and any((place.parents[1] / name).is_dir() for name in ("train", *MASK_FOLDERS))
 
 
-def _mask_files(root: Path, omitted: Omitted) -> list[Path]:
+def _mask_files(root: Path, unused: UnusedFiles) -> list[Path]:
     files = list(_files(root))
     files = [file for file in files if not {*MASK_FOLDERS}.isdisjoint(file.relative_to(root).parts[:-1])] or files
     for folder, group in groupby(files, lambda file: file.parent):
-        _note_unknown(folder, (file for file in group if not has_suffix(file, MASK_SUFFIXES)), omitted)
+        _note_unknown(folder, (file for file in group if not has_suffix(file, MASK_SUFFIXES)), unused)
     return [file for file in files if has_suffix(file, MASK_SUFFIXES)]
 
 
-def _note_unknown(folder: Path, files: Iterable[Path], omitted: Omitted) -> None:
+def _note_unknown(folder: Path, files: Iterable[Path], unused: UnusedFiles) -> None:
     """Note files of another format in a folder of maps or masks, not in those above, where notes and tables lie."""
     if not subfolders(folder):
         for file in files:
-            omitted.add("unknown extension", file)
+            unused.add("unknown extension", file)
 
 
 def _files(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    """All visible files below a folder, sorted, those of a folder together; links are followed.
+    """Yield all visible files below a folder, sorted, those of a folder together; links are followed.
 
     Raises UserError for a folder, a pipe or a link to nowhere where a map or a mask is expected by the name.
     """
     if not folder.is_dir():
         raise UserError(str(folder), "no such folder")
     folders = []
-    for path in visible(folder):
-        what = unusual(path)
+    for path in visible_paths(folder):
+        what = why_not_a_file(path)
         if what and has_suffix(path, (*SUFFIXES, *MASK_SUFFIXES)):
             raise UserError(str(path), f"is no file of numbers: {what}")
         if what == "folder":
@@ -133,9 +134,9 @@ def _files(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
         yield from _files(path, depth - 1)
 
 
-def _shelves(root: Path, files: Iterable[Path], levels: Sequence[str], layout: str) -> dict[str, Shelf]:
-    """Files by category, "" where there is no such level.  levels: names of the folder that may lie above the kinds."""
-    shelves: dict[str, Shelf] = {}
+def _files_by_category(root: Path, files: Iterable[Path], levels: Sequence[str], layout: str) -> dict[str, FilesByKind]:
+    """Return files by category, "" without such a level.  levels: names of a folder that may lie above the kinds."""
+    categories: dict[str, FilesByKind] = {}
     for file in files:
         *folders, _ = file.relative_to(root).parts
         if len(folders) > 1 and folders[-2] in levels:
@@ -143,39 +144,40 @@ def _shelves(root: Path, files: Iterable[Path], levels: Sequence[str], layout: s
         if not 1 <= len(folders) <= 2:
             raise UserError(str(file), f"lies at no known place; below {root}: {layout}")
         *category, kind = folders
-        shelf = shelves.setdefault("".join(category), {})
-        if other := shelf.get((kind, file.stem)):
+        of_category = categories.setdefault("".join(category), {})
+        if other := of_category.get((kind, file.stem)):
             raise UserError(str(file), f"and {other.name} are of the same image; one of them is read")
-        shelf[kind, file.stem] = file
-    if not shelves:
+        of_category[kind, file.stem] = file
+    if not categories:
         raise UserError(str(root), f"holds nothing of the form {layout}")
-    if "" in shelves and len(shelves) > 1:
-        inside, outside = (next(iter(shelf.values())) for shelf in (shelves.pop(""), next(iter(shelves.values()))))
-        raise UserError(str(inside), f"lies in no category, and {outside} does", f"below {root}: {layout}")
-    return dict(sorted(shelves.items()))
+    if "" in categories and len(categories) > 1:
+        without = next(iter(categories.pop("").values()))
+        within = next(iter(next(iter(categories.values())).values()))
+        raise UserError(str(without), f"lies in no category, and {within} does", f"below {root}: {layout}")
+    return dict(sorted(categories.items()))
 
 
 def _name(root: Path, levels: Sequence[str]) -> str:
-    """A folder's own name, or that of the one above where it is the level itself."""
+    """Return the name of a folder, or of its parent where the folder is one of the levels."""
     root = root.resolve()
     return root.parent.name if root.name in levels else root.name
 
 
-def _pairs(maps: Shelf, masks: Shelf, unread: str) -> list[Pair]:
-    """unread: what is said of files among the masks that are not read."""
+def _pairs(maps: FilesByKind, masks: FilesByKind, unread: str) -> list[Pair]:
+    """Return the pairs of a category, sorted.  unread: a line about files among the masks that are not read."""
     pairs, unused = [], []
     for kind in sorted({kind for kind, _ in (*maps, *masks)}):
         files = {stem: file for (k, stem), file in sorted(maps.items()) if k == kind}
         by_stem, left = masks_by_stem((file for (k, _), file in masks.items() if k == kind), files)
         unused += left
         for stem, file in files.items():
-            first, *more = [*by_stem.get(stem, []), None]
-            if first and more != [None]:
-                raise UserError(str(more[0]), f"and {first} are masks of the same image", "remove one of them")
-            if first is None and kind != "good":
+            found = by_stem.get(stem, [])
+            if len(found) > 1:
+                raise two_masks(*found[:2])
+            if not found and kind != "good":
                 what = f"has no mask; looked for {stem}_mask, _gt or _label, or {stem} among the masks of '{kind}'"
                 raise UserError(str(file), what, nearest(f"{stem}_mask", (m.stem for m in left)) or unread)
-            pairs.append(Pair(kind, file, first))
+            pairs.append(Pair(kind, file, found[0] if found else None))
     if unused:
         count = f", nor have {len(unused) - 1} other masks" if len(unused) > 1 else ""
         raise UserError(str(unused[0]), f"has no map{count}", COMPLETE)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from anomaly_bench.errors import UserError
 
@@ -26,6 +27,14 @@ class EvalOptions:
     memory_mb: int | None  # MiB of maps that are measured exactly
     resamples: int | None  # of the bootstrap; 0: no intervals
     threads: int
+
+    def measuring(self, memory_mb: int = MEMORY_MB, resamples: int = RESAMPLES) -> dict[str, Any]:
+        """Return the options of `measure`; memory_mb, resamples: where they were not given."""
+        return {
+            "memory_mb": memory_mb if self.memory_mb is None else self.memory_mb,
+            "resamples": resamples if self.resamples is None else self.resamples,
+            "threads": self.threads,
+        }
 
     def check(self) -> None:
         """Raise UserError for options that do not go together."""

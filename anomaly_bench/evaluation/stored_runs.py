@@ -20,11 +20,11 @@ from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
-from anomaly_bench.loading.anomaly_maps import OneByOne, stored_maps
-from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
+from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
+from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
-from anomaly_bench.loading.image_list import digest_of, listing
-from anomaly_bench.loading.row_file import Rows
+from anomaly_bench.loading.image_list import list_checksum, list_images
+from anomaly_bench.loading.row_file import RowFile
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
@@ -41,8 +41,8 @@ class Stored:
     folder: RunFolder
     cfg: DictConfig  # of the run, but for the folders of data and cache
     records: list[Record]  # of the test images, in the order of scores and maps
-    maps: OneByOne | None  # float32 [S, S]; None where the method has none
-    rows: Rows | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
+    maps: LazySequence | None  # float32 [S, S]; None where the method has none
+    rows: RowFile | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
     masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
 
 
@@ -90,7 +90,7 @@ def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
         return Stored(folder, cfg, records, None, None, None)
     size = maps[0].shape[0]
     rows = cached_rows(records, size, cache_root())
-    return Stored(folder, cfg, records, maps, rows, Masks(rows, size) if has_masks(records) else None)
+    return Stored(folder, cfg, records, maps, rows, CachedMasks(rows, size) if has_masks(records) else None)
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
@@ -103,8 +103,8 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
         same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
     else:
         with remembered():
-            entries = listing(train, records)
-        changes = image_changes(folder, entries, digest_of(entries))
+            entries = list_images(train, records)
+        changes = image_changes(folder, entries, list_checksum(entries))
         same, changes = not changes, f": {changes}" if changes else ""
     if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
         raise UserError("dataset", where + changes, "dataset.root=DIR names another place")
@@ -120,9 +120,7 @@ def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
     try:
         return measure_with_progress(
             *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
-            memory_mb=memory_mb if options.memory_mb is None else options.memory_mb,
-            resamples=resamples if options.resamples is None else options.resamples,
-            threads=options.threads,
+            **options.measuring(memory_mb, resamples),
         )
     except ValueError as error:  # maps or scores that no run can have written
         raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
@@ -166,7 +164,7 @@ def _dataset(cfg: DictConfig) -> Dataset:
     return dataset
 
 
-def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
+def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> LazySequence | None:
     file = folder.path / "maps.npy"
     if not file.exists():
         if not cfg.get("save_maps", True):
@@ -174,7 +172,7 @@ def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> OneByOne | None:
         if any(name.startswith("pixel_") for name in _stored_metrics(folder)):
             raise UserError(str(file), "is missing", ANEW)
         return None
-    maps = stored_maps(file)
+    maps = open_stored_maps(file)
     height, width = maps[0].shape
     if len(maps) != count or height != width:
         what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"

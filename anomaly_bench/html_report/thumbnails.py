@@ -7,10 +7,7 @@ one rate for all methods.  A block of pixels shows its highest value.
 
 from __future__ import annotations
 
-import hashlib
-import io
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -18,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256, write_atomic
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.heatmaps import Sheet, palette, picture_names
 
@@ -72,14 +70,14 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
     if not file.exists() or not normal:
         return ""
     from anomaly_bench.loading.anomaly_maps import (
-        stored_maps,  # brings SciPy, which a report without maps need not wait for
+        open_stored_maps,  # brings SciPy, which a report without maps need not wait for
     )
 
     stat = file.stat()
     key = _key(file.resolve(), stat.st_mtime_ns, stat.st_size, rates(), SIDE)
     missing = [i for i in wanted if not (target / key / f"{i}.png").exists()]
     try:
-        maps = stored_maps(file)
+        maps = open_stored_maps(file)
         if len(maps) != len(labels):
             raise ValueError(f"{len(maps)} maps of {len(labels)} images")
         limits = _limits(maps, normal) if missing else np.empty(0)
@@ -101,7 +99,7 @@ def _limits(maps: Sequence[np.ndarray], normal: Sequence[int]) -> np.ndarray:
 
 
 def _key(*words: object) -> str:
-    return hashlib.sha256(" ".join(map(str, words)).encode()).hexdigest()[:16]
+    return sha256(" ".join(map(str, words)))[:16]
 
 
 def image_name(data: str, path: str) -> str:
@@ -140,9 +138,5 @@ def _small(picture: Image.Image) -> Image.Image:
 
 
 def _save(picture: Image.Image, file: Path, **options: int) -> None:
-    """Whole or not at all; unlike a run's files not flushed to disk, for they can be made again."""
-    buffer = io.BytesIO()
-    picture.save(buffer, {".png": "PNG", ".jpg": "JPEG"}[file.suffix], **options)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(buffer.getvalue())
-    temporary.replace(file)
+    kind = {".png": "PNG", ".jpg": "JPEG"}[file.suffix]
+    write_atomic(file, lambda opened: picture.save(opened, kind, **options), sync=False)  # it can be made again

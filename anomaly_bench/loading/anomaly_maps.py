@@ -18,8 +18,8 @@ SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # compared in lower case
 GREY = ("L", "I", "I;16", "I;16B")  # Pillow's modes of a PNG with 8 or 16 bits; before 11.3 it said "I"
 
 
-class OneByOne(Sequence[np.ndarray]):
-    """`count` arrays, each read when it is asked for.  `read` gets an index; threads may call it together."""
+class LazySequence(Sequence[np.ndarray]):
+    """A sequence of `count` arrays, each read when it is accessed: `read` gets its index, also in several threads."""
 
     def __init__(self, count: int, read: Callable[[int], np.ndarray]) -> None:
         self._count, self._read = count, read
@@ -31,8 +31,8 @@ class OneByOne(Sequence[np.ndarray]):
         return self._read(range(self._count)[index])
 
 
-def rows_of(mapped: np.memmap) -> OneByOne:
-    """The arrays [...] of a memory map [N, ...] without the map, whose pages would count as memory of this process."""
+def lazy_rows(mapped: np.memmap) -> LazySequence:
+    """Return the arrays [...] of a memory map [N, ...] without the map, whose pages would count as memory in use."""
     file, start, dtype, (count, *shape) = str(mapped.filename), mapped.offset, mapped.dtype, mapped.shape
     values = math.prod(shape)
 
@@ -40,22 +40,22 @@ def rows_of(mapped: np.memmap) -> OneByOne:
         offset = start + index * values * dtype.itemsize
         return np.fromfile(file, dtype, values, offset=offset).reshape(shape)
 
-    return OneByOne(count, read)
+    return LazySequence(count, read)
 
 
-def stored_maps(file: Path) -> OneByOne:
-    """The maps [H, W] of a .npy file [N, H, W].  Raises UserError naming a file that holds something else."""
+def open_stored_maps(file: Path) -> LazySequence:
+    """Return the maps [H, W] of a .npy file [N, H, W].  Raises UserError naming a file that holds something else."""
     try:
         mapped = np.load(file, mmap_mode="r")  # for its header only
     except (OSError, ValueError, EOFError) as error:
         raise UserError(str(file), f"cannot be read: {error}") from error
     if not isinstance(mapped, np.memmap) or mapped.ndim != 3 or not mapped.size or not mapped.flags.c_contiguous:
         raise UserError(str(file), f"holds no maps [N, H, W] in rows, but {getattr(mapped, 'shape', 'something else')}")
-    return rows_of(mapped)
+    return lazy_rows(mapped)
 
 
 def read_map(file: Path) -> np.ndarray:
-    """float16, 32, 64 or integer scores [H, W], as they are in the file.
+    """Read float16, 32, 64 or integer scores [H, W], as they are in the file.
 
     Raises UserError naming the file: unreadable, a picture, several maps, no real numbers, or a score that is not
     finite (with its row and column).
@@ -80,7 +80,7 @@ def read_map(file: Path) -> np.ndarray:
 
 
 def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarray:
-    """A mask as bool [H, W] of its map's shape; resize: bring it to that size as runs do (`decode.resize_mask`).
+    """Read a mask as bool [H, W] of its map's shape; resize: bring it to that size as runs do (`resize_mask`).
 
     Raises UserError naming a file that is unreadable or has another size.
     """
@@ -90,7 +90,7 @@ def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarra
 
 
 def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, int]:
-    """H, W of a mask file, from its header; raises what `read_mask_for` raises of a size that does not fit."""
+    """Return H, W of a mask file, from its header.  Raises UserError for a size that `read_mask_for` refuses."""
     try:
         with Image.open(file) as image:
             found = image.size[::-1]
@@ -105,7 +105,7 @@ def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, i
 
 
 def write_map(file: Path, scores: np.ndarray) -> None:
-    """Scores [H, W] as a TIFF of float32, uncompressed."""
+    """Write scores [H, W] as a TIFF of float32, uncompressed."""
     import tifffile
 
     tifffile.imwrite(file, scores.astype(np.float32), photometric="minisblack", metadata=None)

@@ -12,7 +12,7 @@ from anomaly_bench.errors import UserError
 
 
 def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
-    """Any image file, or uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3] RGB.
+    """Read any image file, or uint8 [H, W] or [H, W, 3], as uint8 [H, W, 3] RGB.
 
     content: the file's bytes, where they are known already; it is then not read.
     16-bit grey is scaled (65535 -> 255), an alpha channel is dropped, a palette is looked up, the pixels stay as stored
@@ -30,7 +30,7 @@ def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.nd
 
 
 def read_mask(source: Path | np.ndarray, shape: tuple[int, int], content: bytes | None = None) -> np.ndarray:
-    """A mask file or array -> bool [H, W]: any value but 0 is anomalous.
+    """Read a mask file or array as bool [H, W]: any value but 0 is anomalous.
 
     In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
     shape: H, W of the image.  content: as of `read_image`.  Raises UserError naming the file when it is unreadable, of

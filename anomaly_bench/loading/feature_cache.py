@@ -1,14 +1,13 @@
-"""What a frozen network says of images, kept on disk: a file of rows for each list of images, size and network.
+"""Features of a frozen network on disk: a file of rows for each list of images, size and network.
 
 A row: the feature maps of an image, one after the other.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,27 +16,28 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from anomaly_bench.console import track
 from anomaly_bench.contracts import FrozenFeatures
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.loading.row_file import keep, progress
+from anomaly_bench.loading.row_file import get_or_create
 
 VERSION = 1  # of what a row holds
 AT_ONCE = 8  # images that the network sees together, whatever the size of a training step
 
 
 class FeatureSet(TorchDataset[tuple[list[Tensor], str]]):
-    """(features, path) of each image, at least one; features: [C, h, w] float32 of each layer or size.
+    """A torch dataset of (features, path) of each image; features: [C, h, w] float32 of each layer or size.
 
-    They are computed here where they are not on disk yet, damaged or not ours.  Raises UserError naming an image with a
-    feature that cannot be kept, or `cache_dir` when it cannot be written.
+    The constructor computes the features that are not on disk yet, or damaged there.  There must be at least one image.
+    Raises UserError naming an image with a feature that cannot be stored, or `cache_dir` when it cannot be written.
     """
 
     def __init__(self, images: ImageSet, frozen: FrozenFeatures) -> None:
         self.paths = [record.path for record in images.records]
-        content = json.dumps([VERSION, images.key, frozen.key, frozen.dtype])
-        key = hashlib.sha256(content.encode()).hexdigest()
-        self._rows = keep(images.cache_dir / f"{key[:32]}.features", key, lambda: _make(images, frozen))
+        key = sha256(json.dumps([VERSION, images.key, frozen.key, frozen.dtype]))
+        self._rows = get_or_create(images.cache_dir / f"{key[:32]}.features", key, lambda: _make(images, frozen))
         self._shapes, self._dtype = [tuple(shape) for shape in self._rows.about["shapes"]], np.dtype(frozen.dtype)
 
     def __len__(self) -> int:
@@ -45,28 +45,28 @@ class FeatureSet(TorchDataset[tuple[list[Tensor], str]]):
 
     def __getitem__(self, index: int) -> tuple[list[Tensor], str]:
         values = torch.from_numpy(self._rows[index].view(self._dtype).astype(np.float32))
-        parts = values.split([math.prod(shape) for shape in self._shapes])
-        return [part.view(shape) for part, shape in zip(parts, self._shapes, strict=True)], self.paths[index]
+        maps = values.split([math.prod(shape) for shape in self._shapes])
+        return [flat.view(shape) for flat, shape in zip(maps, self._shapes, strict=True)], self.paths[index]
 
 
-def _make(images: ImageSet, frozen: FrozenFeatures) -> tuple[dict[str, Any], Iterator[bytes]]:
-    """What to say of the features of these images, and their rows."""
+def _make(images: ImageSet, frozen: FrozenFeatures) -> tuple[dict[str, Any], Iterable[bytes]]:
+    """Return a description of the features of these images, and their rows."""
     with torch.inference_mode():
         maps = frozen.compute(images[0]["image"][None].to(frozen.device))
     about = {"images": len(images), "size": images.size, "first": images.records[0].path, "network": frozen.key}
     about |= {"dtype": frozen.dtype, "shapes": [list(m.shape[1:]) for m in maps]}
-    return about, progress(_rows(images, frozen), f"features of {len(images)} images", len(images))
+    return about, track(_rows(images, frozen), f"features of {len(images)} images", len(images))
 
 
 def _rows(images: ImageSet, frozen: FrozenFeatures) -> Iterator[bytes]:
-    """The features of each image.  Raises UserError for one that is not finite, or beyond the dtype's range."""
+    """Yield the features of each image.  Raises UserError for one that is not finite, or beyond the dtype's range."""
     for batch in DataLoader(images, batch_size=AT_ONCE):
         with torch.inference_mode():
             maps = frozen.compute(batch["image"].to(frozen.device))
             flat = torch.cat([m.flatten(1) for m in maps], 1).float().cpu().numpy()  # [B, values of an image]
-        with np.errstate(over="ignore"):  # said below
-            kept = flat.astype(frozen.dtype)
-        for values, row, path in zip(flat, kept, batch["path"], strict=True):
+        with np.errstate(over="ignore"):  # an error below
+            rows = flat.astype(frozen.dtype)
+        for values, row, path in zip(flat, rows, batch["path"], strict=True):
             if not np.isfinite(values).all():
                 raise UserError(path, "the network gives a feature that is not finite")
             if not np.isfinite(row).all():

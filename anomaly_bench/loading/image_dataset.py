@@ -10,12 +10,12 @@ import torch
 from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import Record, Sample
-from anomaly_bench.loading.image_cache import Masks, cached_rows, has_masks
-from anomaly_bench.loading.row_file import Rows
+from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, image_of, mask_of
+from anomaly_bench.loading.row_file import RowFile
 
 
 class ImageSet(TorchDataset[Sample]):
-    """Records as samples of `size` x `size` pixels, decoded once into `cache_dir`.
+    """A torch dataset of records as samples of `size` x `size` pixels, decoded once into `cache_dir`.
 
     Raises UserError naming the file that cannot be used, or `cache_dir` when it cannot be written.
     Warns when defective images come with an empty mask: they stay anomalous for the image metrics.
@@ -24,7 +24,7 @@ class ImageSet(TorchDataset[Sample]):
     def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
         self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
         self._masked = has_masks(records)
-        self._rows: Rows | list[np.ndarray] = cached_rows(records, size, self.cache_dir) if records else []
+        self._rows: RowFile | list[np.ndarray] = cached_rows(records, size, self.cache_dir) if records else []
         self._warn_of_empty_masks()
 
     def __len__(self) -> int:
@@ -32,28 +32,25 @@ class ImageSet(TorchDataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         record, row = self.records[index], self._rows[index]
-        side, pixels = self.size, self.size * self.size
-        image = torch.from_numpy(
-            row[: 3 * pixels].reshape(side, side, 3).transpose(2, 0, 1).astype(np.float32, order="C") / 255
-        )
-        mask = torch.zeros(side, side, dtype=torch.bool)
+        image = torch.from_numpy(image_of(row, self.size).transpose(2, 0, 1).astype(np.float32, order="C") / 255)
+        mask = torch.zeros(self.size, self.size, dtype=torch.bool)
         if self._masked:
-            mask = torch.from_numpy(row[3 * pixels :].reshape(side, side) != 0)
+            mask = torch.from_numpy(mask_of(row, self.size).copy())
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
 
     @property
     def key(self) -> str:
-        """Of all that the pixels depend on; empty without images."""
-        return self._rows.header.key if isinstance(self._rows, Rows) else ""
+        """A checksum of all that the pixels depend on; empty without images."""
+        return self._rows.header.key if isinstance(self._rows, RowFile) else ""
 
     @property
-    def masks(self) -> Masks | None:
-        """None where the data set has none."""
-        return Masks(self._rows, self.size) if self._masked and isinstance(self._rows, Rows) else None
+    def masks(self) -> CachedMasks | None:
+        """The masks, bool [S, S] each; None where the data set has none."""
+        return CachedMasks(self._rows, self.size) if self._masked and isinstance(self._rows, RowFile) else None
 
     def _warn_of_empty_masks(self) -> None:
         masked = [i for i, record in enumerate(self.records) if record.label and record.mask is not None]
-        empty = [self.records[i].path for i in masked if not self._rows[i][3 * self.size**2 :].any()]
+        empty = [self.records[i].path for i in masked if not mask_of(self._rows[i], self.size).any()]
         if empty:
             text = f"{len(empty)} of {len(masked)} defective images have an empty mask (first: {empty[0]}); "
             warnings.warn(text + "they count as anomalous images without an anomalous pixel", stacklevel=3)

@@ -1,11 +1,10 @@
-"""Where a data set is looked for, what was found there in one line, how a share of it is drawn.
+"""Where a data set is looked for, a description of it in one line, and the share of it that is held out.
 
 Imports no torch, so that `bench data` starts at once.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -18,26 +17,28 @@ import numpy as np
 from PIL import Image
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256, unreadable
+from anomaly_bench.paths import DATA_VARIABLE
 from anomaly_bench.records import Record
 
 Item = TypeVar("Item")
 
 
-def places(root: str | None, name: str) -> list[Path]:
-    """The folders in which the data set `name` is looked for, the first one first."""
+def data_folders(root: str | None, name: str) -> list[Path]:
+    """Return the folders in which the data set `name` is looked for, the first one first."""
     if root is not None:
-        given = typed(root)
+        given = expand_user(root)
         return [given, given / name]
-    shared = os.environ.get("ANOMALY_BENCH_DATA")
-    return ([typed(shared) / name] if shared else []) + [Path("data") / name]
+    shared = os.environ.get(DATA_VARIABLE)
+    return ([expand_user(shared) / name] if shared else []) + [Path("data") / name]
 
 
 def data_root(root: str | None, name: str, inside: str = ".") -> Path:
-    """The folder of the data set `name`: `root` or `root`/name, else $ANOMALY_BENCH_DATA/name, else ./data/name.
+    """Return the folder of the data set `name`: `root` or `root`/name, else $ANOMALY_BENCH_DATA/name, else ./data/name.
 
     inside: the folder (a category) that the place must hold.  Raises UserError that lists the places looked at.
     """
-    looked = places(root, name)
+    looked = data_folders(root, name)
     for place in looked:
         if is_folder(place / inside):
             return place
@@ -49,63 +50,63 @@ def data_root(root: str | None, name: str, inside: str = ".") -> Path:
     raise UserError("dataset.root", what, f"bench data prepare {name}, or dataset.root=DIR or $ANOMALY_BENCH_DATA")
 
 
-def typed(path: str) -> Path:
-    """A path as a user gave it, with ~ filled in where that user is known."""
-    return Path(os.path.expanduser(path))  # noqa: PTH111  the other one raises
+def expand_user(path: str) -> Path:
+    """Return a path as a user gave it, with ~ filled in where that user is known."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111  Path.expanduser raises for an unknown user
 
 
 def is_folder(path: Path) -> bool:
-    """Path.is_dir raises for names that are too long."""
+    """Return whether a folder is there; Path.is_dir raises for names that are too long."""
     return os.path.isdir(path)  # noqa: PTH112
 
 
 def is_file(path: Path) -> bool:
-    """Likewise."""
+    """Return whether a file is there; Path.is_file raises for names that are too long."""
     return os.path.isfile(path)  # noqa: PTH113
 
 
-def visible(folder: Path) -> list[Path]:
-    """What a folder holds but for hidden files and folders, sorted.  Raises UserError where it cannot be read."""
+def visible_paths(folder: Path) -> list[Path]:
+    """Return all in a folder but hidden files and folders, sorted.  Raises UserError where it cannot be read."""
     try:
         return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
-        raise UserError(str(folder), f"cannot be read: {error.strerror or error}") from error
+        raise unreadable(folder, error) from error
 
 
 def subfolders(folder: Path) -> list[str]:
-    """The names of the visible folders in `folder`, sorted."""
-    return [path.name for path in visible(folder) if path.is_dir()]
+    """Return the names of the visible folders in `folder`, sorted."""
+    return [path.name for path in visible_paths(folder) if path.is_dir()]
 
 
-def shown(name: object) -> str:
-    """A file's name for a message: what cannot be printed is escaped."""
+def printable(name: object) -> str:
+    """Return a file's name for a message: characters that cannot be printed are escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(name))
 
 
-def cut(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
-    """The rest and `count` items drawn by the seed, both in their old order."""
+def hold_out(items: Sequence[Item], count: int, seed: int) -> tuple[list[Item], list[Item]]:
+    """Return (rest, held out): `count` items drawn by the seed are held out; both lists keep their order."""
     drawn = set(np.random.default_rng(seed).permutation(len(items))[:count].tolist())
     rest = [item for i, item in enumerate(items) if i not in drawn]
     return rest, [item for i, item in enumerate(items) if i in drawn]
 
 
 def fingerprint(records: list[Record]) -> str:
-    """SHA-256 of a file list: path, kind and size in bytes of each image (the content of arrays), in any order.
+    """Return the SHA-256 of path, kind and size in bytes of each image (the content of arrays), in any order.
 
-    It depends on neither the root nor on modification times, so that two machines can compare.
+    Runs of format 1 were identified by it.  It depends on neither the root nor on modification times.
     """
-    rows = [(record.path, record.kind, _weight(record.image)) for record in records]
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+    rows = [(record.path, record.kind, _size_or_checksum(record.image)) for record in records]
+    return sha256(json.dumps(sorted(rows)))
 
 
-def _weight(image: Path | np.ndarray) -> str:
+def _size_or_checksum(image: Path | np.ndarray) -> str:
     if isinstance(image, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(image).tobytes()).hexdigest()
+        return sha256(np.ascontiguousarray(image).tobytes())
     return str(image.stat().st_size)
 
 
-def found_line(train: Sequence[Record], test: Sequence[Record]) -> str:
-    """`120 training, 80 good and 50 defective test images (50 with masks), 500-520 x 1240 px`, width x height.
+def describe_images(train: Sequence[Record], test: Sequence[Record]) -> str:
+    """Return `120 training, 80 good and 50 defective test images (50 with masks), 500-520 x 1240 px`, width x height.
 
     Sizes are those in the files' headers; a file without a readable one is left to the decoder, which will name it.
     """
@@ -121,7 +122,7 @@ def found_line(train: Sequence[Record], test: Sequence[Record]) -> str:
 
 
 def _size(image: Path | np.ndarray) -> tuple[int, int] | None:
-    """Width and height; None where a file's header cannot be read."""
+    """Return width and height, or None where a file's header cannot be read."""
     if isinstance(image, np.ndarray):
         return image.shape[1], image.shape[0]
     try:

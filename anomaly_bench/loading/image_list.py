@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from anomaly_bench.checksums import checksums
+from anomaly_bench.files import csv_text, sha256
 from anomaly_bench.records import Record
 
 SHOWN = 5  # files that a message names
@@ -27,8 +27,8 @@ class Entry(NamedTuple):
     mask: str  # likewise; empty where there is none
 
 
-def listing(train: Sequence[Record], test: Sequence[Record]) -> list[Entry]:
-    """An entry for each image, in the order of the records.  Raises UserError naming a file that cannot be read."""
+def list_images(train: Sequence[Record], test: Sequence[Record]) -> list[Entry]:
+    """Return an entry for each image, in the order of the records.  Raises UserError naming an unreadable file."""
     records = [*train, *test]
     files = {source for r in records for source in (r.image, r.mask) if isinstance(source, Path)}
     digests = dict(zip(files, checksums(files), strict=True))
@@ -36,46 +36,41 @@ def listing(train: Sequence[Record], test: Sequence[Record]) -> list[Entry]:
     def digest(source: Path | np.ndarray | None) -> str:
         if source is None:
             return ""
-        return digests[source] if isinstance(source, Path) else array_digest(source)
+        return digests[source] if isinstance(source, Path) else array_checksum(source)
 
     splits = ["train"] * len(train) + ["test"] * len(test)
     return [Entry(s, r.path, r.kind, digest(r.image), digest(r.mask)) for s, r in zip(splits, records, strict=True)]
 
 
-def array_digest(array: np.ndarray) -> str:
-    """SHA-256 of an array's bytes, type and shape."""
+def array_checksum(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array's bytes, type and shape."""
     head = f"{array.dtype} {array.shape} ".encode()
-    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+    return sha256(head + np.ascontiguousarray(array).tobytes())
 
 
-def digest_of(entries: Iterable[Entry]) -> str:
-    """One SHA-256 for all entries, in any order; it depends on neither the root nor on times."""
-    text = to_csv(sorted(entries))
-    return hashlib.sha256(text.encode()).hexdigest()
+def list_checksum(entries: Iterable[Entry]) -> str:
+    """Return one SHA-256 for all entries, in any order; it depends on neither the root nor on times."""
+    return sha256(list_text(sorted(entries)))
 
 
-def to_csv(entries: Iterable[Entry]) -> str:
-    """images.csv: split, path, kind and the checksums of image and mask."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(Entry._fields)
-    writer.writerows(entries)
-    return text.getvalue()
+def list_text(entries: Iterable[Entry]) -> str:
+    """Return the content of images.csv: split, path, kind and the checksums of image and mask."""
+    return csv_text([Entry._fields, *entries])
 
 
-def from_csv(text: str) -> list[Entry]:
-    """What `to_csv` wrote.  Raises ValueError for anything else."""
+def read_list(text: str) -> list[Entry]:
+    """Return the entries of what `list_text` returned.  Raises ValueError for any other text."""
     fields, *rows = csv.reader(io.StringIO(text)) or [[]]
     if tuple(fields) != Entry._fields or any(len(row) != len(fields) for row in rows):
         raise ValueError("holds no list of images")
     return [Entry(*row) for row in rows]
 
 
-def differences(old: Iterable[Entry], new: Iterable[Entry]) -> str:
-    """How many images differ and the first of them: `3 of 120 differ: changed test/bad/1.png (mask), added ...`."""
+def describe_changes(old: Iterable[Entry], new: Iterable[Entry]) -> str:
+    """Return how many images differ and the first of them: `3 of 120 images differ: changed a/1.png (mask), ...`."""
     before, after = ({(e.split, e.path): e for e in entries} for entries in (old, new))
-    lines = []
-    for key in sorted(before.keys() | after.keys()):
+    keys, lines = sorted(before.keys() | after.keys()), []
+    for key in keys:
         one, other = before.get(key), after.get(key)
         if one is None or other is None:
             lines.append(f"{'added' if one is None else 'gone'} {key[1]}")
@@ -83,4 +78,4 @@ def differences(old: Iterable[Entry], new: Iterable[Entry]) -> str:
             what = [name for name in ("kind", "image", "mask") if getattr(one, name) != getattr(other, name)]
             lines.append(f"changed {key[1]} ({' and '.join(what)})")
     more = f", and {len(lines) - SHOWN} more" if len(lines) > SHOWN else ""
-    return f"{len(lines)} of {len(before.keys() | after.keys())} images differ: {', '.join(lines[:SHOWN])}{more}"
+    return f"{len(lines)} of {len(keys)} images differ: {', '.join(lines[:SHOWN])}{more}"

@@ -1,4 +1,4 @@
-"""From records to batches: validation split, fingerprint of a file list, decoded images, the loaders of a training."""
+"""From records to the batches of a training: the validation split, and loaders of images or of features."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, R
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.feature_cache import FeatureSet
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.loading.image_files import cut
+from anomaly_bench.loading.image_files import hold_out
 
 
 def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
-    """(train, val): a share of the normal images drawn by the seed, both in their old order.
+    """Return (train, val): a share of the normal images drawn by the seed, both in their old order.
 
     share: 0 (no val) to below 1; above 0 at least one image is drawn.  Raises UserError when none is left to train on.
     """
     if not 0 <= share < 1:
         raise UserError("val_share", f"is {share}; at least 0 and below 1 is allowed")
     count = max(1, round(share * len(records))) if share else 0
-    train, val = cut(records, count, seed)
+    train, val = hold_out(records, count, seed)
     if not train:
         raise UserError("val_share", f"a share of {share} leaves none of the {len(records)} normal images to train on")
     return train, val

@@ -10,17 +10,19 @@ EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel, diagonal ones too,
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """uint8 [H, W, 3] -> uint8 [S, S, 3]: bilinear with antialiasing, the aspect is not kept (the code of Reverse
-    Distillation, and most of the field: torchvision's Resize((S, S)) on a PIL image)."""
+    """Resize uint8 [H, W, 3] to uint8 [S, S, 3]: bilinear with antialiasing, whatever the aspect ratio.
+
+    As the code of Reverse Distillation and most of the field do: torchvision's Resize((S, S)) on a PIL image.
+    """
     return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """bool [H, W] -> bool [S, S]: bilinear coverage > 0.5 as in the code of Reverse Distillation, and no defect lost.
+    """Resize bool [H, W] to bool [S, S]: bilinear coverage > 0.5 as in Reverse Distillation's code, no defect lost.
 
-    That rule alone makes thin scratches vanish or fall apart, and every piece would count as a region of its own.  So
-    each 8-connected component whose own resized form is not exactly one piece is instead drawn as every target pixel
-    that one of its pixels falls into; the others follow the rule to the bit.
+    That rule alone makes thin scratches vanish or fall apart, and every piece would count as a region.  So each
+    8-connected component that would not become exactly one piece is instead drawn as every target pixel that one of its
+    pixels falls into; the others follow the rule to the bit.
     """
     labels, count = ndimage.label(mask, structure=EIGHT)
     broken = [i for i in range(1, count + 1) if ndimage.label(_coverage(labels == i, size), structure=EIGHT)[1] != 1]

@@ -5,8 +5,8 @@
 
 from .evaluate import Measurement, measure
 from .image import image_metrics
+from .inputs import UndefinedMetricWarning
 from .pixel import pixel_metrics
-from .ranks import UndefinedMetricWarning
 from .streaming import StreamingPixelMetrics
 
 __all__ = [

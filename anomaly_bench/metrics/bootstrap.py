@@ -1,4 +1,4 @@
-"""How far a metric may move with another draw of test images: percentile bootstrap intervals, seeded.
+"""How far a metric may move with other test images: percentile bootstrap intervals, seeded.
 
 Images are drawn, never pixels: those of one image are no independent evidence.  Images with and without a defect are
 drawn separately, each kind with replacement to its own number, so that every replicate has both.  All metrics come from
@@ -18,9 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pixel import AUPIMO_FPR, Curve
-from .ranks import Array, distinct
-from .regions import Defects, Pixels, checked, defects, host, native, normal_pixels, per_image_pro
+from .aupimo import aupimo_of_curves
+from .aupro import aupro_of_curves
+from .auroc import ranking_metrics_of_curves
+from .counting import distinct
+from .inputs import Array, Pixels, check_map, to_native, to_numpy
+from .per_image_pro import per_image_pro
+from .pixel import Curve
+from .regions import Defects, defects, normal_pixels
 
 THRESHOLDS = 512  # half of them at equal steps of recall, half around equal ratios of the false-positive rate
 LOWEST_FPR = 1e-7  # where these ratios begin: well below the rates of AUPIMO
@@ -33,38 +38,41 @@ Track = Callable[[Sequence[int], str], Iterable[int]]  # wraps a range of images
 class Histograms(NamedTuple):
     """What reaches M cuts, image by image: above everything, > t and >= t of each threshold t from the highest, all."""
 
-    good: Array  # [G, M] pixels of the images without a defect
-    bad: Array  # [D, 3, M] of the others: normal pixels, anomalous ones, and those by 1 / |region|
+    normal: Array  # [G, M] pixels of the images without a defect
+    anomalous: Array  # [D, 3, M] of the others: normal pixels, anomalous ones, and those by 1 / |region|
     pro: Array  # [D, 2] per-image PRO and 1; both 0 for an image without a normal pixel
 
 
 def image_intervals(
     scores: Array, labels: Array, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of each of `image_metrics`; scores [N] and labels [N] as that function has checked them.
+    """Return (low, high) of each of `image_metrics`; scores [N] and labels [N] as that function has checked them.
 
     resamples: how many replicates, > 0.  seed: >= 0, the same one gives the same draws on every machine.  level: of
     confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError outside these ranges.
+
+    >>> image_intervals(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_auroc"]
+    (1.0, 1.0)
     """
-    drawn = image_replicates(scores, labels, resamples=resamples, seed=seed)
-    return {name: _interval(values, level) for name, values in drawn.items()}
+    replicates = image_replicates(scores, labels, resamples=resamples, seed=seed)
+    return {name: _interval(values, level) for name, values in replicates.items()}
 
 
 def image_replicates(scores: Array, labels: Array, *, resamples: int, seed: int) -> Values:
-    """[resamples] of each of `image_metrics`; arguments as for `image_intervals`.
+    """Return [resamples] values of each of `image_metrics`; arguments as for `image_intervals`.
 
     Runs with the same labels in the same order get the same draws, so that their replicates are pairs.
     """
-    scores, anomalous = native(host(scores)), host(labels) != 0
+    scores, anomalous = to_native(to_numpy(scores)), to_numpy(labels) != 0
     strata = int(anomalous.sum()), int((~anomalous).sum())
     scores = np.concatenate([scores[anomalous], scores[~anomalous]])
     order = np.argsort(scores)[::-1]
     last = np.cumsum(distinct(scores[order])[1]) - 1  # of each run of ties
 
-    def replicates(bad: Array, good: Array) -> Values:
-        weights = np.concatenate([bad, good], axis=1)[:, order]
-        every, true = (np.cumsum(w, axis=1)[:, last] for w in (weights, weights * (order < strata[0])))
-        return dict(zip(("image_auroc", "image_ap", "image_f1_max"), ranked(true, every - true), strict=True))
+    def replicates(anomalous: Array, normal: Array) -> Values:
+        weights = np.concatenate([anomalous, normal], axis=1)[:, order]
+        both, true = (np.cumsum(w, axis=1)[:, last] for w in (weights, weights * (order < strata[0])))
+        return ranking_metrics_of_curves(true, both - true, "image")
 
     return _all(replicates, strata, resamples, seed)
 
@@ -81,34 +89,34 @@ def pixel_intervals(
     level: float = 0.95,
     track: Track = lambda items, description: items,
 ) -> dict[str, tuple[float, float]]:
-    """(low, high) of each of `values`, the metrics that `curve` comes with.
+    """Return (low, high) of each of `values`, the metrics that `curve` comes with.
 
-    maps, masks: as for `pixel_metrics`; each image is asked for once.  limits: {"aupro_0.3": 0.3, ...}.  The rest as
+    maps, masks: as for `pixel_metrics`; each image is read once.  limits: {"aupro_0.3": 0.3, ...}.  The rest as
     for `image_intervals`.  Bounds lie in [0, 1] and are nan where the value is.  A replicate in which a metric is
     undefined is left out of its interval: where no image is good, one may have images without a normal pixel only.
     Memory above the inputs: 50 kB for each image with a defect, 16 kB for each other one, and 40 MB.
     """
-    seen = histograms(maps, masks, chosen(curve), track)
-    strata, replicates = (len(seen.bad), len(seen.good)), partial(resampled, seen, limits=limits)
+    counts = histograms(maps, masks, choose_thresholds(curve), track)
+    strata, replicates = (len(counts.anomalous), len(counts.normal)), partial(weighted_metrics, counts, limits=limits)
     original = replicates(*(np.ones((1, n)) for n in strata))
-    drawn = _all(replicates, strata, resamples, seed, columns=seen.good.shape[1])
+    drawn = _all(replicates, strata, resamples, seed, columns=counts.normal.shape[1])
     return {name: _interval(drawn[name] + (value - original[name]), level) for name, value in values.items()}
 
 
-def draws(strata: Sequence[int], resamples: int, seed: int, rows: int) -> Iterator[list[Array]]:
-    """How often each of the n images of a stratum is drawn: [<= rows, n] for each stratum, every row sums to n."""
+def draw_weights(strata: Sequence[int], resamples: int, seed: int, rows: int) -> Iterator[list[Array]]:
+    """Yield how often each of the n images of a stratum is drawn: [<= rows, n] for each, every row sums to n."""
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} is below 1")
     streams = [np.random.Generator(np.random.PCG64([seed, stratum])) for stratum in range(len(strata))]
     for first in range(0, resamples, rows):
-        here = min(rows, resamples - first)
-        drawn = [stream.integers(0, n, (here, n)) for stream, n in zip(streams, strata, strict=True)]
-        cells = [images + np.arange(here)[:, None] * images.shape[1] for images in drawn]
+        count = min(rows, resamples - first)
+        drawn = [stream.integers(0, n, (count, n)) for stream, n in zip(streams, strata, strict=True)]
+        cells = [images + np.arange(count)[:, None] * images.shape[1] for images in drawn]
         yield [np.bincount(c.ravel(), minlength=c.size).reshape(c.shape).astype(np.float64) for c in cells]
 
 
-def chosen(curve: Curve) -> Array:
-    """[K] thresholds out of the curve's, ascending: all of them where there are few."""
+def choose_thresholds(curve: Curve) -> Array:
+    """Return [K] thresholds out of the curve's, ascending: all of them where there are few."""
     if len(curve.thresholds) <= THRESHOLDS:
         return curve.thresholds[::-1]
     recall = np.linspace(1, curve.anomalous, THRESHOLDS // 2)
@@ -119,23 +127,24 @@ def chosen(curve: Curve) -> Array:
 
 
 def histograms(maps: Sequence[Pixels], masks: Sequence[Pixels], thresholds: Array, track: Track) -> Histograms:
-    """One pass over the images; thresholds [K] ascending."""
-    good, bad, pro = [], [], []
+    """Count in one pass over the images; thresholds [K] ascending."""
+    without, defective, pro = [], [], []
     for i in track(range(len(maps)), "bootstrap"):
-        scores, mask = checked(i, maps[i], masks[i])
-        found, normal = defects(scores, mask), np.sort(host(normal_pixels(scores, mask)))
+        scores, mask = check_map(i, maps[i], masks[i])
+        found, normal = defects(scores, mask), np.sort(to_numpy(normal_pixels(scores, mask)))
         below = np.stack([np.searchsorted(normal, thresholds, side=side) for side in ("left", "right")], axis=1)
         false = np.concatenate([[0.0], len(normal) - below.ravel()[::-1], [len(normal)]])
         if len(found.scores):
-            bad.append([false, *_reaching(found, thresholds)])
+            defective.append([false, *_reaching(found, thresholds)])
             pro.append((per_image_pro(scores, found), 1) if len(normal) else (0, 0))
         else:
-            good.append(false)
-    return Histograms(np.reshape(good, (-1, len(false))), np.reshape(bad, (-1, 3, len(false))), np.array(pro, float))
+            without.append(false)
+    columns = len(false)
+    return Histograms(np.reshape(without, (-1, columns)), np.reshape(defective, (-1, 3, columns)), np.array(pro, float))
 
 
 def _reaching(found: Defects, thresholds: Array) -> Iterator[Array]:
-    """[M] anomalous pixels of one image that reach each cut: their number, then by 1 / |region|."""
+    """Yield [M] anomalous pixels of one image that reach each cut: their number, then by 1 / |region|."""
     below, reached = (np.searchsorted(thresholds, found.scores, side=side) for side in ("left", "right"))
     passed, cuts = below + reached, 2 * len(thresholds) + 1  # [A] how many cuts, from the lowest
     shares = np.bincount(passed, minlength=cuts), np.bincount(passed, 1 / found.sizes[found.region], cuts)
@@ -143,67 +152,40 @@ def _reaching(found: Defects, thresholds: Array) -> Iterator[Array]:
 
 
 @np.errstate(invalid="ignore", divide="ignore")  # undefined is nan
-def resampled(seen: Histograms, bad: Array, good: Array, limits: Mapping[str, float]) -> Values:
-    """All pixel metrics of B replicates in which the images count so many times: bad [B, D], good [B, G]."""
-    rate = good @ seen.good  # [B, M]
-    normal, true, region = np.moveaxis(np.tensordot(bad, seen.bad, axes=1), 1, 0)  # [B, M] each
-    false = rate + normal
-    values = dict(zip(("pixel_auroc", "pixel_ap", "pixel_f1_max"), ranked(true, false, np.s_[1::2]), strict=True))
-    values |= {name: aupro(false, region / region[:, -1:], limit) for name, limit in limits.items()}
-    pixels = seen.bad[:, 1]  # [D, M] anomalous ones
-    overlap = (bad / pixels[:, -1]) @ pixels / bad.sum(axis=1, keepdims=True)  # [B, M] mean share of an image's
-    return values | {"pro_per_image": np.divide(*(bad @ seen.pro).T), "aupimo": aupimo(rate, overlap)}
-
-
-@np.errstate(invalid="ignore")
-def ranked(true: Array, false: Array, spread: slice = np.s_[:0]) -> tuple[Array, Array, Array]:
-    """AUROC, AP and F1-max [B] from counts at cuts, [B, M] up to all there are; nan without one of the kinds.
-
-    spread: the cuts that a straight line leads to, with the precision of its middle; at the others, one score enters.
-    """
-    step, more = np.diff(true, prepend=0), np.diff(false, prepend=0)
-    pairs = true[:, -1] * false[:, -1]
-    nothing = np.where(pairs > 0, 0, np.nan)
-    auroc = 1 - np.sum(step * (false - more / 2), axis=1) / pairs
-    f1 = np.max(2 * true / (true[:, -1:] + true + false), axis=1)
-    hits, misses = true.copy(), false.copy()
-    hits[:, spread] -= step[:, spread] / 2
-    misses[:, spread] -= more[:, spread] / 2
-    precision = np.divide(hits, hits + misses, out=np.zeros_like(hits), where=step > 0)
-    return auroc + nothing, np.sum(step * precision, axis=1) / true[:, -1] + nothing, f1 + nothing
-
-
-def aupro(x: Array, y: Array, limit: float) -> Array:
-    """[B] mean height of the straight lines through (x, y) [B, M], for x from 0 to its share `limit`."""
-    cut = limit * x[:, -1:]
-    inside = x <= cut
-    right = np.minimum(np.sum(inside, axis=1, keepdims=True), x.shape[1] - 1)
-    (x0, y0), (x1, y1) = ([np.take_along_axis(v, at, axis=1) for v in (x, y)] for at in (right - 1, right))
-    y = np.where(inside, y, y0 + (y1 - y0) * (cut - x0) / (x1 - x0))
-    return np.sum(np.diff(np.minimum(x, cut)) * (y[:, 1:] + y[:, :-1]), axis=1) / (2 * cut[:, 0])
-
-
-def aupimo(x: Array, y: Array) -> Array:
-    """[B] mean height of the straight lines through (x, y) [B, M] over the logarithm of x, between AUPIMO's rates."""
-    low, high = (rate * x[:, -1:] for rate in AUPIMO_FPR)
-    inside, width = np.clip(x, low, high), np.diff(x)
-    slope = np.divide(np.diff(y), width, out=np.zeros_like(width), where=width > 0)
-    areas = (y[:, :-1] - slope * x[:, :-1]) * np.diff(np.log(inside)) + slope * np.diff(inside)
-    return np.sum(areas, axis=1) / np.log(high / low)[:, 0]
+def weighted_metrics(counts: Histograms, anomalous: Array, normal: Array, limits: Mapping[str, float]) -> Values:
+    """Return all pixel metrics of B replicates; anomalous [B, D], normal [B, G]: how often each image counts."""
+    good = normal @ counts.normal  # [B, M] normal pixels of images without a defect
+    beside, true, region = np.moveaxis(np.tensordot(anomalous, counts.anomalous, axes=1), 1, 0)  # [B, M] each
+    false = good + beside
+    values = ranking_metrics_of_curves(true, false, "pixel", interpolated=np.s_[1::2])
+    values |= {name: aupro_of_curves(false, region / region[:, -1:], limit) for name, limit in limits.items()}
+    pixels = counts.anomalous[:, 1]  # [D, M]
+    share = (anomalous / pixels[:, -1]) @ pixels / anomalous.sum(axis=1, keepdims=True)  # [B, M] mean over images
+    pro = np.divide(*(anomalous @ counts.pro).T)
+    return values | {"pro_per_image": pro, "aupimo": aupimo_of_curves(good, share)}
 
 
 def _all(
     replicates: Callable[[Array, Array], Values], strata: tuple[int, int], resamples: int, seed: int, columns: int = 1
 ) -> Values:
     rows = max(1, CELLS // max(columns, sum(strata)))
-    parts = [replicates(*weights) for weights in draws(strata, resamples, seed, rows)]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    batches = [replicates(*weights) for weights in draw_weights(strata, resamples, seed, rows)]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def _interval(replicates: Array, level: float) -> tuple[float, float]:
-    """The percentiles that leave out the same share of the defined replicates on both sides."""
+    """Return the percentile interval of the defined replicates, in [0, 1]; nan where there are none."""
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is outside (0, 1)")
     defined = np.clip(replicates[~np.isnan(replicates)], 0, 1)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2]) if len(defined) else (np.nan, np.nan)
+    return percentile_interval(defined, level) if len(defined) else (np.nan, np.nan)
+
+
+def percentile_interval(values: Array, level: float) -> tuple[float, float]:
+    """Return the percentiles that leave out the same share of the values on both sides.
+
+    >>> percentile_interval(np.arange(101), level=0.5)
+    (25.0, 75.0)
+    """
+    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -10,9 +10,8 @@ from typing import Any
 from .bootstrap import image_intervals, pixel_intervals
 from .curves import Points, curves
 from .image import image_metrics
-from .pixel import Curve, checked_limits, exact
-from .ranks import Array
-from .regions import Pixels
+from .inputs import Array, Pixels, check_limits
+from .pixel import Curve, pixel_metrics_and_curve
 from .streaming import StreamingPixelMetrics
 
 FPR_LIMITS = (0.3, 0.05)  # the convention (Bergmann et al., IJCV 2021), and the strict variant
@@ -35,7 +34,7 @@ class Measurement:
     curves: dict[str, Points] = field(default_factory=dict, repr=False)  # see `curves`
 
     def record(self) -> dict[str, Any]:
-        """All but the metrics and the curves, for a manifest."""
+        """Return all but the metrics and the curves, for a manifest."""
         return {key: value for key, value in asdict(self).items() if key not in ("metrics", "curves")}
 
 
@@ -50,12 +49,16 @@ def measure(
     threads: int = 1,
     track: Track = lambda items, description: items,
 ) -> Measurement:
-    """The metrics of `image_metrics` and, with maps and masks, of `pixel_metrics`.
+    """Return the metrics of `image_metrics` and, with maps and masks, of `pixel_metrics`.
 
-    scores [N], labels [N].  maps, masks: sequences of [H, W] that may read each image from disk; an image is asked for
-    up to four times.  memory_mb: maps that take more (N times the first one) are measured in one pass with certified
-    error bounds.  resamples: of the bootstrap over test images; 0 leaves the intervals out.  track: wraps a range of
-    images to show how far it is.  Raises ValueError as these functions do.
+    scores [N], labels [N].  maps, masks: sequences of [H, W] that may read each image from disk, up to four times.
+    memory_mb: maps that take more (N times the first one) are measured in one pass with certified error bounds.
+    resamples: of the bootstrap over test images; 0 leaves the intervals out.  track: wraps a range of images to show
+    how far it is.  Raises ValueError as these functions do.
+
+    >>> import numpy as np
+    >>> measure(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]), memory_mb=0).intervals["image_auroc"]
+    (1.0, 1.0)
     """
     metrics = image_metrics(scores, labels)
     intervals: dict[str, tuple[float, float]] = {}
@@ -63,11 +66,11 @@ def measure(
         intervals = image_intervals(scores, labels, resamples=resamples, seed=SEED, level=LEVEL)
     if maps is None or masks is None:
         return Measurement(metrics, intervals=intervals, resamples=resamples, curves=curves(scores, labels, None))
-    limits = checked_limits(FPR_LIMITS)
+    limits = check_limits(FPR_LIMITS)
     bounds: dict[str, float] = {}
     fits = len(maps) * maps[0].nbytes <= memory_mb * 2**20
     if fits:
-        values, curve = exact(maps, masks, limits, threads)
+        values, curve = pixel_metrics_and_curve(maps, masks, limits, threads)
     else:
         values, bounds, curve = _streamed(maps, masks, track)
     if resamples:
@@ -76,8 +79,8 @@ def measure(
         intervals |= pixel_intervals(
             maps, masks, values, curve, limits, resamples=resamples, seed=SEED, level=LEVEL, track=track
         )
-    how, seen = "exact" if fits else "streaming", curves(scores, labels, curve)
-    return Measurement(metrics | values, how, bounds, intervals, resamples, curves=seen)
+    how, shown = "exact" if fits else "streaming", curves(scores, labels, curve)
+    return Measurement(metrics | values, how, bounds, intervals, resamples, curves=shown)
 
 
 def _streamed(

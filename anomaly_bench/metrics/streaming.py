@@ -2,9 +2,9 @@
 
 A score becomes a 64-bit key in the order of the scores, and all that is kept is a histogram over key >> shift, with the
 smallest shift at which no more than `max_bins` bins are occupied.  So bins lie where scores lie, whatever their range,
-and few distinct scores are not rounded at all.  Any order, any parts and any tree of merges end in the same bits:
+and few distinct scores are not rounded at all.  Any order and any tree of merges end in the same bits:
 1. a coarser histogram is a function of a finer one and commutes with addition, and every sum is of integers;
-2. a part of the pixels never occupies more bins than all of them do, so no step shifts further than the last one must.
+2. some of the pixels never occupy more bins than all of them do, so no step shifts further than the last one must.
 
 A bin with one distinct score (`pure`) is a tie, as the metrics define it.  Inside any other bin each order is possible,
 and an interval goes from the worst to the best: areas have its anomalous pixels at its lower or upper end.  With T
@@ -22,9 +22,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .pixel import AUPIMO_FPR, Curve, checked_limits
-from .ranks import Array, undefined
-from .regions import PER_IMAGE_LIMIT, Defects, Pixels, checked, defects, host, normal_pixels, per_image_pro
+from . import aupimo
+from .inputs import Array, Pixels, check_lengths, check_limits, check_map, to_numpy, undefined
+from .per_image_pro import per_image_pro, why_no_mean
+from .pixel import Curve, pixel_names, why_undefined
+from .regions import Defects, defects, normal_pixels
 
 UNIT = 2**36  # of a region's weight, so that 2^27 regions nearly fit into an int64
 SLACK = 1e-12  # of float64: terms >= 0 that make at most 1, each rounded less than 100 times, err by 1.2e-14 at most
@@ -45,13 +47,19 @@ class StreamingPixelMetrics:
 
     fpr_limits: in (0, 1].  ValueError for others, and for 2^27 regions; exact to 2^31 pixels an image and 2^52 in all.
     Working memory: about 250 MB, and of one image 20 bytes a pixel, 300 bytes an anomalous one.
+
+    >>> metrics = StreamingPixelMetrics(fpr_limits=[0.3])
+    >>> for scores, mask in ([[0.1, 0.9]], [[0, 1]]), ([[0.2, 0.3]], [[0, 0]]):
+    ...     metrics.update([scores], [mask])
+    >>> metrics.compute()["aupro_0.3"]
+    1.0
     """
 
     max_bins = 150_000  # 49 bytes each
     max_waiting = 2_500_000  # bytes of pixels that wait to be counted together
 
     def __init__(self, fpr_limits: Sequence[float] = (0.3, 0.05)) -> None:
-        self._limits = checked_limits(fpr_limits)
+        self._limits = check_limits(fpr_limits)
         self._images = self._regions = self._shift = 0
         self._bins = Bins(np.empty(0, np.uint64), np.empty(0, bool), np.empty((5, 0), np.int64))
         self._defects = self._bins  # anomalous pixels that wait, and
@@ -61,24 +69,23 @@ class StreamingPixelMetrics:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the state, at most 10^7; its single numbers are taken to need 1024."""
+        """The bytes of the state, at most 10^7; its single numbers are taken to need 1024."""
         return 1024 + sum(array.nbytes for array in (*self._bins, *self._defects, *self._normal))
 
     def update(self, maps: Sequence[Pixels] | Pixels, masks: Sequence[Pixels] | Pixels) -> None:
-        """Add images; maps and masks as for `pixel_metrics`, each is asked for once.
+        """Add images; maps and masks as for `pixel_metrics`, each is read once.
 
         Raises ValueError as `pixel_metrics` does, the images counted over all updates, and for scores that float64
         cannot hold.  After an error the state is as before, without any image of this update.
         """
-        if len(maps) != len(masks) or not len(maps):
-            raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
+        check_lengths(maps, masks)
         after = copy.copy(self)
         for i in range(len(maps)):
-            after._add(host(maps[i]), masks[i])
+            after._add(to_numpy(maps[i]), masks[i])
         vars(self).update(vars(after))
 
     def merge(self, other: StreamingPixelMetrics) -> None:
-        """Add the images of `other`, numbered after the own ones.  Raises ValueError where the FPR limits differ."""
+        """Add the images of `other`, numbered after these.  Raises ValueError where the FPR limits differ."""
         if self._limits != other._limits:
             raise ValueError(f"fpr_limits: {[*other._limits]} cannot be merged into {[*self._limits]}")
         after = copy.copy(self)
@@ -92,22 +99,17 @@ class StreamingPixelMetrics:
         vars(self).update(vars(after))
 
     def compute(self) -> dict[str, float]:
-        """All that `pixel_metrics` returns and warns of, and with each name `<name>_bound` >= |value - exact value|."""
+        """Return what `pixel_metrics` returns, and for each name `<name>_bound` >= |value - exact value|."""
         bins, above, total = self._steps()
         normal, anomalous, _, good, _ = total.tolist()
         if not anomalous or not normal:
-            names = ["pixel_auroc", "pixel_ap", "pixel_f1_max", *self._limits, "pro_per_image", "aupimo"]
-            reason = f"no image has {'a normal' if anomalous else 'an anomalous'} pixel"
-            intervals = dict.fromkeys(undefined(names, reason), NONE)
+            intervals = dict.fromkeys(undefined(pixel_names(self._limits), why_undefined(anomalous)), NONE)
         else:
             intervals = _ranking(bins, above, total)
             intervals |= {name: _aupro(bins, above, total, limit) for name, limit in self._limits.items()}
             intervals |= {"pro_per_image": NONE, "aupimo": _aupimo(bins, above, total) if good else NONE}
-            if self._flat:
-                reason = f"{self._flat} curves have no width below FPR {PER_IMAGE_LIMIT}, the first is that of image"
-                undefined(["pro_per_image"], f"{reason} {self._first_flat}")
-            elif not self._pros:
-                undefined(["pro_per_image"], "no image has both normal and anomalous pixels")
+            if reason := why_no_mean(self._pros, self._flat, self._first_flat):
+                undefined(["pro_per_image"], reason)
             else:  # an image adds up the weights of its anomalous pixels one by one, and fewer than 1000 other terms
                 mean, error = self._pro / (self._pros << 100), (anomalous / self._pros + 1000) * 2.0**-52
                 intervals["pro_per_image"] = mean - error, mean + error
@@ -117,14 +119,14 @@ class StreamingPixelMetrics:
         return values | {f"{name}_bound": (high - low) / 2 + SLACK for name, (low, high) in intervals.items()}
 
     def curve(self) -> Curve | None:
-        """Exact counts at the lower ends of the bins that hold anomalous pixels; None without both kinds of pixels."""
+        """Return exact counts at the lower ends of bins with anomalous pixels; None without both kinds of pixels."""
         (key, _, counts), above, total = self._steps()
         (normal, anomalous, weight), (false, true, overlap) = total[:3].tolist(), (above + counts)[:3]
         thresholds = (key ^ ((key >> 63) - 1 | 2**63)).view(np.float64)  # the inverse of _keys
         return Curve(thresholds, true, false, overlap / weight, anomalous, normal) if normal and anomalous else None
 
     def _add(self, scores: Array, mask: Pixels) -> None:
-        scores, mask = checked(self._images, scores, mask)
+        scores, mask = check_map(self._images, scores, mask)
         rounded = scores.astype(np.float64, copy=False)
         if (rounded != scores if scores.dtype.kind == "f" else abs(rounded) >= 2**53).any():
             raise ValueError(f"image {self._images}: float64 cannot hold each score; integers must be below 2^53")
@@ -137,8 +139,8 @@ class StreamingPixelMetrics:
                 self._flat, self._first_flat = self._flat + 1, self._first_flat if self._flat else self._images
             else:
                 self._pro, self._pros = self._pro + int(math.ldexp(pro, 100)), self._pros + 1
-        for part in np.array_split(normal, len(normal) // 2**18 + 1):
-            self._normal = [np.concatenate([w, part]) if g == good else w for g, w in enumerate(self._normal)]
+        for piece in np.array_split(normal, len(normal) // 2**18 + 1):
+            self._normal = [np.concatenate([w, piece]) if g == good else w for g, w in enumerate(self._normal)]
             if self.nbytes > self.max_waiting + 49 * len(self._bins.key):
                 self._settle()
         self._images += 1
@@ -175,8 +177,8 @@ def _runs(keys: Array, shift: int) -> tuple[Array, Array]:
     return np.append(0, last + 1)[:-1], last
 
 
-def _joined(*parts: Bins) -> Bins:
-    return Bins(*(np.concatenate(arrays, axis=-1) for arrays in zip(*parts, strict=True)))
+def _joined(*bins: Bins) -> Bins:
+    return Bins(*(np.concatenate(arrays, axis=-1) for arrays in zip(*bins, strict=True)))
 
 
 def _counted(bins: Bins, shift: int) -> Bins:
@@ -226,7 +228,7 @@ def _ranking(bins: Bins, higher: Array, total: Array) -> dict[str, tuple[float, 
 
 
 def _aupro(bins: Bins, higher: Array, total: Array, limit: float) -> tuple[float, float]:
-    """An anomalous pixel has the width from its rate to the limit, as a share of the limit; see `pixel.aupro`."""
+    """An anomalous pixel has the width from its rate to the limit, as a share of the limit; see `aupro.aupro`."""
     above, normal, cut = higher[NORMAL], bins.counts[NORMAL], limit * total[NORMAL]
     worst, best = np.maximum(cut - above - normal, 0), np.maximum(cut - above, 0)
     tie = np.where(above + normal <= cut, cut - above - normal / 2, best**2 / (2 * np.maximum(normal, 1)))
@@ -234,9 +236,9 @@ def _aupro(bins: Bins, higher: Array, total: Array, limit: float) -> tuple[float
 
 
 def _aupimo(bins: Bins, higher: Array, total: Array) -> tuple[float, float]:
-    """An anomalous pixel has the width from its rate to the highest one, on a logarithmic axis; see `pixel.aupimo`."""
+    """An anomalous pixel has the width from its rate to the highest one, on a logarithmic axis; see `aupimo.aupimo`."""
     above, normal = higher[GOOD], bins.counts[GOOD]
-    low, high = (rate * total[GOOD] for rate in AUPIMO_FPR)
+    low, high = (rate * total[GOOD] for rate in aupimo.FPR_RANGE)
     start, stop = np.clip(above, low, high), np.clip(above + normal, low, high)
     worst, best = np.log(high / stop), np.log(high / start)
     line = (stop - start - above * np.log1p((stop - start) / start)) / np.maximum(normal, 1)  # where scores tie

@@ -10,7 +10,6 @@ import errno
 import hashlib
 import logging
 import os
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,7 +17,7 @@ import torch
 from pytorch_lightning.plugins.io import CheckpointIO
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import BLOCK, unwritable
+from anomaly_bench.files import new_file, sha256_of, unreadable, unwritable
 
 MARK = b"\nanomaly_bench checkpoint, SHA-256 "
 END_BYTES = len(MARK) + 64  # hex digits
@@ -48,44 +47,38 @@ class CheckedIO(CheckpointIO):
 
 
 def write(path: Path, content: dict[str, Any]) -> None:
-    """Write a checkpoint beside `path`, read it back, and only then put it in place; the one there becomes `previous`.
+    """Write a checkpoint beside `path`, read it back, and only then rename it; the older one becomes `previous`.
 
     Raises UserError where it cannot be written, or holds what `read` would refuse.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.unlink(missing_ok=True)  # of a killed attempt
-        _fill(partial, content)
-        verify(partial)
-        if objects := torch.serialization.get_unsafe_globals_in_checkpoint(partial):
-            what = f"cannot hold {', '.join(sorted(objects))}, only tensors and plain values"
-            raise UserError(str(path), what, "the method's state must consist of these")
-        if path.exists():
-            path.replace(previous(path))
-        partial.replace(path)
+        with new_file(path) as file:
+            _fill(file, content)
+            written = Path(file.name)
+            verify(written)
+            if objects := torch.serialization.get_unsafe_globals_in_checkpoint(written):
+                what = f"cannot hold {', '.join(sorted(objects))}, only tensors and plain values"
+                raise UserError(str(path), what, "the method's state must consist of these")
+            if path.exists():
+                path.replace(previous(path))
     except OSError as error:
         raise unwritable(path, error) from error
     except DamagedCheckpoint as error:
         raise unwritable(path, OSError(f"what was written {error}")) from error
-    finally:
-        with suppress(OSError):
-            partial.unlink()
 
 
-def _fill(path: Path, content: dict[str, Any]) -> None:
-    """A new file with the content and its checksum, flushed to disk.  Raises OSError."""
-    with path.open("xb") as file:
-        hashing = _Hashing(file)
-        try:
-            torch.save(content, hashing)  # type: ignore[arg-type]  # it calls write and flush alone
-        except RuntimeError as error:  # torch's archive writer says nothing of a full disk
-            if hashing.error:
-                raise hashing.error from error
-            raise
-        file.write(MARK + hashing.digest.hexdigest().encode())
-        file.flush()
-        os.fsync(file.fileno())
+def _fill(file: IO[bytes], content: dict[str, Any]) -> None:
+    """Write the content and its checksum, and flush them to the disk.  Raises OSError."""
+    hashing = _Hashing(file)
+    try:
+        torch.save(content, hashing)  # type: ignore[arg-type]  # it calls write and flush alone
+    except RuntimeError as error:  # torch's archive writer says nothing of a full disk
+        if hashing.error:
+            raise hashing.error from error
+        raise
+    file.write(MARK + hashing.digest.hexdigest().encode())
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -115,17 +108,14 @@ def verify(path: Path) -> None:
             if size <= 0 or not end.startswith(MARK):
                 raise DamagedCheckpoint("was cut off, or is no checkpoint of this program")
             file.seek(0)
-            digest = hashlib.sha256()
-            while size and (block := file.read(min(BLOCK, size))):
-                digest.update(block)
-                size -= len(block)
+            digest = sha256_of(file, size)
     except FileNotFoundError:
         raise DamagedCheckpoint("is missing") from None
     except OSError as error:
         if error.errno != errno.EIO:
-            raise UserError(str(path), f"cannot be read: {error.strerror or error}") from error
+            raise unreadable(path, error) from error
         raise DamagedCheckpoint(f"cannot be read: {error.strerror}") from error
-    if end != MARK + digest.hexdigest().encode():
+    if end != MARK + digest.encode():
         raise DamagedCheckpoint("does not fit its checksum")
 
 

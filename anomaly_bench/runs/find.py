@@ -16,8 +16,8 @@ from anomaly_bench import config
 from anomaly_bench.checksums import checksums
 from anomaly_bench.datasets.checks import check_names, check_overlap, checked_records
 from anomaly_bench.errors import UserError, check_name
-from anomaly_bench.loading.image_files import fingerprint, found_line
-from anomaly_bench.loading.image_list import Entry, differences, digest_of, from_csv, listing
+from anomaly_bench.loading.image_files import describe_images, fingerprint
+from anomaly_bench.loading.image_list import Entry, describe_changes, list_checksum, list_images, read_list
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.folder import IMAGES, SMALL, RunFolder
 
@@ -35,7 +35,7 @@ class Data:
     warnings: list[str]  # a line for each kind of file that was passed over
 
     def __str__(self) -> str:
-        return found_line(self.train, self.test)
+        return describe_images(self.train, self.test)
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def find_data(settings: config.Settings) -> Data:
         warnings.simplefilter("always")
         train, test = checked_records(dataset, "train"), checked_records(dataset, "test")
         check_names([*train, *test])
-        entries = listing(train, test)
+        entries = list_images(train, test)
         check_overlap(train, test, entries)
     lines = list(dict.fromkeys(str(warning.message) for warning in caught))
     for line in lines:
@@ -89,7 +89,7 @@ def find_data(settings: config.Settings) -> Data:
     for split, records in (("train", train), ("test", test)):
         if not records:
             raise UserError("dataset", f"has no {split} images")
-    return Data(train, test, entries, digest_of(entries), lines)
+    return Data(train, test, entries, list_checksum(entries), lines)
 
 
 def require_same_data(folder: RunFolder, data: Data) -> None:
@@ -107,7 +107,7 @@ def image_changes(folder: RunFolder, entries: list[Entry], checksum: str) -> str
     if folder.manifest.get("checksums", {}).get("data", checksum) == checksum:
         return ""
     try:
-        return differences(from_csv((folder.path / IMAGES).read_text(encoding="utf-8")), entries)
+        return describe_changes(read_list((folder.path / IMAGES).read_text(encoding="utf-8")), entries)
     except (OSError, ValueError):  # killed before it was written, or damaged
         return f"{IMAGES}, which lists them, is missing or damaged"
 

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from anomaly_bench.files import unwritable
+from anomaly_bench.files import new_folder, unwritable
 from anomaly_bench.runs.folder import ScoreRow
 
 # Inferno (van der Walt, Smith, Firing; CC0) at ten equal steps: lightness rises evenly from black to a pale yellow.
@@ -80,9 +77,12 @@ def write_heatmaps(
     if len(drawn) < len(rows):
         text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
         logging.getLogger("anomaly_bench").info(text, len(drawn), len(rows), MOST)
-    with _replacing(folder / "heatmaps") as new:
-        for i, name in drawn.items():
-            sheet.draw(mistakes[i], *load(i), maps[i]).save(new / name, compress_level=1)
+    try:
+        with new_folder(folder / "heatmaps") as new:
+            for i, name in drawn.items():
+                sheet.draw(mistakes[i], *load(i), maps[i]).save(new / name, compress_level=1)
+    except OSError as error:
+        raise unwritable(folder / "heatmaps", error) from error
 
 
 def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
@@ -223,22 +223,3 @@ def _grown(mask: np.ndarray) -> np.ndarray:
     tall = tall[:-2] | tall[1:-1] | tall[2:]
     wide = np.pad(tall, ((0, 0), (1, 1)))
     return wide[:, :-2] | wide[:, 1:-1] | wide[:, 2:]
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """A new folder to fill, which takes the place of `folder` once it is full; until then the older one stays."""
-    new = None
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-        (full := new / "full").mkdir()  # not 0700 as the outer one is
-        yield full
-        if folder.exists():
-            folder.rename(new / "older")
-        full.rename(folder)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    finally:
-        if new:
-            shutil.rmtree(new, ignore_errors=True)

@@ -9,7 +9,6 @@ every BEAT seconds, and one that missed three beats is taken for dead.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import try_lock
 
 LOCK = ".lock"
 GUARD = f"{LOCK}.takeover"  # exists for the moment in which another file becomes the lock
@@ -88,7 +88,7 @@ class Lock:
         candidate = self.path.with_name(f"{LOCK}.{os.getpid()}-{uuid.uuid4().hex[:8]}")
         file = _open(candidate, os.O_RDWR | os.O_CREAT | os.O_EXCL)
         try:
-            _locks(file)
+            try_lock(file)
             file.write(json.dumps(self.owner))
             file.flush()
             os.fsync(file.fileno())
@@ -110,7 +110,7 @@ class Lock:
     def _take_over(self, candidate: Path, file: IO[str], absent: bool) -> tuple[str | None, bool]:
         """Return the same where there is a lock.  absent: there was none a moment ago, so that its owner lives."""
         with _open(self.path) as existing:
-            free, owner, same = _locks(existing), _read_owner(existing), _is_at(existing, self.path)
+            free, owner, same = try_lock(existing), _read_owner(existing), _is_at(existing, self.path)
             if free is False or not same:
                 return _describe(owner), absent and same
             if not _is_dead(owner, free) and (absent or _is_touched(self.path)):
@@ -146,7 +146,7 @@ def holder(folder: Path) -> str | None:
     except OSError:  # no lock, or no permission to open it
         return None
     with file:
-        free = _locks(file, shared=True) if _is_at(file, path) else False
+        free = try_lock(file, shared=True) if _is_at(file, path) else False
         owner = _read_owner(file)
         silent = time.time() - os.fstat(file.fileno()).st_mtime > 3 * BEAT
     return None if free is not False and (_is_dead(owner, free) or silent) else _describe(owner)
@@ -174,7 +174,7 @@ def _remove_leftovers(candidate: Path, now: float) -> None:
             if age < YOUNG or file.name.startswith(f"{LOCK}.{os.getpid()}-"):
                 continue
             with _open(file) as opened:
-                free = _locks(opened)
+                free = try_lock(opened)
             if (free and file.name != GUARD) or (free is not False and age > 3 * BEAT):
                 file.unlink()
 
@@ -183,17 +183,6 @@ def _open(path: Path, flags: int = os.O_RDWR) -> IO[str]:
     """Open a file, never through a symbolic link, and without waiting for the other end of a fifo."""
     descriptor = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
     return os.fdopen(descriptor, "r+" if flags & os.O_RDWR else "r", encoding="utf-8")
-
-
-def _locks(file: IO[str], shared: bool = False) -> bool | None:
-    """Try the kernel's lock on an open file; it falls when the file is closed.  None: no record locks there."""
-    try:
-        fcntl.lockf(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # which of the two is the system's choice
-        return False
-    except OSError:
-        return None
-    return True
 
 
 def _is_at(file: IO[str], path: Path) -> bool:

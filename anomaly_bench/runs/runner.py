@@ -17,7 +17,7 @@ from anomaly_bench.checksums import remembered
 from anomaly_bench.contracts import Method, NormalData, Record, Stage
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.loading.image_list import to_csv
+from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, split_val
 from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.find import find_run
@@ -61,7 +61,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
                 log.info("%s: %s", settings.dataset["name"], plan.data)
                 manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits)
                 folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
-                folder.write_text(IMAGES, to_csv(plan.data.entries))
+                folder.write_text(IMAGES, list_text(plan.data.entries))
                 with recorded(folder):
                     execute(folder, settings, method, splits)
     return folder

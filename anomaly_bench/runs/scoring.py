@@ -6,17 +6,15 @@ import json
 import os
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch.utils.data import DataLoader
 
 from anomaly_bench import metrics
 from anomaly_bench.config import Settings
+from anomaly_bench.console import track
 from anomaly_bench.contracts import Method, Sample, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
@@ -50,12 +48,10 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     reset_peak_memory()
     began, n, at = time.monotonic(), len(images), 0
     scored: dict[str, Scored] = {}
-    console = Console(stderr=True)
     loader = DataLoader(images, batch_size=method.batch_size)
-    bar = track(loader, "scoring", console=console, transient=True, disable=not console.is_terminal)
     method.eval()
     with torch.inference_mode():
-        for batch in bar:
+        for batch in track(loader, "scoring"):
             scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
             given = {"": scores, **(scores.components or {})}
             kinds = {name: each.map is not None for name, each in given.items()}
@@ -126,7 +122,7 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
     """scores.csv, maps.npy, the pictures, the components' metrics in the manifest, and the metrics last."""
     records, hardware = images.records, settings.hardware
-    labels, console = np.array([r.label for r in records]), Console(stderr=True)
+    labels = np.array([r.label for r in records])
     scores, maps = scored[""].scores, scored[""].maps
     measured, *components = (
         metrics.measure(
@@ -137,7 +133,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
             memory_mb=hardware.metrics_memory_mb,
             resamples=0 if name else settings.resamples,
             threads=hardware.threads or 1,
-            track=partial(track, console=console, transient=True, disable=not console.is_terminal),
+            track=track,
         )
         for name, one in scored.items()
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -99,7 +100,8 @@ YOUNG = {f"{HEX[::-1]}.{HEX}.part", "demo/v1-seed0/.grass-x_1/grass/train/good/0
 def table(capsys: Capsys) -> tuple[str, list[list[str]]]:
     """The first line, and the cells of each row."""
     first, *lines = capsys.readouterr().out.splitlines()
-    return first, [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if line.startswith("│")]
+    return first, [[re.sub(r"^\d+ s$", "seconds", cell) for cell in row] for row in rows]
 
 
 @pytest.mark.parametrize("words", [["cache"], ["cache", "list"]])
@@ -110,21 +112,21 @@ def test_the_list(words: list[str], cache: Path, capsys: Capsys) -> None:
     assert first.startswith(f"{cache}: 16 files, 0.0 MB")
     assert rows == [
         ["pixels", "3 images of 8 x 8, x/0.png", "0.0", "2 h", ""],
-        ["pixels", f"{HEX}.pixels", "0.0", "5 d", "old"],
-        ["pixels", "mine.pixels", "0.0", "100 d", "foreign"],
-        ["features", "3 images of 8 x 8, x/0.png, resnet18 layer3 sha256 ab12cd34, float16", "0.0", "3 d", ""],
-        ["features", "mine.features", "0.0", "100 d", "foreign"],
-        ["teachers", "p17-0000000000000000.safetensors", "0.0", "0 min", "foreign"],
-        ["teachers", "patches of 17 pixels, resnet18, 10000 steps", "0.0", "40 d", ""],
-        ["teachers", "mine.safetensors", "0.0", "100 d", "foreign"],
-        ["demo", "gravel", "0.0", "0 min", "foreign"],
-        ["demo", "2 images and masks, v1-seed0/brick", "0.0", "7 d", ""],
-        ["checksums", "checksums of 2 files", "0.0", "6 d", ""],
-        ["parts", "an interrupted write", "0.0", "0 min", "young"],
-        ["parts", "an interrupted write", "0.0", "1 min", "young"],
-        ["parts", "an interrupted write", "0.0", "1 h", ""],
-        ["parts", "an interrupted write", "0.0", "1 d", ""],
-        ["parts", "mnist.archive.part", "0.0", "100 d", "foreign"],
+        ["pixels", f"{HEX}.pixels", "0.0", "5 days", "damaged"],
+        ["pixels", "mine.pixels", "0.0", "100 days", "foreign"],
+        ["features", "3 images of 8 x 8, x/0.png, resnet18 layer3 sha256 ab12cd34, float16", "0.0", "3 days", ""],
+        ["features", "mine.features", "0.0", "100 days", "foreign"],
+        ["teachers", "p17-0000000000000000.safetensors", "0.0", "seconds", "foreign"],
+        ["teachers", "patches of 17 pixels, resnet18, 10000 steps", "0.0", "40 days", ""],
+        ["teachers", "mine.safetensors", "0.0", "100 days", "foreign"],
+        ["demo", "gravel", "0.0", "seconds", "foreign"],
+        ["demo", "2 images and masks, v1-seed0/brick", "0.0", "7 days", ""],
+        ["checksums", "checksums of 2 files", "0.0", "6 days", ""],
+        ["parts", "an interrupted write", "0.0", "seconds", "young"],
+        ["parts", "an interrupted write", "0.0", "seconds", "young"],
+        ["parts", "an interrupted write", "0.0", "90 min", ""],
+        ["parts", "an interrupted write", "0.0", "24 h", ""],
+        ["parts", "mnist.archive.part", "0.0", "100 days", "foreign"],
     ]
     assert names(cache) == before
 

@@ -16,8 +16,8 @@ from small_runs import TOY, Train, save
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.datasets.checks import check_overlap
-from anomaly_bench.loading.image_files import found_line
-from anomaly_bench.loading.image_list import listing
+from anomaly_bench.loading.image_files import describe_images
+from anomaly_bench.loading.image_list import list_images
 from anomaly_bench.records import Record
 
 Capsys = pytest.CaptureFixture[str]
@@ -159,17 +159,17 @@ def test_sizes_are_ranges_and_come_from_headers(tmp_path: Path) -> None:
     files[3].write_bytes(b"nothing")
     train = [Record(file.name, "good", file) for file in files[:2]]
     test = [Record("a", "good", files[3]), Record("b", "cut", files[2], files[0]), Record("c", "cut", files[3])]
-    assert found_line(train, test) == (
+    assert describe_images(train, test) == (
         "2 training, 1 good and 2 defective test images (1 with masks), 500-520 x 10-12 px"
     )
     arrays = [Record("a", "good", np.zeros((28, 30, 3), np.uint8))]
-    assert found_line(arrays, []) == "1 training, 0 good and 0 defective test images (none with masks), 30 x 28 px"
-    assert found_line(test[:1], []) == "1 training, 0 good and 0 defective test images (none with masks)"
+    assert describe_images(arrays, []) == "1 training, 0 good and 0 defective test images (none with masks), 30 x 28 px"
+    assert describe_images(test[:1], []) == "1 training, 0 good and 0 defective test images (none with masks)"
 
 
 def test_a_decompression_bomb_is_measured_in_silence(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
     (tmp_path / "a.png").write_bytes(damaged_png(10000, 10000))
-    assert found_line([Record("a", "good", tmp_path / "a.png")], []).endswith("10000 x 10000 px")
+    assert describe_images([Record("a", "good", tmp_path / "a.png")], []).endswith("10000 x 10000 px")
     assert len(recwarn) == 0
 
 
@@ -178,4 +178,4 @@ def test_official_arrays_that_contradict_themselves_are_said_only() -> None:
     train = [Record("train/0", "good", same), Record("train/1", "good", other)]
     test = [Record("test/0", "cat", same.copy()), Record("test/1", "cat", same.copy())]
     with pytest.warns(UserWarning, match=r"^defective test .*: 2 \(first: test/0 is train/0\)$"):
-        check_overlap(train, test, listing(train, test))
+        check_overlap(train, test, list_images(train, test))

@@ -12,7 +12,14 @@ from PIL import Image
 from small_images import grey, save
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.anomaly_maps import OneByOne, read_map, read_mask_for, rows_of, stored_maps, write_map
+from anomaly_bench.loading.anomaly_maps import (
+    LazySequence,
+    lazy_rows,
+    open_stored_maps,
+    read_map,
+    read_mask_for,
+    write_map,
+)
 from anomaly_bench.loading.resize import resize_mask
 
 MAP = np.linspace(-3, 5, 48).reshape(6, 8)
@@ -98,13 +105,13 @@ def test_what_is_no_map_is_named(tmp_path: Path, name: str, damage: Damage, line
 def test_rows_of_a_file_are_read_one_by_one(tmp_path: Path) -> None:
     maps = np.random.default_rng(0).normal(size=(7, 6, 8)).astype(np.float32)
     np.save(tmp_path / "maps.npy", maps)
-    rows = stored_maps(tmp_path / "maps.npy")
+    rows = open_stored_maps(tmp_path / "maps.npy")
     assert len(rows) == 7
     assert all(np.array_equal(row, one) for row, one in zip(rows, maps, strict=True))
     assert np.array_equal(rows[-1], maps[-1])
     assert type(rows[3]) is np.ndarray  # not a view of a memory map
     (tmp_path / "bytes").write_bytes(bytes(5) + bytes(range(12)))
-    offset = rows_of(np.memmap(tmp_path / "bytes", np.uint8, "r", 5, (3, 4)))
+    offset = lazy_rows(np.memmap(tmp_path / "bytes", np.uint8, "r", 5, (3, 4)))
     assert [list(row) for row in offset] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9, 10, 11]]
 
 
@@ -120,7 +127,7 @@ def test_rows_of_a_file_are_read_one_by_one(tmp_path: Path) -> None:
 def test_a_file_without_maps_of_a_run_is_named(tmp_path: Path, damage: Damage, line: str) -> None:
     damage(tmp_path / "maps.npy")
     with pytest.raises(UserError) as caught:
-        stored_maps(tmp_path / "maps.npy")
+        open_stored_maps(tmp_path / "maps.npy")
     assert str(caught.value).startswith(f"{tmp_path / 'maps.npy'}: {line}")
 
 
@@ -143,7 +150,7 @@ def test_a_mask_of_another_size_is_an_error_or_resized_as_runs_do(tmp_path: Path
 
 def test_a_sequence_asks_once_for_each_item_and_ends() -> None:
     asked: list[int] = []
-    items = OneByOne(3, lambda i: asked.append(i) or np.array(i))  # type: ignore[func-returns-value]
+    items = LazySequence(3, lambda i: asked.append(i) or np.array(i))  # type: ignore[func-returns-value]
     assert [int(item) for item in items] == asked == [0, 1, 2]
     with pytest.raises(IndexError):
         items[3]

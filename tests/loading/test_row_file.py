@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.row_file import HEADER_BYTES, LONGEST, keep, open_kept
+from anomaly_bench.loading.row_file import HEADER_BYTES, LONGEST, get_or_create, open_if_whole
 
 ROWS = [bytes(range(i, i + 10)) for i in range(5)]
 ABOUT = {"images": 5, "first": "bottle/train/good/000.png", "shapes": [[2, 5]]}
@@ -37,8 +37,8 @@ class Maker:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """Rows that are whole, for the key `k`."""
-    keep(tmp_path / "c" / "a.pixels", "k", Maker())
+    """RowFile that are whole, for the key `k`."""
+    get_or_create(tmp_path / "c" / "a.pixels", "k", Maker())
     return tmp_path / "c" / "a.pixels"
 
 
@@ -50,7 +50,7 @@ def only(file: Path) -> bool:
 def test_rows_are_made_once(tmp_path: Path) -> None:
     file, make = tmp_path / "not" / "there" / "a.pixels", Maker()
     for _ in range(3):
-        kept = keep(file, "k", make)
+        kept = get_or_create(file, "k", make)
         assert [row.tobytes() for row in kept] == ROWS
         assert kept.about == ABOUT
         assert not kept[0].flags.writeable
@@ -58,7 +58,7 @@ def test_rows_are_made_once(tmp_path: Path) -> None:
     assert only(file)
     table = b"".join(zlib.crc32(row).to_bytes(4, "little") for row in ROWS)
     assert file.read_bytes()[HEADER_BYTES:] == b"".join(ROWS) + table
-    assert open_kept(file, "another key") is None
+    assert open_if_whole(file, "another key") is None
 
 
 def flipped(place: int) -> Callable[[bytes], bytes]:
@@ -90,8 +90,8 @@ def test_what_is_not_whole_is_made_again(file: Path, damage: str) -> None:
     wrong = DAMAGE[damage](whole)
     assert wrong != whole
     file.write_bytes(wrong)
-    assert open_kept(file, "k") is None
-    kept = keep(file, "k", make)
+    assert open_if_whole(file, "k") is None
+    kept = get_or_create(file, "k", make)
     assert [row.tobytes() for row in kept] == ROWS
     assert kept.about == ABOUT
     assert make.made == 1
@@ -101,14 +101,14 @@ def test_what_is_not_whole_is_made_again(file: Path, damage: str) -> None:
 
 def test_a_whole_file_of_another_key_under_this_name_is_replaced(file: Path) -> None:
     others = [row[::-1] for row in ROWS]
-    assert [row.tobytes() for row in keep(file, "another", Maker(others))] == others
-    assert open_kept(file, "k") is None
+    assert [row.tobytes() for row in get_or_create(file, "another", Maker(others))] == others
+    assert open_if_whole(file, "k") is None
     assert only(file)
 
 
 @pytest.mark.parametrize("damage", ["bit", "cut", "zeros", "swapped"])
 def test_damage_while_it_is_in_use_is_an_error_and_never_another_row(file: Path, damage: str) -> None:
-    kept, whole = keep(file, "k", Maker()), file.read_bytes()
+    kept, whole = get_or_create(file, "k", Maker()), file.read_bytes()
     for seed in range(50):
         draw = random.Random(seed)
         index = draw.randrange(len(ROWS))
@@ -131,10 +131,10 @@ def test_damage_while_it_is_in_use_is_an_error_and_never_another_row(file: Path,
 
 
 def test_a_process_that_starts_afresh_must_find_the_same_rows(file: Path) -> None:
-    kept = keep(file, "k", Maker())
+    kept = get_or_create(file, "k", Maker())
     copies = [pickle.loads(pickle.dumps(kept)) for _ in range(3)]
     assert [row.tobytes() for row in copies[0]] == ROWS
-    keep(file, "another", Maker([row[::-1] for row in ROWS]))
+    get_or_create(file, "another", Maker([row[::-1] for row in ROWS]))
     assert [row.tobytes() for row in kept] == ROWS  # who has it open keeps it
     with pytest.raises(UserError, match="was removed or replaced while it was in use"):
         copies[1][0]
@@ -147,48 +147,48 @@ def test_parts_of_dead_processes_go_and_those_of_living_ones_stay(file: Path) ->
     script = f"""
 import time
 from pathlib import Path
-from anomaly_bench.loading.row_file import keep
+from anomaly_bench.loading.row_file import get_or_create
 def rows():
     yield b"1"
     print("writing", flush=True)
     time.sleep(60)
-keep(Path({str(file.with_name("b.pixels"))!r}), "k", lambda: ({{}}, rows()))
+get_or_create(Path({str(file.with_name("b.pixels"))!r}), "k", lambda: ({{}}, rows()))
 """
     writer = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     try:
         assert writer.stdout
         assert writer.stdout.readline() == "writing\n"
         (part,) = file.parent.glob("*.part")
-        keep(file.with_name("c.pixels"), "k", Maker())
+        get_or_create(file.with_name("c.pixels"), "k", Maker())
         assert part.exists()
     finally:
         writer.kill()
         writer.communicate()
-    keep(file.with_name("d.pixels"), "k", Maker())
+    get_or_create(file.with_name("d.pixels"), "k", Maker())
     assert not part.exists()
 
 
 def test_a_use_is_seen_in_the_time_of_modification(file: Path) -> None:
     os.utime(file, (0, 0))
-    open_kept(file, "k")
+    open_if_whole(file, "k")
     assert file.stat().st_mtime == 0
-    keep(file, "k", Maker())
+    get_or_create(file, "k", Maker())
     assert file.stat().st_mtime > 1e9
 
 
 def test_rows_outlive_their_file(file: Path) -> None:
-    kept = keep(file, "k", Maker())
+    kept = get_or_create(file, "k", Maker())
     file.unlink()
     assert [row.tobytes() for row in kept] == ROWS
 
 
 def test_long_texts_do_not_reach_into_the_rows(tmp_path: Path) -> None:
     about = {"first": "画" * 5000, "network": "\udcff" * 5000, "shapes": [[304, 24, 24]] * 3}
-    kept = keep(tmp_path / "a.features", "k" * 64, lambda: (about, ROWS))
+    kept = get_or_create(tmp_path / "a.features", "k" * 64, lambda: (about, ROWS))
     assert [row.tobytes() for row in kept] == ROWS
     assert kept.about == {"first": "画" * LONGEST, "network": "\udcff" * LONGEST, "shapes": about["shapes"]}
     with pytest.raises(ValueError, match="bytes of header"):
-        keep(tmp_path / "b.features", "k", lambda: ({"shapes": [[304, 24, 24]] * 1000}, ROWS))
+        get_or_create(tmp_path / "b.features", "k", lambda: ({"shapes": [[304, 24, 24]] * 1000}, ROWS))
     assert only(tmp_path / "a.features")
 
 
@@ -201,7 +201,7 @@ def test_an_error_in_the_middle_leaves_nothing_and_what_was_there(file: Path, er
     before = file.read_bytes()
     for path in (file, file.with_name("b.pixels")):
         with pytest.raises(type(error)) as caught:
-            keep(path, "new", lambda: (ABOUT, rows()))
+            get_or_create(path, "new", lambda: (ABOUT, rows()))
         assert caught.value is error
     assert file.read_bytes() == before
     assert only(file)
@@ -210,17 +210,17 @@ def test_an_error_in_the_middle_leaves_nothing_and_what_was_there(file: Path, er
 @pytest.mark.usefixtures("small_files_only")
 def test_a_full_disk(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*: File too large \(another folder: cache_dir="):
-        keep(tmp_path / "a.pixels", "k", Maker([bytes(50_000)] * 3))
+        get_or_create(tmp_path / "a.pixels", "k", Maker([bytes(50_000)] * 3))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*file/c: Not a directory \(another folder: "):
-        keep(tmp_path / "file" / "c" / "a.pixels", "k", Maker())
+        get_or_create(tmp_path / "file" / "c" / "a.pixels", "k", Maker())
     (tmp_path / "a.pixels").mkdir()
     with pytest.raises(UserError, match=r"^cache_dir: cannot write to .*: Is a directory"):
-        keep(tmp_path / "a.pixels", "k", Maker())
+        get_or_create(tmp_path / "a.pixels", "k", Maker())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.pixels", "file"]
 
 
@@ -233,7 +233,7 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
         both.wait()  # none has put its file in place yet
 
     with ThreadPoolExecutor(2) as pool:
-        kept = list(pool.map(lambda _: keep(tmp_path / "a.pixels", "k", lambda: (ABOUT, rows())), range(2)))
+        kept = list(pool.map(lambda _: get_or_create(tmp_path / "a.pixels", "k", lambda: (ABOUT, rows())), range(2)))
     assert [[row.tobytes() for row in k] for k in kept] == [ROWS, ROWS]
     assert only(tmp_path / "a.pixels")
 
@@ -241,8 +241,8 @@ def test_two_writers_at_once(tmp_path: Path) -> None:
 def test_neither_writing_nor_checking_holds_more_than_a_row_in_memory(tmp_path: Path) -> None:
     tracemalloc.start()
     try:
-        kept = keep(tmp_path / "a.pixels", "k", lambda: (ABOUT, (bytes([i]) * 2**20 for i in range(32))))
-        assert open_kept(tmp_path / "a.pixels", "k") is not None
+        kept = get_or_create(tmp_path / "a.pixels", "k", lambda: (ABOUT, (bytes([i]) * 2**20 for i in range(32))))
+        assert open_if_whole(tmp_path / "a.pixels", "k") is not None
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

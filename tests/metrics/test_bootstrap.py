@@ -7,11 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anomaly_bench.metrics import bootstrap, image_metrics, pixel_metrics
-from anomaly_bench.metrics.bootstrap import draws, image_intervals, pixel_intervals
-from anomaly_bench.metrics.pixel import checked_limits, exact
+from anomaly_bench.metrics.bootstrap import draw_weights, image_intervals, pixel_intervals
+from anomaly_bench.metrics.inputs import check_limits
+from anomaly_bench.metrics.pixel import pixel_metrics_and_curve
 
 pytestmark = pytest.mark.filterwarnings("ignore::anomaly_bench.metrics.UndefinedMetricWarning")
-LIMITS = checked_limits((0.3, 0.05, 1.0))
+LIMITS = check_limits((0.3, 0.05, 1.0))
 
 
 def example(seed=0, n=12, size=32, decimals=9):
@@ -27,7 +28,7 @@ def example(seed=0, n=12, size=32, decimals=9):
 
 def intervals(maps, masks, **options):
     """Pixel intervals and the values that they belong to."""
-    values, curve = exact(maps, masks, LIMITS, 1)
+    values, curve = pixel_metrics_and_curve(maps, masks, LIMITS, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         return pixel_intervals(maps, masks, values, curve, LIMITS, **options), values
@@ -35,7 +36,7 @@ def intervals(maps, masks, **options):
 
 def resampled(strata, resamples, seed):
     """The bootstrap spelled out: lists of image numbers, an image as often as it is drawn."""
-    drawn = zip(*draws([len(s) for s in strata], resamples, seed, rows=64), strict=True)
+    drawn = zip(*draw_weights([len(s) for s in strata], resamples, seed, rows=64), strict=True)
     for weights in zip(*map(np.concatenate, drawn), strict=True):
         yield np.concatenate([np.repeat(s, w.astype(int)) for s, w in zip(strata, weights, strict=True)])
 
@@ -53,7 +54,7 @@ def assert_close(found, expected, tolerance):
 
 
 def test_draws():
-    bad, good = (np.concatenate(w) for w in zip(*draws((5, 5), 200, seed=1, rows=64), strict=True))
+    bad, good = (np.concatenate(w) for w in zip(*draw_weights((5, 5), 200, seed=1, rows=64), strict=True))
     assert bad.shape == (200, 5)
     assert good.shape == (200, 5)
     assert set(bad.sum(1)) == {5}
@@ -64,9 +65,9 @@ def test_draws():
 
 
 def test_draws_depend_on_the_seed_only():
-    whole = [np.concatenate(w) for w in zip(*draws((5, 3), 20, seed=1, rows=64), strict=True)]
-    parts = [np.concatenate(w) for w in zip(*draws((5, 3), 20, seed=1, rows=3), strict=True)]
-    other = [np.concatenate(w) for w in zip(*draws((5, 3), 20, seed=2, rows=64), strict=True)]
+    whole = [np.concatenate(w) for w in zip(*draw_weights((5, 3), 20, seed=1, rows=64), strict=True)]
+    parts = [np.concatenate(w) for w in zip(*draw_weights((5, 3), 20, seed=1, rows=3), strict=True)]
+    other = [np.concatenate(w) for w in zip(*draw_weights((5, 3), 20, seed=2, rows=64), strict=True)]
     for i in range(2):
         np.testing.assert_array_equal(whole[i], parts[i])
         assert not np.array_equal(whole[i], other[i])
@@ -114,12 +115,12 @@ def test_images_of_one_pixel(images):
 @pytest.mark.parametrize("shift", [0, 3])
 def test_lines_between_thresholds_change_little(seed, shift):
     maps, masks = example(seed, n=20, size=64)
-    values, curve = exact(maps + masks * np.float32(shift), masks, LIMITS, 1)
-    thresholds = bootstrap.chosen(curve)
+    values, curve = pixel_metrics_and_curve(maps + masks * np.float32(shift), masks, LIMITS, 1)
+    thresholds = bootstrap.choose_thresholds(curve)
     assert len(thresholds) <= bootstrap.THRESHOLDS < len(curve.thresholds)
     assert thresholds[[0, -1]].tolist() == curve.thresholds[[-1, 0]].tolist()
     seen = bootstrap.histograms(maps + masks * np.float32(shift), masks, thresholds, lambda items, _: items)
-    binned = bootstrap.resampled(seen, np.ones((1, len(seen.bad))), np.ones((1, len(seen.good))), LIMITS)
+    binned = bootstrap.weighted_metrics(seen, np.ones((1, len(seen.anomalous))), np.ones((1, len(seen.normal))), LIMITS)
     for name, value in values.items():
         assert binned[name][0] == pytest.approx(value, rel=0, abs=1e-3), name
 
@@ -198,7 +199,7 @@ def test_images_of_different_sizes_and_one_read_of_each():
 
     maps, masks = example(decimals=1)
     maps, masks = ([x[: 8 + 2 * i, i:] for i, x in enumerate(stack)] for stack in (maps, masks))
-    values, curve = exact(maps, masks, LIMITS, 1)
+    values, curve = pixel_metrics_and_curve(maps, masks, LIMITS, 1)
     read, shown = [], []
     track = lambda items, description: shown.append(description) or items  # noqa: E731
     found = pixel_intervals(Once(maps), masks, values, curve, LIMITS, resamples=1, seed=3, track=track)

@@ -7,7 +7,7 @@ import pytest
 
 from anomaly_bench.metrics import StreamingPixelMetrics, image_metrics, pixel_metrics
 from anomaly_bench.metrics.curves import POINTS, curves, image_roc
-from anomaly_bench.metrics.pixel import exact
+from anomaly_bench.metrics.pixel import pixel_metrics_and_curve
 
 
 def area(points, width=1.0):
@@ -67,7 +67,7 @@ def test_a_perfect_curve_needs_three_points():
 @pytest.mark.parametrize("decimals", [None, 1])
 def test_pixel_curves_have_the_areas_of_the_metrics(decimals):
     maps, masks = maps_and_masks(decimals=decimals)
-    values, curve = exact(maps, masks, {"aupro_0.3": 0.3}, threads=1)
+    values, curve = pixel_metrics_and_curve(maps, masks, {"aupro_0.3": 0.3}, threads=1)
     found = curves(*images(6), curve)
     assert max(len(points["x"]) for points in found.values()) <= POINTS
     assert area(found["pixel_roc"]) == pytest.approx(values["pixel_auroc"], abs=5e-3)
@@ -78,7 +78,7 @@ def test_pixel_curves_have_the_areas_of_the_metrics(decimals):
 def test_overlap_is_the_mean_over_regions():
     maps, masks = maps_and_masks(decimals=1)
     regions = [(1, np.s_[3:9, 4:12]), (2, np.s_[3:9, 4:12]), (3, np.s_[3:9, 4:12]), (2, np.s_[15:20, 15:20])]
-    curve = exact(maps, masks, {}, threads=1)[1]
+    curve = pixel_metrics_and_curve(maps, masks, {}, threads=1)[1]
     for threshold, overlap in zip(curve.thresholds, curve.overlap, strict=True):
         expected = np.mean([np.mean(maps[i][box] >= threshold) for i, box in regions])
         assert overlap == pytest.approx(expected)
@@ -88,7 +88,7 @@ def test_streamed_curves_are_nearly_the_same():
     maps, masks = maps_and_masks()
     state = StreamingPixelMetrics()
     state.update(maps, masks)
-    theirs = curves(*images(6), exact(maps, masks, {}, threads=1)[1])
+    theirs = curves(*images(6), pixel_metrics_and_curve(maps, masks, {}, threads=1)[1])
     for name, points in curves(*images(6), state.curve()).items():
         np.testing.assert_allclose(points["x"], theirs[name]["x"], atol=1e-4)
         np.testing.assert_allclose(points["y"], theirs[name]["y"], atol=1e-4)

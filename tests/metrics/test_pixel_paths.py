@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from test_pixel_metrics import LIMITS, example, images
 
 from anomaly_bench.metrics import UndefinedMetricWarning, image_metrics, pixel, pixel_metrics
+from anomaly_bench.metrics import aupimo as aupimo_module
 from tests.references import metrics as slow
 
 pytestmark = [pytest.mark.filterwarnings("ignore:pro_per_image"), pytest.mark.filterwarnings("ignore:aupimo")]
@@ -19,7 +20,7 @@ pytestmark = [pytest.mark.filterwarnings("ignore:pro_per_image"), pytest.mark.fi
 def counts(maps, masks, **options):
     """The integers that all values come from, as text."""
     limits = {f"aupro_{limit:g}": limit for limit in LIMITS}
-    values, curve = pixel.exact(maps, masks, limits, **{"threads": 1, **options})
+    values, curve = pixel.pixel_metrics_and_curve(maps, masks, limits, **{"threads": 1, **options})
     if curve is None:
         return str(values)
     return str(values), [(c.tolist() if isinstance(c, np.ndarray) else c) for c in curve[1:]]
@@ -107,7 +108,7 @@ def test_aupimo(pairs, rates):
     if all(defective) or not any(defective):
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixel, "AUPIMO_FPR", rates)
+        patch.setattr(aupimo_module, "FPR_RANGE", rates)
         value = pixel_metrics(maps, masks)["aupimo"]
     assert value == pytest.approx(slow.aupimo([m.tolist() for m in maps], masks, *rates), rel=0, abs=1e-13)
 

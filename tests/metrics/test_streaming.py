@@ -12,6 +12,7 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 
 from anomaly_bench.metrics import UndefinedMetricWarning, pixel, pixel_metrics, streaming
+from anomaly_bench.metrics import aupimo as aupimo_module
 from anomaly_bench.metrics.streaming import StreamingPixelMetrics
 from tests.references import metrics as slow
 
@@ -46,8 +47,7 @@ class Coarsest(StreamingPixelMetrics):
 @pytest.fixture
 def wide_rates():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pixel, "AUPIMO_FPR", RATES)
-        patch.setattr(streaming, "AUPIMO_FPR", RATES)
+        patch.setattr(aupimo_module, "FPR_RANGE", RATES)
         yield
 
 
@@ -105,7 +105,7 @@ def images(draw):
 @given(pairs=st.lists(images(), min_size=1, max_size=4), kind=st.sampled_from([Coarse, Coarsest]))
 def test_rational_arithmetic(pairs, kind):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streaming, "AUPIMO_FPR", RATES)
+        patch.setattr(aupimo_module, "FPR_RANGE", RATES)
         values = streamed(*zip(*pairs, strict=True), kind).compute()
     maps, masks = ([image.tolist() for image in images] for images in zip(*pairs, strict=True))
     normal, found = slow.split(maps, masks)
@@ -176,7 +176,7 @@ def test_few_scores_are_not_rounded(dtype):
     metrics = streamed(maps, masks)
     errors, bounds = errors_and_bounds(metrics.compute(), pixel_metrics(maps, masks, LIMITS))
     assert max(*errors, *bounds) < 1e-10
-    expected = pixel.exact(maps, masks, {}, threads=1)[1]
+    expected = pixel.pixel_metrics_and_curve(maps, masks, {}, threads=1)[1]
     for name, ours in metrics.curve()._asdict().items():
         inexact = 1e-10 if name == "overlap" else 0  # a region's weight is rounded
         np.testing.assert_allclose(ours, getattr(expected, name), rtol=0, atol=inexact)
