@@ -51,8 +51,10 @@ def write(path: Path, content: dict[str, Any]) -> None:
 
     Raises UserError where it cannot be written, or holds what `read` would refuse.
     """
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with new_file(path) as file:
+        partial.unlink(missing_ok=True)  # of a killed attempt
+        with new_file(path, partial) as file:
             _fill(file, content)
             written = Path(file.name)
             verify(written)
