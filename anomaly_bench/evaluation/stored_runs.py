@@ -56,7 +56,7 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         folder, m = stored.folder, measure_run(stored, options)
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
-            folder.remeasured(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
+            folder.replace_metrics(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
         found[str(folder.path)] = m
         if not options.json:
             show(folder)

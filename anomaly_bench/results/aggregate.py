@@ -177,10 +177,11 @@ def _published_columns(dataset: str, metric: str, names: Sequence[str], runs: Se
                 if figure.metric == metric:
                     found[figure.variant][name] = figure
     return [
-        Column(variant, [_published_cell(figures.get(name)) for name in lines], tuple(figures.values()))
+        Column(variant, [published_cell(figures.get(name)) for name in lines], tuple(figures.values()))
         for variant, figures in found.items()
     ]
 
 
-def _published_cell(figure: Published | None) -> Cell | None:
+def published_cell(figure: Published | None) -> Cell | None:
+    """Return a published figure with its confidence: `0.970 (unverified)`."""
     return Cell(figure.value, note=figure.confidence, ours=False) if figure else None

@@ -8,12 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 from anomaly_bench.files import csv_text, write_text
-from anomaly_bench.results.aggregate import as_published, four
+from anomaly_bench.results.aggregate import four, published_cell
 from anomaly_bench.results.latex import latex_file, latex_table
-from anomaly_bench.results.published import Published
 from anomaly_bench.results.reproduction import LEAST, Line, Versus
 from anomaly_bench.results.seed_means import SeedMean
-from anomaly_bench.results.text import ABSENT, Grid, markdown_table
+from anomaly_bench.results.text import ABSENT, Grid, cell_text, markdown_table
 
 FIELDS = (
     *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source"),
@@ -88,12 +87,12 @@ def line_cells(line: Line) -> list[str]:
     compared = [ABSENT] * 3
     if line.inside is not None:
         compared = [f"{line.delta:+.4f}", f"{line.tolerance:.4f}", "inside" if line.inside else "outside"]
-    return [line.category.replace("_", " "), quote(line.published), with_deviation(line.ours), *compared]
-
-
-def quote(figure: Published | None) -> str:
-    """Return a published figure with its confidence: `0.970 (unverified)`."""
-    return f"{as_published(figure.value)} ({figure.confidence})" if figure else ABSENT
+    return [
+        line.category.replace("_", " "),
+        cell_text(published_cell(line.published)),
+        with_deviation(line.ours),
+        *compared,
+    ]
 
 
 def with_deviation(ours: SeedMean) -> str:
@@ -110,7 +109,7 @@ def overview(tables: Sequence[Versus]) -> list[list[str]]:
     lines = [["experiment", "table", "published", "ours", "cells"]]
     for table in tables:
         shown = next((line for line in table.lines if line.category == "mean"), table.lines[-1])
-        published, ours = quote(shown.published), with_deviation(shown.ours)
+        published, ours = cell_text(published_cell(shown.published)), with_deviation(shown.ours)
         lines.append([table.request.experiment, table.name, published, ours, table.summary()])
     return lines
 

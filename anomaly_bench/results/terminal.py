@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from anomaly_bench.console import new_table, print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.results import text
-from anomaly_bench.results.aggregate import MAIN, Table, as_published, at_most, four, in_order, short
+from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order, published_cell, short
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
 from anomaly_bench.results.published import Published, published
@@ -88,13 +88,11 @@ def _interval(interval: tuple[float, float] | None) -> str:
     return text.ABSENT if interval is None or math.isnan(interval[0]) else "{:.4f} – {:.4f}".format(*interval)
 
 
-def _quote(figure: Published | None) -> str | Text:
+def _quote(figure: Published | None) -> Text:
     from rich.text import Text
 
-    if figure is None:
-        return text.ABSENT
-    style = "yellow" if figure.confidence == "unverified" else ""
-    return Text(f"{as_published(figure.value)} ({figure.confidence})", style=style)
+    style = "yellow" if figure and figure.confidence == "unverified" else ""
+    return Text(text.cell_text(published_cell(figure)), style=style)
 
 
 def _title(manifest: Mapping[str, Any]) -> str:

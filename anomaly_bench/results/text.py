@@ -33,12 +33,16 @@ class Grid(NamedTuple):
     rule: int | None = None  # the line, counted from 0, above which a rule is drawn
 
 
+def cell_text(cell: Cell | None) -> str:
+    """Return a cell as text, a dash where there is none."""
+    return ABSENT if cell is None else str(cell)
+
+
 def table_grid(table: Table) -> Grid:
     """Return a table as text, a line for each category."""
     cells = [["category", *(column.head for column in table.columns)]]
     for i, name in enumerate(table.lines):
-        values = (column.cells[i] for column in table.columns)
-        cells.append([name, *(ABSENT if value is None else str(value) for value in values)])
+        cells.append([name, *(cell_text(column.cells[i]) for column in table.columns)])
     return Grid(cells, "l" + "r" * len(table.columns), table.mean_line)
 
 

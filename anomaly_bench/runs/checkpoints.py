@@ -121,7 +121,7 @@ def verify(path: Path) -> None:
         raise DamagedCheckpoint("does not fit its checksum")
 
 
-def usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
+def find_usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the checkpoint that a training can go on from, `path` or the one before it, and its content, or None.
 
     Warns of each that cannot be used.  A damaged one is renamed to DAMAGED, so that the next one that is written does

@@ -20,7 +20,7 @@ from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs.callbacks import Checkpoint, Curve, StepLimit, frozen, last_seconds, quiet
-from anomaly_bench.runs.checkpoints import CheckedIO, DamagedCheckpoint, read, usable, write
+from anomaly_bench.runs.checkpoints import CheckedIO, DamagedCheckpoint, find_usable, read, write
 
 log = logging.getLogger("anomaly_bench")
 
@@ -83,7 +83,7 @@ def checkpoint_path(folder: Path, stage: Stage) -> Path:
 
 def resume_from(last: Path, module: LightningModule) -> Path | None:
     """Return the checkpoint that a training goes on from, if there is one.  Raises UserError for another method's."""
-    if (found := usable(last)) is None:
+    if (found := find_usable(last)) is None:
         return None
     path, content = found
     require_weights_of(module, content["state_dict"], path)

@@ -178,7 +178,7 @@ class RunFolder:
         for folder in (self.path / "checkpoints", self.replaced):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def remeasured(self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any]) -> None:
+    def replace_metrics(self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any]) -> None:
         """Replace a finished run's metrics and curves.  Other result files are taken from now on as they are.
 
         Where this is cut short, the run is shown as damaged until it is measured once more.

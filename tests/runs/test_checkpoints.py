@@ -25,7 +25,7 @@ from small_runs import TOY, Noted, Train, curve, equal, make_images
 from anomaly_bench import config
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs import checkpoints
-from anomaly_bench.runs.checkpoints import MARK, TRAINING, DamagedCheckpoint, previous, read, usable, write
+from anomaly_bench.runs.checkpoints import MARK, TRAINING, DamagedCheckpoint, find_usable, previous, read, write
 from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.runner import run
 
@@ -108,7 +108,7 @@ def value(path: Path) -> float:
 
 def test_what_is_written_is_read_and_the_one_before_stays(both: Path) -> None:
     assert (value(both), value(previous(both))) == (2, 1)
-    found = usable(both)
+    found = find_usable(both)
     assert found is not None
     assert found[0] == both
     assert found[1].keys() == state(2).keys()
@@ -123,7 +123,7 @@ def test_the_one_before_is_taken_and_it_is_said(
 ) -> None:
     harm(both, damage, tmp_path / "ran")
     with caplog.at_level("WARNING", logger="anomaly_bench"):
-        found = usable(both)
+        found = find_usable(both)
     assert found is not None
     assert found[0] == previous(both)
     (line,) = caplog.messages
@@ -137,17 +137,17 @@ def test_two_bad_ones_are_none(both: Path, caplog: pytest.LogCaptureFixture) -> 
     both.write_bytes(b"")
     previous(both).write_bytes(b"x")
     with caplog.at_level("WARNING", logger="anomaly_bench"):
-        assert usable(both) is None
+        assert find_usable(both) is None
     assert len(caplog.messages) == 3
     assert "starts anew" in caplog.messages[-1]
-    assert usable(both) is None
+    assert find_usable(both) is None
 
 
 def test_one_that_cannot_be_read_now_is_not_called_damaged(both: Path) -> None:
     both.unlink()
     both.mkdir()
     with pytest.raises(UserError, match="cannot be read: Is a directory"):
-        usable(both)
+        find_usable(both)
     assert value(previous(both)) == 1
 
 

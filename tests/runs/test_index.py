@@ -160,7 +160,7 @@ def test_runs_that_are_gone_leave_the_index(three: list[RunFolder], tmp_path: Pa
 
 def test_listing_keeps_what_only_the_report_reads(three: list[RunFolder], tmp_path: Path) -> None:
     collect(tmp_path)
-    three[0].remeasured({"image_auroc": 0.25}, {}, {})
+    three[0].replace_metrics({"image_auroc": 0.25}, {}, {})
     assert "image_auroc 0.2500" in listed(tmp_path)[0]
     assert [key for key in kept(tmp_path) if key.endswith("config.yaml")] != []
     assert collect(tmp_path).rows[0].metrics == {"image_auroc": 0.25}
