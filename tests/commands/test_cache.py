@@ -146,9 +146,10 @@ def test_sizes_are_added(tmp_path: Path, capsys: Capsys) -> None:
 def test_damaged_rows_are_seen_by_size_and_header_and_removed(kind: str, cache: Path) -> None:
     (whole,) = [entry.path for entry in find(cache) if entry.kind == kind and not entry.state]
     content = whole.read_bytes()
+    before = {entry.path for entry in find(cache) if entry.state == "damaged"}  # of another format
     for damaged in (content[:-1], content + b"\0", content[:300], content.replace(b"x/0.png", b"x/1.png")):
         whole.write_bytes(damaged)
-        assert [entry.path for entry in find(cache) if entry.state == "damaged"] == [whole]
+        assert {entry.path for entry in find(cache) if entry.state == "damaged"} - before == {whole}
     assert run_verb(["data", "cache", "clear", kind]) == 0
     assert not whole.exists()
 
@@ -156,7 +157,7 @@ def test_damaged_rows_are_seen_by_size_and_header_and_removed(kind: str, cache: 
 def test_a_damaged_teacher(cache: Path) -> None:
     (teacher,) = (cache / name for name in TEACHER)
     teacher.write_bytes(teacher.read_bytes()[:-1])
-    assert [entry.path for entry in find(cache) if entry.state == "damaged"] == [teacher]
+    assert teacher in [entry.path for entry in find(cache) if entry.state == "damaged"]
     assert run_verb(["data", "cache", "clear", "teachers"]) == 0
     assert names(cache) & TEACHER == set()
     assert names(cache) >= MINE
