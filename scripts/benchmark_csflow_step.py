@@ -10,7 +10,6 @@ does not depend on them.  Then a whole training on generated images, in which th
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -20,9 +19,9 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pages
 import timm
 import torch
-from pages import provenance, write
 from safetensors.torch import save_file
 from torch.nn.utils import clip_grad_norm_
 
@@ -118,12 +117,9 @@ def whole_training() -> dict[str, tuple[float, float]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = pages.parser(__doc__, PAGE, repeat=3)
     parser.add_argument("--image-size", type=int, default=768)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     phases, seconds = whole_training(), parts(args.image_size, args.batch, args.repeat)
@@ -149,10 +145,10 @@ A whole training (`{" ".join(SMALL)}`, random weights), CPU seconds in the backb
 |---|---:|---:|
 {profile}
 
-{provenance("torch", "timm")}"""
+{pages.provenance("torch", "timm")}"""
     sys.stdout.write(text)
     if args.write:
-        write(PAGE, text)
+        pages.write(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -12,15 +12,15 @@ speed does not depend on them.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
+from argparse import Namespace
 from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 
+import pages
 import torch
-from pages import provenance, write
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -107,11 +107,8 @@ def measure(p: int, stride: int, backward: bool, size: int, repeat: int) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = pages.parser(__doc__, PAGE, repeat=3)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=3)
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     lines = [HEADER, "|" + "---|" * (HEADER.count("|") - 1)]
@@ -134,7 +131,7 @@ def main() -> None:
         write_page("\n".join(lines), total, args)
 
 
-def write_page(table: str, total: str, args: argparse.Namespace) -> None:
+def write_page(table: str, total: str, args: Namespace) -> None:
     text = f"""# Dense patch networks on the CPU
 
 Written by `scripts/benchmark_dense.py`, which says what is compared.  One image of {args.size} x {args.size} pixels,
@@ -149,8 +146,8 @@ warm up.  Patch by patch is extrapolated from one batch of {SAMPLE} patches.  "t
 ours.  "(operations)": the same ratio counted in multiplications and additions, which is what a dense form can save; the
 rest is memory and cache.  "largest difference": between the dense forms, float32.
 
-{provenance("torch")}"""
-    write(PAGE, text)
+{pages.provenance("torch")}"""
+    pages.write(PAGE, text)
 
 
 if __name__ == "__main__":

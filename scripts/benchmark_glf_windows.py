@@ -9,21 +9,20 @@ for each hole only what the hole can reach.  Random weights: the speed does not 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pages
 import torch
-from pages import provenance, write
 from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_bench.config import build, compose, validate
 from anomaly_bench.methods.glancing_at_the_patch import GlancingAtThePatch, inconsistency
-from anomaly_bench.nets.windows import cut, holes
+from anomaly_bench.nets.windows import crop, hole_masks
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "glf_windows.md"
 
@@ -36,7 +35,7 @@ def one_by_one(glf: GlancingAtThePatch, image: Tensor) -> Tensor:
     for top in glf.places:
         for left in glf.places:
             corner = torch.tensor([top]), torch.tensor([left])
-            z_l, z_g = glf.local(cut(wider, *corner, p)), glf.global_net(image, holes(image, *corner, p))
+            z_l, z_g = glf.local(crop(wider, *corner, p)), glf.global_net(image, hole_masks(image, *corner, p))
             scores.append(torch.cat([inconsistency(z_l, z_g), 1 - glf.dad(z_l, z_g).sigmoid()]))
     return torch.stack(scores, 1)
 
@@ -48,11 +47,7 @@ def cpu_seconds(work: Callable[[], object]) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
-    args = parser.parse_args()
+    args = pages.parser(__doc__, PAGE, repeat=5).parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     glf: GlancingAtThePatch = build("method", validate(compose(["method=glf", "dataset=mtd"])).method)
@@ -78,10 +73,10 @@ of {glf.patch_size} pixels on {glf.image_size} x {glf.image_size}, {args.threads
 **{alone / together:.1f} times** less; the largest difference between the scores is {difference:.0e}.  Median of
 {args.repeat}, both taking turns in one process after one turn to warm up.
 
-{provenance("torch")}"""
+{pages.provenance("torch")}"""
     sys.stdout.write(text)
     if args.write:
-        write(PAGE, text)
+        pages.write(PAGE, text)
 
 
 if __name__ == "__main__":

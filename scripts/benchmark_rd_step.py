@@ -10,7 +10,6 @@ one step of each to warm up.  Weights are random, the speed does not depend on t
 
 from __future__ import annotations
 
-import argparse
 import copy
 import statistics
 import time
@@ -18,9 +17,9 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import pages
 import timm
 import torch
-from pages import provenance, write
 from torch import Tensor
 
 from anomaly_bench.config import build, compose, validate
@@ -86,13 +85,10 @@ def spread(seconds: list[float]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = pages.parser(__doc__, PAGE, repeat=5)
     parser.add_argument("--backbone", nargs="+", default=["wide_resnet50_2", "resnet18"])
     parser.add_argument("--image-size", type=int, default=256)
     parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     warnings.filterwarnings("ignore", ".*self.trainer. reference is not registered.*")
@@ -121,8 +117,8 @@ same: after all steps both students are compared, batch norm statistics included
 CPU seconds (user and system) of a step: median (lowest-highest) of {repeat}, both sides alternating in one process
 after one step of each to warm up.  Random weights; the speed does not depend on them.
 
-{provenance("torch", "timm")}"""
-    write(PAGE, text)
+{pages.provenance("torch", "timm")}"""
+    pages.write(PAGE, text)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The pages of benchmarks: where they go, and what each ends with."""
+"""What benchmarks share: options of the command line, and the end of a page."""
 
 from __future__ import annotations
 
+import argparse
 import platform
 import shlex
 import sys
@@ -22,7 +23,17 @@ def provenance(*packages: str) -> str:
 """
 
 
+def parser(description: str | None, page: Path, repeat: int) -> argparse.ArgumentParser:
+    """The command line of a benchmark: threads, repeat (a default), write (to `page`), and what the caller adds."""
+    made = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    made.add_argument("--threads", type=int, default=1)
+    made.add_argument("--repeat", type=int, default=repeat)
+    made.add_argument("--write", action="store_true", help=f"also write {page.relative_to(page.parents[2])}")
+    return made
+
+
 def write(page: Path, text: str) -> None:
+    """Write a page and say where."""
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(text, encoding="utf-8")
     print(f"wrote {page}")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Trainer
 from safetensors.torch import load_file, save_file
+from small_training import fit
 
 from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.cs_flow import CSFlow, Maps, negative_log_likelihood
@@ -23,12 +23,7 @@ quiet = pytest.mark.filterwarnings(
 def train(csflow: CSFlow, data: NormalLoaders) -> torch.optim.Optimizer:
     """The one stage; what it was trained with."""
     (stage,) = csflow.stages(data)
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, **stage.trainer,
-    )  # fmt: skip
-    trainer.fit(stage.module, stage.loader)
-    (optimiser,) = trainer.optimizers
+    (optimiser,) = fit(stage).optimizers
     return optimiser
 
 

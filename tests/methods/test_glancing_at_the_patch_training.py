@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
+from small_training import fit
 from torch import Tensor
 
 from anomaly_bench.contracts import Stage
@@ -41,13 +41,9 @@ quiet = pytest.mark.filterwarnings(
 Weights = dict[str, Tensor]
 
 
-def fit(stage: Stage) -> torch.optim.Optimizer:
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, **stage.trainer,
-    )  # fmt: skip
-    trainer.fit(stage.module, stage.loader)
-    (optimiser,) = trainer.optimizers
+def optimiser_of(stage: Stage) -> torch.optim.Optimizer:
+    """The optimiser that a stage was trained with."""
+    (optimiser,) = fit(stage).optimizers
     return optimiser
 
 
@@ -182,7 +178,7 @@ def test_a_local_network_without_a_decoder_cannot_keep_it(tmp_path: Path, weight
 def test_without_a_tuning_the_local_network_stays_as_it_is_shipped(tmp_path: Path) -> None:
     glf = method()
     (stage,) = glf.stages(normal_data(tmp_path))
-    optimiser = fit(stage)
+    optimiser = optimiser_of(stage)
     assert same(glf.local.net.state_dict(), shipped(glf)) == {True}
     assert all(p.grad is None and not p.requires_grad for p in glf.local.parameters())
     learned = {id(p) for group in optimiser.param_groups for p in group["params"]}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
 from safetensors.torch import save_file
+from small_training import fit
 from torch import Tensor
 
 from anomaly_bench.methods.reverse_distillation import (
@@ -42,11 +42,7 @@ def train(rd: ReverseDistillation, batches: list[Tensor]) -> Normal:
     """All stages of the method, one step for each batch."""
     data = Normal(batches)
     for stage in rd.stages(data):
-        trainer = Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, **stage.trainer,
-        )  # fmt: skip
-        trainer.fit(stage.module, stage.loader)
+        fit(stage)
     return data
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pytorch_lightning import Trainer
+from small_training import fit
 from torch import Tensor, nn
 
 from anomaly_bench.methods.uninformed_students import EPS, PatchScale, StudentTraining, UninformedStudents, moments
@@ -36,11 +36,7 @@ def train(us: UninformedStudents, data: Normal) -> list[str]:
     """All stages; their names."""
     names = []
     for stage in us.stages(data):
-        trainer = Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, **stage.trainer,
-        )  # fmt: skip
-        trainer.fit(stage.module, stage.loader)
+        fit(stage)
         names.append(stage.name)
     return names
 

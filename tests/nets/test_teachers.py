@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pytorch_lightning import Trainer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from small_training import fit
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets import teachers as module
@@ -247,11 +247,7 @@ def test_the_stage_takes_the_stated_steps(photos: Path, source: Source, monkeypa
     stage = source(images=photos, steps=5).stage(net)
     assert stage.name == "teacher_p17"
     assert [batch[0].shape for batch in stage.loader] == 2 * [(3, 3, 17, 17)]
-    trainer = Trainer(
-        accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, **stage.trainer,
-    )  # fmt: skip
-    trainer.fit(stage.module, stage.loader)
+    trainer = fit(stage)
     assert trainer.global_step == 5  # not 6, three epochs of two
     assert trainer.current_epoch == 3
     assert not any(torch.equal(a, b) for a, b in zip(net.parameters(), network().parameters(), strict=True))
