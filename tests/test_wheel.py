@@ -50,11 +50,13 @@ def test_the_wheel_holds_every_module_yaml_and_table_and_nothing_else(wheel: Pat
     assert {"anomaly_bench/commands/main.py", "anomaly_bench/results/published.csv"} <= names
     assert {"anomaly_bench/conf/config.yaml", "anomaly_bench/conf/method/rd.yaml"} <= yamls
     teachers = {f"anomaly_bench/nets/teachers/p{size}.{end}" for size in (17, 33) for end in ("safetensors", "md")}
+    templates = {f.relative_to(ROOT).as_posix() for f in (ROOT / "anomaly_bench").rglob("templates/*.html")}
+    assert "anomaly_bench/html_report/templates/index.html" in templates
     report = {
         f"anomaly_bench/{name}"
         for name in ("results/published.csv", "html_report/static/report.css", "html_report/static/report.js")
     }
-    assert names == modules | yamls | teachers | report
+    assert names == modules | yamls | teachers | templates | report
 
 
 def installed_bench(installed: Path, cwd: Path, *words: str) -> str:

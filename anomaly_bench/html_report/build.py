@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
+from functools import cache
 from importlib.resources import files
-from itertools import groupby
-from operator import methodcaller
 from pathlib import Path
+from typing import Any
 
-from anomaly_bench.files import write_atomic
-from anomaly_bench.html_report import overview
-from anomaly_bench.html_report.category import curves_section, histograms_section, training_section
-from anomaly_bench.html_report.evidence import Run, opened
-from anomaly_bench.html_report.gallery import gallery, gallery_section, script
-from anomaly_bench.html_report.markup import Markup, el, file_name, page
-from anomaly_bench.html_report.provenance import protocol_section, provenance_section
-from anomaly_bench.html_report.result_tables import settings_table
-from anomaly_bench.results.aggregate import Table, summarise
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from anomaly_bench import __version__
+from anomaly_bench.files import write_text
+from anomaly_bench.html_report.charts import tick_label
+from anomaly_bench.html_report.gallery import MOST, gallery, script
+from anomaly_bench.html_report.pages import DatasetResults, category_page, index_page, protocol_lines
+from anomaly_bench.html_report.run_data import by_setting, file_name, joined, runs_by_category
+from anomaly_bench.html_report.tables import COSTS, short_number
+from anomaly_bench.html_report.thumbnails import colour_steps
+from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.text import ABSENT, PUBLISHED_NOTE
 
 STATIC = ("report.css", "report.js")
 WORKERS = 2
@@ -30,71 +33,67 @@ WORKERS = 2
 def write_html(
     collected: Collected, tables: Sequence[Table], compared: Sequence[Comparison], notes: Sequence[str], target: Path
 ) -> Path:
-    """target/index.html and what it needs: pages/, data/, static/, pictures/.  Returns index.html.
+    """Write target/index.html and what it needs: pages/, data/, static/, pictures/.  Returns index.html.
 
-    Nothing in it asks a network or a server.  tables, compared, notes: as `summarise`, `comparisons` and `skipped` give
-    them.  Pictures that are there already are kept; pages and pictures of runs that are no more are removed.
+    Nothing in it needs a network or a server.  tables, compared, notes: as `summarise`, `compare_settings` and
+    `skipped` return them.  Pictures that are there already are kept; pages and pictures of runs that are gone are
+    removed.
     """
-    runs, earlier = opened(collected.rows), (target / "static" / STATIC[0]).exists()
-    written = {f"static/{name}" for name in STATIC}
+    earlier = (target / "static" / STATIC[0]).exists()
     for name in STATIC:
-        _write(target / "static" / name, (files("anomaly_bench.html_report") / "static" / name).read_text("utf-8"))
-    by_dataset = {dataset: list(group) for dataset, group in groupby(tables, key=lambda table: table.dataset)}
+        write_text(target / "static" / name, (files("anomaly_bench.html_report") / "static" / name).read_text("utf-8"))
+    datasets = [
+        DatasetResults(name, runs, [t for t in tables if t.dataset == name], [c for c in compared if c.dataset == name])
+        for name, runs in runs_by_category(collected.rows).items()
+    ]
+    written = {f"pages/{dataset.slug}.html" for dataset in datasets}
     with ThreadPoolExecutor(WORKERS) as pool:
-        for dataset, of in by_dataset.items():
-            found = {category: own for (owner, category), own in runs.items() if owner == dataset}
-            pages = {category: f"{file_name(dataset, category)}.html" for category in found}
-            content = overview.dataset_content(of, found, pages, [c for c in compared if c.dataset == dataset])
-            name = f"pages/{file_name(dataset)}.html"
-            _write(target / name, page(dataset, content, top="../", here=_crumbs(dataset)))
-            written.add(name)
-            for category in found:
-                written |= _write_category(dataset, category, found[category], pages, target, pool)
-    _write(target / "index.html", overview.index_page(collected, by_dataset, runs, compared, notes, target.parent))
-    if earlier:  # else nothing in this folder is ours
+        for dataset in datasets:
+            page = {"title": dataset.name, "dataset": dataset}
+            _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", page)
+            for category in dataset.categories:
+                written.update(_write_category(dataset, category, target, pool))
+    _write_page(target, "index.html", "index.html", index_page(collected, datasets, notes, target.parent))
+    if earlier:  # else nothing in this folder was written by a report
         _remove_others(target, written)
     return target / "index.html"
 
 
-def _write_category(
-    dataset: str, category: str, runs: Sequence[Run], pages: dict[str, str], target: Path, pool: Executor
-) -> set[str]:
-    """The page of a category, its data and its pictures; their names.  Pictures of a run are one folder."""
-    data, finish = gallery(runs, target / "pictures", pool)
-    name = file_name(dataset, category)
-    parts = [
-        settings_table(summarise([run.row for run in runs]), runs, {}),
-        curves_section(runs),
-        histograms_section(runs),
-        gallery_section(data, list(pages.items())),
-        training_section(runs),
-        provenance_section(runs),
-        protocol_section(runs),
-    ]
-    here = _crumbs(dataset, category)
-    title = category if category == dataset else f"{dataset} / {category}"
-    _write(target / "pages" / f"{name}.html", page(title, parts, top="../", here=here, data=f"data/{name}.js"))
+def _write_category(dataset: DatasetResults, category: str, target: Path, pool: Executor) -> Iterator[str]:
+    """Write the page of a category, its data and its pictures; yield their names.  A run's pictures are one folder."""
+    data, finish = gallery(dataset.categories[category], target / "pictures", pool)
+    name = file_name(dataset.name, category)
+    page = category_page(dataset, category) | {"gallery": data, "colours": colour_steps(), "most": MOST}
+    _write_page(target, f"pages/{name}.html", "category.html", page, script=f"data/{name}.js")
     finish()
-    _write(target / "data" / f"{name}.js", script(data))
-    drawn = {f"pictures/{run['maps']}" for run in data["runs"] if run["maps"]}
-    return {f"pages/{name}.html", f"data/{name}.js", *drawn, *(f"pictures/images/{i['file']}" for i in data["images"])}
+    write_text(target / "data" / f"{name}.js", script(data))
+    yield from (f"pages/{name}.html", f"data/{name}.js")
+    yield from (f"pictures/{run['maps']}" for run in data["runs"] if run["maps"])
+    yield from (f"pictures/images/{image['file']}" for image in data["images"])
 
 
-def _crumbs(dataset: str, category: str = "") -> Markup:
-    """The way from the index to this page."""
-    ways = [el("a", "overview", href="../index.html")]
-    if category:
-        ways.append(el("a", dataset, href=f"{file_name(dataset)}.html"))
-    ways.append(el("span", category or dataset, aria_current="page"))
-    return el("ol", [el("li", way) for way in ways])
+@cache
+def _environment() -> Environment:
+    """Return the templates, compiled once."""
+    loader = PackageLoader("anomaly_bench.html_report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    for function in (four, as_published, short_number, tick_label, joined, by_setting, protocol_lines):
+        environment.filters[function.__name__] = function
+    environment.globals.update(ABSENT=ABSENT, COSTS=COSTS, PUBLISHED_NOTE=PUBLISHED_NOTE, version=__version__)
+    return environment
 
 
-def _write(file: Path, text: str) -> None:
-    write_atomic(file, methodcaller("write", text.encode()))
+def _write_page(target: Path, name: str, template: str, page: dict[str, Any], script: str = "") -> None:
+    """Write a page.  script: a file with its data, from the report's folder."""
+    top = "../" * name.count("/")
+    text = _environment().get_template(template).render(page, top=top, script=script, contents=[])
+    write_text(target / name, text)
 
 
 def _remove_others(target: Path, written: set[str]) -> None:
-    """Pages, data and pictures of earlier reports that this one does not show."""
+    """Remove pages, data and pictures of earlier reports that this one does not show."""
     for file in [*target.glob("pages/*.html"), *target.glob("data/*.js"), *target.glob("pictures/images/*.jpg")]:
         name = file.relative_to(target).as_posix()
         if name.removesuffix(".jpg").removesuffix("_o") not in written:

@@ -1,40 +1,59 @@
-"""Charts as inline SVG.  A setting has one style on all pages: a colour that colour-blind people can tell, a dash and
-a marker; colours are variables of the style sheet, so that they follow light and dark."""
+"""What templates/charts.html draws as inline SVG, and where in a chart it lies.
+
+A setting has the same style on all pages: a colour that colour-blind readers can tell from the others, a dash and a
+marker.  Colours are variables of the style sheet, so that they follow the light and the dark theme.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from anomaly_bench.html_report.markup import Markup, el
+import numpy as np
+from numpy.typing import ArrayLike
 
 COLOURS = 8  # --c0 ... --c7 in report.css
 DASHES = ("", "7 3", "2 2.5", "9 3 2 3", "14 3", "4 2 1 2", "1 3")
 MARKERS = ("M0-4.5A4.5 4.5 0 1 1 0 4.5A4.5 4.5 0 1 1 0-4.5Z", "M-4-4H4V4H-4Z", "M0-5.5L5 4H-5Z", "M0-6L6 0L0 6L-6 0Z",
            "M0 5.5L5-4H-5Z", "M-1.7-5H1.7V-1.7H5V1.7H1.7V5H-1.7V1.7H-5V-1.7H-1.7Z", "M-5-2H5V2H-5Z")  # fmt: skip
-WIDTH, HEIGHT = 360, 270  # of a chart, in units of its own; it grows with the page
-LEFT, RIGHT, TOP, BOTTOM = 46, 12, 26, 40  # around the plotted area
+
+
+class Style(NamedTuple):
+    """How lines and points of a setting look."""
+
+    colour: int
+    dash: str
+    marker: str
+
+
+def nth_style(number: int) -> Style:
+    return Style(number % COLOURS, DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)])
 
 
 @dataclass(frozen=True)
 class Axis:
-    """What is plotted along one side."""
+    """The label and the range of an axis."""
 
     label: str
     low: float
     high: float
     log: bool = False
 
-    def share(self, value: float) -> float:
-        """0 at the low end, 1 at the high one; what is outside is drawn at the end."""
-        value = min(max(value, self.low), self.high)
+    def share(self, values: ArrayLike) -> np.ndarray:
+        """Return 0 at the low end and 1 at the high one; what is outside is drawn at the end."""
+        inside = np.clip(values, self.low, self.high)
         if self.log:
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
+            return np.log(inside / self.low) / math.log(self.high / self.low)
+        return (inside - self.low) / (self.high - self.low)
+
+    def places(self, values: Sequence[float], start: int, end: int) -> list[str]:
+        """Return the coordinates of values on an axis that is drawn from `start` to `end`."""
+        return [f"{at:.1f}" for at in (start + self.share(values) * (end - start)).tolist()]
 
     def ticks(self) -> list[float]:
-        """Round values, three to seven of them."""
+        """Return three to seven round values."""
         if self.log:
             first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
             steps = (1.0,) if last - first > 1 else (1.0, 2.0, 5.0)
@@ -48,29 +67,8 @@ class Axis:
         return [i * step for i in range(first, math.floor(self.high / step + 1e-9) + 1)]
 
 
-@dataclass(frozen=True)
-class Line:
-    """A curve; several of a setting share its style."""
-
-    style: int
-    title: str  # shown where the pointer rests
-    x: Sequence[float]
-    y: Sequence[float]
-
-
-@dataclass(frozen=True)
-class Dot:
-    """A point with an upright bar of `error` to either side."""
-
-    style: int
-    title: str
-    x: float
-    y: float
-    error: float = 0.0
-
-
 def spanning(label: str, values: Iterable[float], log: bool = False) -> Axis:
-    """An axis around all finite values, with a little room."""
+    """Return an axis around all finite values, with a little room."""
     finite = [v for v in values if math.isfinite(v) and (v > 0 or not log)] or [1.0]
     low, high = min(finite), max(finite)
     if log:
@@ -80,111 +78,85 @@ def spanning(label: str, values: Iterable[float], log: bool = False) -> Axis:
     return Axis(label, low - room, high + room)
 
 
-def line_chart(title: str, lines: Sequence[Line], x: Axis, y: Axis, *, diagonal: bool = False) -> Markup:
-    """Curves in one frame; diagonal: the line of pure chance."""
-    ends = f"M{_x(x, x.low):.1f} {_y(y, x.low):.1f}L{_x(x, x.high):.1f} {_y(y, min(x.high, y.high)):.1f}"
-    inside = [el("path", el("title", "chance"), d=ends, class_="chance")] if diagonal else []
-    for line in lines:
-        # a point left of a logarithmic axis, or not finite, has no place
-        points = [(a, b) for a, b in zip(line.x, line.y, strict=True) if math.isfinite(b) and (b > 0 or not y.log)]
-        steps = " ".join(f"{_x(x, a):.1f},{_y(y, b):.1f}" for a, b in points)
-        dash = DASHES[line.style % len(DASHES)]
-        words = {"stroke_dasharray": dash or None, "class_": f"line c{line.style % COLOURS}"}
-        inside.append(el("polyline", el("title", line.title), points=steps, **words))
-        if len(points) == 1:
-            inside.append(_marker(Dot(line.style, line.title, *points[0]), x, y))
-    return _chart(title, x, y, inside)
+@dataclass(frozen=True)
+class Line:
+    """A curve; several of a setting share its style."""
+
+    style: Style
+    title: str  # shown where the pointer rests
+    x: Sequence[float]
+    y: Sequence[float]
 
 
-def scatter(title: str, dots: Sequence[Dot], x: Axis, y: Axis) -> Markup:
-    """Points in one frame."""
-    inside = []
-    for dot in dots:
-        if dot.error:
-            bar = f"M{_x(x, dot.x):.1f} {_y(y, dot.y - dot.error):.1f}V{_y(y, dot.y + dot.error):.1f}"
-            inside.append(el("path", d=bar, class_=f"line c{dot.style % COLOURS}"))
-        inside.append(_marker(dot, x, y))
-    return _chart(title, x, y, inside)
+@dataclass(frozen=True)
+class Dot:
+    """A point with an upright bar of `error` to either side."""
+
+    style: Style
+    title: str
+    x: float
+    y: float
+    error: float = 0.0
 
 
-def ridges(title: str, rows: Sequence[tuple[str, str, bool, Sequence[float]]], x: Axis) -> Markup:
-    """Histograms above each other.  A row: name, remark, whether it is of normal images, the share in each bin."""
-    step, most = 26, max((max(shares, default=0) for *_, shares in rows), default=0) or 1
-    height, left, right = TOP + step * len(rows) + BOTTOM, 96, 84
-    width = WIDTH + 40
-    across = (width - left - right) / max(len(rows[0][3]), 1)
-    parts: list[Markup] = [_title(title)]
-    for i, (name, remark, normal, shares) in enumerate(rows):
-        base = TOP + step * (i + 1)
-        tops = [f"H{left + k * across:.1f}V{base - (step - 4) * share / most:.1f}" for k, share in enumerate(shares)]
-        outline = f"M{left} {base}{''.join(tops)}H{width - right}V{base}Z"
-        parts += [
-            el("path", el("title", f"{name}: {remark}"), d=outline, class_="normal" if normal else "anomalous"),
-            el("text", _within(name, 15), el("title", name), x=left - 6, y=base - 5, class_="end"),
-            el("text", remark, x=width - right + 6, y=base - 5),
-        ]  # fmt: skip
-    for value in x.ticks():
-        at = left + x.share(value) * (width - left - right)
-        parts += [el("path", d=f"M{at:.1f} {TOP}V{height - BOTTOM}", class_="grid")]
-        parts += [el("text", _number(value), x=f"{at:.1f}", y=height - BOTTOM + 14, class_="mid")]
-    parts.append(el("text", x.label, x=left + (width - left - right) / 2, y=height - 8, class_="mid label"))
-    return _svg(title, width, height, parts)
+@dataclass(frozen=True)
+class Chart:
+    """Curves and points in a frame.  Lengths are in SVG units; the chart grows with the page."""
+
+    title: str
+    x: Axis
+    y: Axis
+    lines: Sequence[Line] = ()
+    dots: Sequence[Dot] = ()
+    diagonal: bool = False  # the line of pure chance
+    width, height = 360, 270
+    left, right, top, bottom = 46, 348, 26, 230  # of the plotted area
+
+    def at_x(self, value: float) -> str:
+        return self.x.places([value], self.left, self.right)[0]
+
+    def at_y(self, value: float) -> str:
+        return self.y.places([value], self.bottom, self.top)[0]
+
+    def points(self, line: Line) -> list[tuple[float, float]]:
+        """Return the points of a line that have a place: finite, and positive on a logarithmic axis."""
+        pairs = zip(line.x, line.y, strict=True)
+        return [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
+
+    def path(self, points: Sequence[tuple[float, float]]) -> str:
+        xs = self.x.places([x for x, _ in points], self.left, self.right)
+        ys = self.y.places([y for _, y in points], self.bottom, self.top)
+        return " ".join(map(",".join, zip(xs, ys, strict=True)))
 
 
-def legend(names: Sequence[tuple[int, str]]) -> Markup:
-    """Line, marker and name of each setting."""
-    items = []
-    for style, name in names:
-        colour, dash = f"c{style % COLOURS}", DASHES[style % len(DASHES)]
-        line = el("path", d="M1 8H35", class_=f"line {colour}", stroke_dasharray=dash or None)
-        mark = el("path", d=MARKERS[style % len(MARKERS)], transform="translate(18 8)", class_=f"mark {colour}")
-        items.append(el("li", el("svg", line, mark, viewBox="0 0 36 16", aria_hidden="true"), name))
-    return el("ul", items, class_="legend")
+@dataclass(frozen=True)
+class Histograms:
+    """Histograms above each other."""
+
+    title: str
+    x: Axis
+    rows: Sequence[tuple[str, str, bool, Sequence[float]]]  # kind of image, remark, is it normal, share in each bin
+    width, left, right, top = 400, 96, 316, 26
+    step = 26  # height of a row
+
+    @property
+    def bottom(self) -> int:
+        return self.top + self.step * len(self.rows)
+
+    @property
+    def height(self) -> int:
+        return self.bottom + 40
+
+    def outline(self, shares: Sequence[float], base: int) -> str:
+        """Return the path around a histogram that stands at the height `base`."""
+        most = max((max(row[-1], default=0) for row in self.rows), default=0) or 1
+        width = (self.right - self.left) / max(len(shares), 1)
+        heights = [(self.step - 4) * share / most for share in shares]
+        tops = [f"H{self.left + i * width:.1f}V{base - height:.1f}" for i, height in enumerate(heights)]
+        return f"M{self.left} {base}{''.join(tops)}H{self.right}V{base}Z"
 
 
-def _chart(title: str, x: Axis, y: Axis, inside: Sequence[Markup]) -> Markup:
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    parts: list[Markup] = [_title(title)]
-    for value in x.ticks():
-        at = f"{_x(x, value):.1f}"
-        parts += [el("path", d=f"M{at} {TOP}V{bottom}", class_="grid")]
-        parts += [el("text", _number(value), x=at, y=bottom + 14, class_="mid")]
-    for value in y.ticks():
-        at = f"{_y(y, value):.1f}"
-        parts += [el("path", d=f"M{LEFT} {at}H{right}", class_="grid")]
-        parts += [el("text", _number(value), x=LEFT - 5, y=float(at) + 3.5, class_="end")]
-    turned = f"translate(10 {(TOP + bottom) / 2}) rotate(-90)"
-    labels = [el("text", x.label, x=(LEFT + right) / 2, y=HEIGHT - 8, class_="mid label")]
-    labels += [el("text", y.label, transform=turned, class_="mid label")]
-    return _svg(title, WIDTH, HEIGHT, [*parts, *labels, *inside])
-
-
-def _svg(title: str, width: int, height: int, parts: Sequence[Markup]) -> Markup:
-    return el("svg", parts, viewBox=f"0 0 {width} {height}", role="img", aria_label=title, class_="chart")
-
-
-def _title(title: str) -> Markup:
-    return el("text", _within(title, 50), el("title", title), x=4, y=14, class_="head")
-
-
-def _within(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
-
-
-def _marker(dot: Dot, x: Axis, y: Axis) -> Markup:
-    place = f"translate({_x(x, dot.x):.1f} {_y(y, dot.y):.1f})"
-    path = MARKERS[dot.style % len(MARKERS)]
-    return el("path", el("title", dot.title), d=path, transform=place, class_=f"mark c{dot.style % COLOURS}")
-
-
-def _x(axis: Axis, value: float) -> float:
-    return LEFT + axis.share(value) * (WIDTH - LEFT - RIGHT)
-
-
-def _y(axis: Axis, value: float) -> float:
-    return HEIGHT - BOTTOM - axis.share(value) * (HEIGHT - TOP - BOTTOM)
-
-
-def _number(value: float) -> str:
+def tick_label(value: float) -> str:
+    """Return a short text for a tick."""
     text = f"{value:.6g}" if 1e-3 <= abs(value) < 1e5 or not value else f"{value:.0e}"
     return text.replace("e-0", "e-").replace("e+0", "e")

@@ -9,25 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.html_report import thumbnails
-from anomaly_bench.html_report.charts import COLOURS
-from anomaly_bench.html_report.evidence import Run
-from anomaly_bench.html_report.markup import Markup, el, section
+from anomaly_bench.html_report.run_data import Run
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.heatmaps import Mistake, find_mistakes
 
 MOST = 500  # normal test images, and as many anomalous ones: those that some run mistakes most
-SCALE = (
-    "Colour is the false-positive rate that a threshold at this value would have among the pixels of the run's own "
-    "normal test images, so one colour means the same for all methods; a block of pixels shows its highest value."
-)
-KEYS = "Keys: arrows move, Enter opens, Esc closes, O outlines the defect."
-SORTS = {
-    "mistake": "worst mistake",
-    "miss": "worst miss",
-    "alarm": "worst false alarm",
-    "spread": "greatest disagreement",
-    "path": "file name",
-}
 
 
 def gallery(runs: Sequence[Run], target: Path, pool: Executor) -> tuple[dict[str, Any], Callable[[], None]]:
@@ -36,9 +22,7 @@ def gallery(runs: Sequence[Run], target: Path, pool: Executor) -> tuple[dict[str
     mistakes = {id(run): {m.row.path: m for m in find_mistakes(run.scores())} for run in runs}
     shown = _shown([m for found in mistakes.values() for m in found.values()])
     names = {path: thumbnails.image_name(runs[0].row.data, path) for path in shown}
-    images = [
-        {"file": names[path], "path": path, "kind": m.row.kind, "label": m.row.label} for path, m in shown.items()
-    ]
+    images = [{"file": names[p], "path": p, "kind": m.row.kind, "label": m.row.label} for p, m in shown.items()]
     entries = [_entry(run, mistakes[id(run)], shown) for run in runs]
     places = [{i: names[path] for i, path in enumerate(mistakes[id(run)]) if path in names} for run in runs]
     drawn = [
@@ -81,9 +65,9 @@ def _entry(run: Run, found: dict[str, Mistake], shown: dict[str, Mistake]) -> di
     normal = sum(1 for m in found.values() if not m.row.label)
     mistakes = [found.get(path) for path in shown]
     return {
-        "head": run.head,
+        "head": run.heading,
         "name": run.row.method,
-        "colour": run.style % COLOURS,
+        "colour": run.style.colour,
         "seed": run.row.seed,
         "others": [len(found) - normal, normal],  # images of the other class, by label
         "at": [index.get(path) for path in shown],
@@ -95,41 +79,3 @@ def _entry(run: Run, found: dict[str, Mistake], shown: dict[str, Mistake]) -> di
 def script(data: dict[str, Any]) -> str:
     """A file that a page opened from disk may load, unlike JSON."""
     return f"window.GALLERY = {json.dumps(data, ensure_ascii=False, separators=(',', ':'))};\n"
-
-
-def gallery_section(data: dict[str, Any], siblings: Sequence[tuple[str, str]]) -> Markup:
-    """What report.js fills.  siblings: name and page of the data set's categories, the own one among them."""
-    kinds: dict[str, int] = {}
-    for image in data["images"]:
-        kinds[image["kind"]] = kinds.get(image["kind"], 0) + 1
-    ofs = [("", "any method"), *((head, head) for head in dict.fromkeys(run["head"] for run in data["runs"]))]
-    seeds = [("", "lowest of each")] + [(str(s), str(s)) for s in sorted({run["seed"] for run in data["runs"]})]
-    every = [("", f"all ({len(data['images'])})"), *((k, f"{k} ({n})") for k, n in sorted(kinds.items()))]
-    choices = [_choice("sort", "sort by", [*SORTS.items()]), _choice("of", "of", ofs), _choice("kind", "kind", every)]
-    choices += [_choice("seed", "seed", seeds)] if len(seeds) > 2 else []
-    if len(siblings) > 1:
-        pages = [(page, name) for name, page in siblings]
-        choices.append(_choice("category", "category", pages))
-    outline = el("label", el("input", type="checkbox", id="outline", checked=True), "outline defects")
-    few = f" Of {data['total']} test images, the {MOST} worst mistakes of either class."
-    return section(
-        "Gallery",
-        el("div", choices, outline, class_="tools"),
-        _scale(),
-        el("p", id="count", role="status"),
-        el("ul", id="cards", aria_label="test images"),
-        el("button", "more", type="button", id="more", hidden=True),
-        el("dialog", el("button", "×", type="button", class_="close", aria_label="close"), el("div"), id="large"),
-        el("noscript", el("p", "The gallery needs JavaScript; everything else on this page does not.")),
-        note=f"{SCALE} {KEYS}{few if len(data['images']) < data['total'] else ''}",
-    )
-
-
-def _choice(name: str, label: str, options: Sequence[tuple[str, str]]) -> Markup:
-    return el("label", label, el("select", [el("option", text, value=v) for v, text in options], id=name))
-
-
-def _scale() -> Markup:
-    swatches = [el("i", style=f"background:rgb({r},{g},{b})") for r, g, b in thumbnails.colour_steps()]
-    rates = [el("span", text) for text in ("10 % and more", "1 %", "0.1 %", "0.01 % and less")]
-    return el("div", el("span", "false-positive rate"), el("div", swatches), el("div", rates), class_="scale")

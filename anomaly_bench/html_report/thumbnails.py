@@ -69,9 +69,8 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
     file, normal = folder.path / "maps.npy", [i for i, label in enumerate(labels) if not label]
     if not file.exists() or not normal:
         return ""
-    from anomaly_bench.loading.anomaly_maps import (
-        open_stored_maps,  # brings SciPy, which a report without maps need not wait for
-    )
+    # this brings SciPy, which a report without maps need not wait for
+    from anomaly_bench.loading.anomaly_maps import open_stored_maps
 
     stat = file.stat()
     key = _key(file.resolve(), stat.st_mtime_ns, stat.st_size, rates(), SIDE)

@@ -18,9 +18,9 @@ from synthetic import ROOT, synthetic
 
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.html_report import thumbnails as pictures
-from anomaly_bench.html_report.charts import Axis, Line, line_chart, spanning
-from anomaly_bench.html_report.markup import el, file_name
-from anomaly_bench.html_report.overview import marks
+from anomaly_bench.html_report.charts import Axis, Chart, Line, nth_style, spanning
+from anomaly_bench.html_report.run_data import file_name
+from anomaly_bench.html_report.tables import best_settings
 from anomaly_bench.results.aggregate import Cell, Column, Table
 from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
@@ -188,12 +188,6 @@ def test_file_names_differ_where_names_do(names: tuple[str, ...]) -> None:
     assert re.fullmatch(r"[a-z0-9_.-]+", file_name(*names))
 
 
-def test_elements_escape_what_is_not_markup() -> None:
-    assert el("a", "<", el("i", '"'), None, ["&", 1], href='"><x', class_="c", hidden=True, title=None) == (
-        '<a href="&quot;&gt;&lt;x" class="c" hidden>&lt;<i>&quot;</i>&amp;1</a>'
-    )
-
-
 def comparison(first: str, second: str, difference: float, distinguishable: bool, check: bool = False) -> Comparison:
     figures = (6, 3, difference, difference - 0.1, difference + 0.1, 0.01)
     return Comparison("d", "m", first, second, *figures, distinguishable, "", check=check)
@@ -212,7 +206,7 @@ def comparison(first: str, second: str, difference: float, distinguishable: bool
 )
 def test_best_is_marked_where_it_is_distinguishable_from_all(compared: list[Comparison], best: set[str]) -> None:
     columns = [Column(head, [Cell(value)]) for head, value in (("a", 0.9), ("b", 0.7), ("c", 0.6))]
-    assert marks([Table("d", "m", ["x"], columns)], compared) == {"m": frozenset(best)}
+    assert best_settings([Table("d", "m", ["x"], columns)], compared) == {"m": best}
 
 
 def test_a_colour_is_a_false_positive_rate() -> None:
@@ -227,10 +221,10 @@ def test_a_colour_is_a_false_positive_rate() -> None:
 
 
 def test_what_cannot_be_drawn_is_no_point() -> None:
-    line = Line(0, "loss", [1, 2, 3, 4], [0.5, float("nan"), 0.0, 2.0])
-    text = line_chart("loss", [line], Axis("epoch", 1, 4), spanning("loss", line.y, log=True))
-    (points,) = re.findall(r'points="([^"]*)"', text)
-    assert [float(pair.split(",")[0]) for pair in points.split()] == [46.0, 348.0]  # the ends of the frame
+    line = Line(nth_style(0), "loss", [1, 2, 3, 4], [0.5, float("nan"), 0.0, 2.0])
+    chart = Chart("loss", Axis("epoch", 1, 4), spanning("loss", line.y, log=True), [line])
+    pairs = chart.path(chart.points(line)).split()
+    assert [float(pair.split(",")[0]) for pair in pairs] == [46.0, 348.0]  # the ends of the frame
 
 
 @pytest.mark.parametrize(

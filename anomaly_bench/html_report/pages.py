@@ -1,0 +1,108 @@
+"""What the pages show, as data for their templates: the index, the page of a data set, the page of a category."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, loss_charts, score_histograms
+from anomaly_bench.html_report.run_data import Run, file_name
+from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by_dataset, setting_rows
+from anomaly_bench.results.aggregate import MAIN, Table, summarise
+from anomaly_bench.results.collect import Collected
+from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.text import CELLS_NOTE
+from anomaly_bench.runs.folder import now
+
+
+@dataclass(frozen=True)
+class DatasetResults:
+    """The runs of a data set, their tables and comparisons."""
+
+    name: str
+    categories: Mapping[str, Sequence[Run]]
+    tables: Sequence[Table]
+    compared: Sequence[Comparison]
+
+    @property
+    def slug(self) -> str:
+        return file_name(self.name)
+
+    @property
+    def pages(self) -> dict[str, str]:
+        """Category -> the file of its page."""
+        return {category: f"{file_name(self.name, category)}.html" for category in self.categories}
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        return [run for runs in self.categories.values() for run in runs]
+
+    @property
+    def main_tables(self) -> list[Table]:
+        return [table for table in self.tables if table.metric in MAIN] or list(self.tables[:1])
+
+    @cached_property
+    def best(self) -> dict[str, set[str]]:
+        return best_settings(self.tables, self.compared)
+
+    def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
+        return setting_rows(tables, self.runs, self.best)
+
+    def cost_charts(self) -> Charts | None:
+        return cost_charts(self.tables, self.runs)
+
+    def sources(self) -> list[str]:
+        """Where the published figures come from, and whether anybody has checked them."""
+        figures = (figure for table in self.tables for column in table.columns for figure in column.quoted)
+        return list(dict.fromkeys(map(str, figures)))
+
+
+def index_page(
+    collected: Collected, datasets: Sequence[DatasetResults], notes: Sequence[str], outputs: Path
+) -> dict[str, Any]:
+    """All data sets on one page.  outputs: the folder below which runs are named."""
+    return {
+        "title": "Report",
+        "collected": collected,
+        "left_out": [(item.status, _below(item.path, outputs), item.reason) for item in collected.left_out],
+        "runs": [run for dataset in datasets for run in dataset.runs],
+        "time": now()[:16].replace("T", " "),
+        "datasets": datasets,
+        "means": means_by_dataset({dataset.name: dataset.tables for dataset in datasets}),
+        "notes": notes,
+    }
+
+
+def category_page(dataset: DatasetResults, category: str) -> dict[str, Any]:
+    """Results, curves, histograms, losses and provenance; the gallery is added by `build`."""
+    runs = dataset.categories[category]
+    tables = summarise([run.row for run in runs])
+    return {
+        "dataset": dataset,
+        "category": category,
+        "title": category if category == dataset.name else f"{dataset.name} / {category}",
+        "tables": tables,
+        "rows": setting_rows(tables, runs, {}),
+        "curves": curve_charts(runs),
+        "histograms": score_histograms(runs),
+        "losses": loss_charts(runs),
+        "runs": runs,
+    }
+
+
+def protocol_lines(runs: Sequence[Run]) -> list[str]:
+    """Return what the runs' manifests say about the protocol; a line that not all settings share names its settings."""
+    found: dict[str, set[str]] = {}
+    for run in runs:
+        for line in run.manifest.get("protocol", []):
+            found.setdefault(str(line), set()).add(run.heading)
+    every = {run.heading for run in runs}
+    lines = [line if names == every else f"{line} ({', '.join(sorted(names))})" for line, names in found.items()]
+    return [*lines, *dict.fromkeys(str(run.row.measured) for run in runs), CELLS_NOTE]
+
+
+def _below(path: Path, outputs: Path) -> Path:
+    return path.relative_to(outputs) if path.is_relative_to(outputs) else path

@@ -1,0 +1,134 @@
+"""The charts of a page: ROC and PRO curves, histograms of scores, losses, and accuracy against cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from anomaly_bench.html_report.charts import Axis, Chart, Dot, Histograms, Line, Style, spanning
+from anomaly_bench.html_report.run_data import Run, by_setting, mean_cost
+from anomaly_bench.html_report.tables import COSTS, short_number
+from anomaly_bench.results.aggregate import MAIN, Column, Table, four
+
+SEEDS, SETTINGS = 5, 12  # drawn at most, so that lines can be told apart
+BINS = 48
+CURVES = {  # curve -> title, axis of y, end of x, metric in the hover text
+    "image_roc": ("ROC of images", "anomalous images found", 1.0, "image_auroc"),
+    "pixel_roc": ("ROC of pixels", "anomalous pixels found", 1.0, "pixel_auroc"),
+    "pro": ("PRO: overlap of regions", "mean share of a region found", 0.3, "aupro_0.3"),
+}
+
+
+@dataclass(frozen=True)
+class Charts:
+    """Charts that stand beside each other."""
+
+    charts: list[Chart]
+    note: str
+    legend: Mapping[str, Style]  # heading -> style
+
+
+def _legend(runs: Sequence[Run]) -> dict[str, Style]:
+    return {run.heading: run.style for run in runs}
+
+
+def _limited(runs: Sequence[Run]) -> tuple[list[Run], str]:
+    """Return the runs that charts show, and a sentence if these are not all."""
+    drawn = [run for group in list(by_setting(runs).values())[:SETTINGS] for run in group[:SEEDS]]
+    return drawn, f" Drawn: the first {SETTINGS} settings and {SEEDS} seeds of each." if len(drawn) < len(runs) else ""
+
+
+def curve_charts(runs: Sequence[Run]) -> Charts:
+    """ROC and PRO curves; the note names runs without stored curves."""
+    runs, limit = _limited(runs)
+    stored = [(run, run.curves()) for run in runs]
+    charts = []
+    for name, (title, label, end, metric) in CURVES.items():
+        lines = []
+        for run, curves in stored:
+            if name in curves:
+                value = four(run.row.metrics.get(metric, math.nan))
+                lines.append(Line(run.style, f"{run.title}: {metric} {value}", *curves[name]))
+        if lines:
+            x, y = Axis("false-positive rate", 0, end), Axis(label, 0, 1)
+            charts.append(Chart(title, x, y, lines, diagonal=name != "pro"))
+    without = ", ".join(run.title for run, curves in stored if not curves)
+    note = f"A line for each run, exact at each of its points.{limit}"
+    note += f" No stored curves, which `bench eval RUN` writes: {without}." if without else ""
+    return Charts(charts, note, _legend(runs))
+
+
+def score_histograms(runs: Sequence[Run]) -> list[Histograms]:
+    """Histograms of the image scores of each setting's first seed, one for each kind of image."""
+    return [chart for group in by_setting(runs).values() if (chart := _histograms(group[0]))][:SETTINGS]
+
+
+def _histograms(run: Run) -> Histograms | None:
+    scores: dict[tuple[int, str], list[float]] = {}
+    for row in run.scores():
+        scores.setdefault((row.label, row.kind), []).append(row.score)
+    if not scores:
+        return None
+    axis = spanning("image score", np.quantile(np.concatenate([*scores.values()]), [0.005, 0.995]).tolist())
+    normal = np.sort(np.concatenate([s for (label, _), s in scores.items() if not label] or [[]]))
+    rows = []
+    for (label, kind), values in sorted(scores.items()):
+        counts, _ = np.histogram(np.clip(values, axis.low, axis.high), BINS, (axis.low, axis.high))
+        remark = f"n {len(values)}"
+        if label and len(normal):
+            below = np.searchsorted(normal, values) + np.searchsorted(normal, values, "right")  # ties count half
+            remark = f"{below.mean() / 2 / len(normal):.3f}, {remark}"
+        rows.append((kind, remark, not label, (counts / len(values)).tolist()))
+    return Histograms(run.title, axis, rows)
+
+
+def loss_charts(runs: Sequence[Run]) -> Charts:
+    """A chart for each stage of each setting, a line for each seed."""
+    runs, limit = _limited(runs)
+    stages: dict[str, list[Line]] = {}
+    for run in runs:
+        for stage, (epochs, losses) in run.losses().items():
+            title = f"{run.title}: {losses[-1]:.4g} after {len(epochs)} epochs"
+            stages.setdefault(f"{stage} · {run.heading}", []).append(Line(run.style, title, epochs, losses))
+    note = f"Mean loss of each epoch, one line for each seed.{limit}"
+    return Charts([_loss_chart(title, lines) for title, lines in stages.items()], note, _legend(runs))
+
+
+def _loss_chart(title: str, lines: Sequence[Line]) -> Chart:
+    values = [v for line in lines for v in line.y if math.isfinite(v)]
+    log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
+    return Chart(
+        title, Axis("epoch", 1, max(2, *(max(line.x) for line in lines))), spanning("loss", values, log), lines
+    )
+
+
+def cost_charts(tables: Sequence[Table], runs: Sequence[Run]) -> Charts | None:
+    """Accuracy against costs, the mean over categories of each; a point for each setting."""
+    settings, charts = by_setting(runs), []
+    measured = [table for metric in MAIN for table in tables if table.metric == metric]
+    for table, name in product(measured[:1], ("train_s", "ms_per_image")):
+        dots = [dot for column in table.columns if (dot := _dot(column, settings, name))]
+        if dots:
+            title, meaning = COSTS[name]
+            x = spanning(meaning, [d.x for d in dots], log=True)
+            y = spanning(table.metric, [v for d in dots for v in (d.y - d.error, d.y + d.error)])
+            charts.append(Chart(f"{table.metric} and {title}", x, y, dots=dots))
+    if not charts:
+        return None
+    devices = sorted({str(run.manifest.get("device")) for run in runs})
+    note = f"Bars: standard deviation over seeds. Measured on {' and '.join(devices)}"
+    note += ": times of different devices cannot be compared." if len(devices) > 1 else "."
+    return Charts(charts, note, _legend(runs))
+
+
+def _dot(column: Column, settings: Mapping[str, Sequence[Run]], name: str) -> Dot | None:
+    """Return the point of a setting; None where something was not measured."""
+    last, cost = column.cells[-1], mean_cost(settings[column.head], name) if column.ours else math.nan
+    if not last or math.isnan(last.value) or not cost > 0:
+        return None
+    title = f"{column.head}: {four(last.value)}, {short_number(cost)} {COSTS[name][1]}"
+    return Dot(settings[column.head][0].style, title, cost, last.value, 0 if math.isnan(last.std) else last.std)

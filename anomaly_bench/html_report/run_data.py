@@ -1,0 +1,129 @@
+"""What the pages show of a run: its results, manifest, scores, curves, losses and costs; and the style of its lines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+from anomaly_bench.html_report.charts import Style, nth_style
+from anomaly_bench.results.aggregate import settings
+from anomaly_bench.results.collect import Row
+from anomaly_bench.runs.folder import RunFolder, ScoreRow
+
+UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError)  # what a missing or damaged file leads to
+Points = tuple[list[float], list[float]]  # x and y of a curve
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.  Its files are read when they are needed; a missing or damaged one gives nothing."""
+
+    row: Row
+    heading: str  # of its setting, as in the tables
+    style: Style  # of its setting, the same on all pages
+
+    @property
+    def title(self) -> str:
+        return f"{self.heading}, seed {self.row.seed}"
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.row.path)
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        return self.folder.manifest
+
+    @property
+    def commit(self) -> str:
+        return (self.manifest.get("git_commit") or "not recorded")[:10]
+
+    @property
+    def weights(self) -> str:
+        return joined({name: str(value)[:12] for name, value in self.manifest.get("provenance", {}).items()})
+
+    def scores(self) -> list[ScoreRow]:
+        """Return a row for each test image; none where scores.csv is missing or damaged."""
+        with suppress(*UNREADABLE):
+            return self.folder.scores
+        return []
+
+    def curves(self) -> dict[str, Points]:
+        """Return `image_roc`, `pixel_roc` and `pro`; runs of older versions have none."""
+        with suppress(*UNREADABLE):
+            stored = json.loads((self.row.path / "curves.json").read_text(encoding="utf-8"))
+            return {name: (list(map(float, c["x"])), list(map(float, c["y"]))) for name, c in stored.items()}
+        return {}
+
+    def losses(self) -> dict[str, Points]:
+        """Return the epochs of each stage, counted from 1, and their losses, from training.csv."""
+        found: dict[str, Points] = defaultdict(lambda: ([], []))
+        with suppress(*UNREADABLE):
+            text = (self.row.path / "training.csv").read_text(encoding="utf-8")
+            for line in csv.DictReader(text.splitlines()):
+                if line.get("loss"):
+                    found[line["stage"]][0].append(int(line["epoch"]) + 1)
+                    found[line["stage"]][1].append(float(line["loss"]))
+            return found
+        return {}
+
+    @property
+    def costs(self) -> dict[str, float]:
+        """`train_s`, `ms_per_image`, `memory_mb`, `parameters`; nan where not measured."""
+        stages = self.manifest.get("stages", {})
+        seconds = [s["seconds"] for name, s in stages.items() if name != "score" and s.get("seconds") is not None]
+        return {
+            "train_s": sum(seconds) if seconds else math.nan,
+            "ms_per_image": float(stages.get("score", {}).get("ms_per_image") or math.nan),
+            "memory_mb": self.row.peak_memory_mb,
+            "parameters": float(self.manifest.get("parameters", {}).get("total") or math.nan),
+        }
+
+
+def runs_by_category(rows: Sequence[Row]) -> dict[str, dict[str, list[Run]]]:
+    """Data set -> category -> its runs, by setting and seed; data sets and categories are sorted."""
+    styles = {runs[0].setting: nth_style(i) for i, runs in enumerate(settings(rows).values())}
+    found: dict[str, dict[str, list[Run]]] = {}
+    for dataset in sorted({row.dataset for row in rows}):
+        headings = settings([row for row in rows if row.dataset == dataset])
+        runs = [Run(row, heading, styles[row.setting]) for heading, group in headings.items() for row in group]
+        categories = sorted({run.row.category for run in runs})
+        found[dataset] = {name: [run for run in runs if run.row.category == name] for name in categories}
+    return found
+
+
+def by_setting(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """Heading -> runs of a setting, in the order of `runs`."""
+    found = defaultdict(list)
+    for run in runs:
+        found[run.heading].append(run)
+    return dict(found)
+
+
+def mean_cost(runs: Sequence[Run], name: str) -> float:
+    """Return the mean over the runs for which this cost was measured; nan where there is none."""
+    values = [value for run in runs if not math.isnan(value := run.costs[name])]
+    return fmean(values) if values else math.nan
+
+
+def file_name(*names: str) -> str:
+    """A name for a file or an anchor: equal names give equal ones, others differ even where case is ignored."""
+    clean = [re.sub(r"[^a-z0-9_-]+", "_", name.lower())[:60] for name in names]
+    return ".".join(clean) + ("" if clean == [*names] else f"-{zlib.crc32(repr(names).encode()):08x}")
+
+
+def joined(value: Any) -> str:
+    """Return an entry of a manifest in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {v}" for key, v in value.items() if v is not None)
+    return str(value or "")
