@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from functools import cache
 from importlib.resources import files
@@ -49,36 +49,33 @@ def write_html(
     written = {f"pages/{dataset.slug}.html" for dataset in datasets}
     with ThreadPoolExecutor(WORKERS) as pool:
         for dataset in datasets:
-            page = {"title": dataset.name, "dataset": dataset}
-            _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", page)
+            _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", {"dataset": dataset})
             for category in dataset.categories:
-                written.update(_write_category(dataset, category, target, pool))
-    _write_page(target, "index.html", "index.html", index_page(collected, datasets, notes, target.parent))
+                written |= _write_category(dataset, category, target, pool)
+    page = index_page(collected, datasets, notes) | {"outputs": target.parent}
+    _write_page(target, "index.html", "index.html", page)
     if earlier:  # else nothing in this folder was written by a report
         _remove_others(target, written)
     return target / "index.html"
 
 
-def _write_category(dataset: DatasetResults, category: str, target: Path, pool: Executor) -> Iterator[str]:
-    """Write the page of a category, its data and its pictures; yield their names.  A run's pictures are one folder."""
+def _write_category(dataset: DatasetResults, category: str, target: Path, pool: Executor) -> set[str]:
+    """Write the page of a category, its data and its pictures.  Returns their names: a run's pictures are a folder."""
     data, finish = gallery(dataset.categories[category], target / "pictures", pool)
     name = file_name(dataset.name, category)
     page = category_page(dataset, category) | {"gallery": data, "colours": colour_steps(), "most": MOST}
     _write_page(target, f"pages/{name}.html", "category.html", page, script=f"data/{name}.js")
     finish()
     write_text(target / "data" / f"{name}.js", script(data))
-    yield from (f"pages/{name}.html", f"data/{name}.js")
-    yield from (f"pictures/{run['maps']}" for run in data["runs"] if run["maps"])
-    yield from (f"pictures/images/{image['file']}" for image in data["images"])
+    maps = {f"pictures/{run['maps']}" for run in data["runs"] if run["maps"]}
+    return {f"pages/{name}.html", f"data/{name}.js", *maps, *(f"pictures/images/{i['file']}" for i in data["images"])}
 
 
 @cache
 def _environment() -> Environment:
     """Return the templates, compiled once."""
-    loader = PackageLoader("anomaly_bench.html_report")
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.loader = PackageLoader("anomaly_bench.html_report")
     for function in (four, as_published, short_number, tick_label, joined, by_setting, protocol_lines):
         environment.filters[function.__name__] = function
     environment.globals.update(ABSENT=ABSENT, COSTS=COSTS, PUBLISHED_NOTE=PUBLISHED_NOTE, version=__version__)

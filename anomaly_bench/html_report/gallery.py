@@ -13,41 +13,43 @@ from anomaly_bench.html_report.run_data import Run
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.heatmaps import Mistake, find_mistakes
 
-MOST = 500  # normal test images, and as many anomalous ones: those that some run mistakes most
+MOST = 500  # normal test images, and as many anomalous ones: the worst mistakes of any run
 
 
 def gallery(runs: Sequence[Run], target: Path, pool: Executor) -> tuple[dict[str, Any], Callable[[], None]]:
-    """The data of a category's gallery.  Its pictures are being drawn into `target` when this returns; the second value
-    waits for them and notes in the data which there are."""
-    mistakes = {id(run): {m.row.path: m for m in find_mistakes(run.scores())} for run in runs}
-    shown = _shown([m for found in mistakes.values() for m in found.values()])
-    names = {path: thumbnails.image_name(runs[0].row.data, path) for path in shown}
-    images = [{"file": names[p], "path": p, "kind": m.row.kind, "label": m.row.label} for p, m in shown.items()]
-    entries = [_entry(run, mistakes[id(run)], shown) for run in runs]
-    places = [{i: names[path] for i, path in enumerate(mistakes[id(run)]) if path in names} for run in runs]
-    drawn = [
-        pool.submit(thumbnails.draw_maps, run.folder, [m.row.label for m in mistakes[id(run)].values()], [*at], target)
-        for run, at in zip(runs, places, strict=True)
-    ]
-    cut = pool.submit(_cut, [run.folder for run in runs], places, target / "images")
+    """Return the data of a category's gallery, and a function that waits until its pictures are drawn into `target`.
+
+    That function notes in the data which pictures there are.
+    """
+    mistakes = [{m.row.path: m for m in find_mistakes(run.scores())} for run in runs]
+    worst = _worst_mistakes([m for found in mistakes for m in found.values()])
+    names = {path: thumbnails.image_name(runs[0].row.data, path) for path in worst}
+    images = [{"file": names[p], "path": p, "kind": m.row.kind, "label": m.row.label} for p, m in worst.items()]
+    entries, drawn, names_by_index = [], [], []
+    for run, found in zip(runs, mistakes, strict=True):
+        entries.append(_run_entry(run, found, worst))
+        names_by_index.append({i: names[path] for i, path in enumerate(found) if path in names})
+        labels = [m.row.label for m in found.values()]
+        drawn.append(pool.submit(thumbnails.draw_maps, run.folder, labels, list(names_by_index[-1]), target))
+    cropped = pool.submit(_crop_images, [run.folder for run in runs], names_by_index, target / "images")
 
     def finish() -> None:
-        cut.result()
+        cropped.result()
         for image in images:
             image["drawn"] = (target / "images" / f"{image['file']}.jpg").exists()
         for entry, maps in zip(entries, drawn, strict=True):
             entry["maps"] = maps.result()
 
-    return {"images": images, "runs": entries, "total": len(set().union(*mistakes.values()))}, finish
+    return {"images": images, "runs": entries, "total": len(set().union(*mistakes))}, finish
 
 
-def _cut(folders: Sequence[RunFolder], places: Sequence[dict[int, str]], target: Path) -> None:
-    """One run after the other: the first that has a picture of an image gives it."""
-    for folder, names in zip(folders, places, strict=True):
-        thumbnails.cut_images(folder, names, target)
+def _crop_images(folders: Sequence[RunFolder], names: Sequence[dict[int, str]], target: Path) -> None:
+    """Crop the images from one run after the other: the first that has a picture of an image provides it."""
+    for folder, names_of_run in zip(folders, names, strict=True):
+        thumbnails.crop_images(folder, names_of_run, target)
 
 
-def _shown(mistakes: Sequence[Mistake]) -> dict[str, Mistake]:
+def _worst_mistakes(mistakes: Sequence[Mistake]) -> dict[str, Mistake]:
     """Path -> the worst mistake that any run makes of it, sorted by path; at most MOST of either class."""
     worst: dict[str, Mistake] = {}
     for m in mistakes:
@@ -59,23 +61,23 @@ def _shown(mistakes: Sequence[Mistake]) -> dict[str, Mistake]:
     return {m.row.path: m for m in sorted(kept, key=lambda m: m.row.path)}
 
 
-def _entry(run: Run, found: dict[str, Mistake], shown: dict[str, Mistake]) -> dict[str, Any]:
-    """What the gallery knows of a run: of each image its index in the run, its score, and how many it is behind."""
-    index = {path: i for i, path in enumerate(found)}
-    normal = sum(1 for m in found.values() if not m.row.label)
-    mistakes = [found.get(path) for path in shown]
+def _run_entry(run: Run, mistakes: dict[str, Mistake], shown: dict[str, Mistake]) -> dict[str, Any]:
+    """Return what the gallery shows of a run: the index, score and rank of each image that is `shown`."""
+    index = {path: i for i, path in enumerate(mistakes)}
+    normal = sum(1 for m in mistakes.values() if not m.row.label)
+    mistakes_shown = [mistakes.get(path) for path in shown]
     return {
         "head": run.heading,
         "name": run.row.method,
         "colour": run.style.colour,
         "seed": run.row.seed,
-        "others": [len(found) - normal, normal],  # images of the other class, by label
+        "others": [len(mistakes) - normal, normal],  # images of the other class, by label
         "at": [index.get(path) for path in shown],
-        "score": [m and float(f"{m.row.score:.5g}") for m in mistakes],
-        "wrong": [m and m.wrong for m in mistakes],
+        "score": [m and float(f"{m.row.score:.5g}") for m in mistakes_shown],
+        "wrong": [m and m.wrong for m in mistakes_shown],
     }
 
 
 def script(data: dict[str, Any]) -> str:
-    """A file that a page opened from disk may load, unlike JSON."""
+    """Return the data as a script, which a page that was opened from disk may load, unlike JSON."""
     return f"window.GALLERY = {json.dumps(data, ensure_ascii=False, separators=(',', ':'))};\n"

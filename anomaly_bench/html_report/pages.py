@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, loss_charts, score_histograms
@@ -51,7 +50,7 @@ class DatasetResults:
     def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
         return setting_rows(tables, self.runs, self.best)
 
-    def cost_charts(self) -> Charts | None:
+    def cost_charts(self) -> Charts:
         return cost_charts(self.tables, self.runs)
 
     def sources(self) -> list[str]:
@@ -60,14 +59,10 @@ class DatasetResults:
         return list(dict.fromkeys(map(str, figures)))
 
 
-def index_page(
-    collected: Collected, datasets: Sequence[DatasetResults], notes: Sequence[str], outputs: Path
-) -> dict[str, Any]:
-    """All data sets on one page.  outputs: the folder below which runs are named."""
+def index_page(collected: Collected, datasets: Sequence[DatasetResults], notes: Sequence[str]) -> dict[str, Any]:
+    """Return what index.html shows, besides `outputs`, the folder below which runs are named."""
     return {
-        "title": "Report",
         "collected": collected,
-        "left_out": [(item.status, _below(item.path, outputs), item.reason) for item in collected.left_out],
         "runs": [run for dataset in datasets for run in dataset.runs],
         "time": now()[:16].replace("T", " "),
         "datasets": datasets,
@@ -77,13 +72,12 @@ def index_page(
 
 
 def category_page(dataset: DatasetResults, category: str) -> dict[str, Any]:
-    """Results, curves, histograms, losses and provenance; the gallery is added by `build`."""
+    """Return what category.html shows, besides the gallery."""
     runs = dataset.categories[category]
     tables = summarise([run.row for run in runs])
     return {
         "dataset": dataset,
         "category": category,
-        "title": category if category == dataset.name else f"{dataset.name} / {category}",
         "tables": tables,
         "rows": setting_rows(tables, runs, {}),
         "curves": curve_charts(runs),
@@ -102,7 +96,3 @@ def protocol_lines(runs: Sequence[Run]) -> list[str]:
     every = {run.heading for run in runs}
     lines = [line if names == every else f"{line} ({', '.join(sorted(names))})" for line, names in found.items()]
     return [*lines, *dict.fromkeys(str(run.row.measured) for run in runs), CELLS_NOTE]
-
-
-def _below(path: Path, outputs: Path) -> Path:
-    return path.relative_to(outputs) if path.is_relative_to(outputs) else path

@@ -1,4 +1,4 @@
-"""The charts of a page: ROC and PRO curves, histograms of scores, losses, and accuracy against cost."""
+"""Which charts a page has: ROC and PRO curves, histograms of scores, losses, and accuracy against cost."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _limited(runs: Sequence[Run]) -> tuple[list[Run], str]:
 
 
 def curve_charts(runs: Sequence[Run]) -> Charts:
-    """ROC and PRO curves; the note names runs without stored curves."""
+    """Return ROC and PRO curves; the note names runs without stored curves."""
     runs, limit = _limited(runs)
     stored = [(run, run.curves()) for run in runs]
     charts = []
@@ -54,8 +54,8 @@ def curve_charts(runs: Sequence[Run]) -> Charts:
                 value = four(run.row.metrics.get(metric, math.nan))
                 lines.append(Line(run.style, f"{run.title}: {metric} {value}", *curves[name]))
         if lines:
-            x, y = Axis("false-positive rate", 0, end), Axis(label, 0, 1)
-            charts.append(Chart(title, x, y, lines, diagonal=name != "pro"))
+            x = Axis("false-positive rate", 0, end)
+            charts.append(Chart(title, x, Axis(label, 0, 1), lines, diagonal=name != "pro"))
     without = ", ".join(run.title for run, curves in stored if not curves)
     note = f"A line for each run, exact at each of its points.{limit}"
     note += f" No stored curves, which `bench eval RUN` writes: {without}." if without else ""
@@ -63,7 +63,7 @@ def curve_charts(runs: Sequence[Run]) -> Charts:
 
 
 def score_histograms(runs: Sequence[Run]) -> list[Histograms]:
-    """Histograms of the image scores of each setting's first seed, one for each kind of image."""
+    """Return the image scores of each setting's first seed, a histogram for each kind of image."""
     return [chart for group in by_setting(runs).values() if (chart := _histograms(group[0]))][:SETTINGS]
 
 
@@ -87,7 +87,7 @@ def _histograms(run: Run) -> Histograms | None:
 
 
 def loss_charts(runs: Sequence[Run]) -> Charts:
-    """A chart for each stage of each setting, a line for each seed."""
+    """Return a chart for each stage of each setting, with a line for each seed."""
     runs, limit = _limited(runs)
     stages: dict[str, list[Line]] = {}
     for run in runs:
@@ -101,13 +101,12 @@ def loss_charts(runs: Sequence[Run]) -> Charts:
 def _loss_chart(title: str, lines: Sequence[Line]) -> Chart:
     values = [v for line in lines for v in line.y if math.isfinite(v)]
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
-    return Chart(
-        title, Axis("epoch", 1, max(2, *(max(line.x) for line in lines))), spanning("loss", values, log), lines
-    )
+    epochs = [epoch for line in lines for epoch in line.x]
+    return Chart(title, Axis("epoch", 1, max(2, *epochs)), spanning("loss", values, log), lines)
 
 
-def cost_charts(tables: Sequence[Table], runs: Sequence[Run]) -> Charts | None:
-    """Accuracy against costs, the mean over categories of each; a point for each setting."""
+def cost_charts(tables: Sequence[Table], runs: Sequence[Run]) -> Charts:
+    """Return accuracy against costs, both means over categories, a point for each setting; no chart without points."""
     settings, charts = by_setting(runs), []
     measured = [table for metric in MAIN for table in tables if table.metric == metric]
     for table, name in product(measured[:1], ("train_s", "ms_per_image")):
@@ -117,8 +116,6 @@ def cost_charts(tables: Sequence[Table], runs: Sequence[Run]) -> Charts | None:
             x = spanning(meaning, [d.x for d in dots], log=True)
             y = spanning(table.metric, [v for d in dots for v in (d.y - d.error, d.y + d.error)])
             charts.append(Chart(f"{table.metric} and {title}", x, y, dots=dots))
-    if not charts:
-        return None
     devices = sorted({str(run.manifest.get("device")) for run in runs})
     note = f"Bars: standard deviation over seeds. Measured on {' and '.join(devices)}"
     note += ": times of different devices cannot be compared." if len(devices) > 1 else "."

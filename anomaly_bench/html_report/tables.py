@@ -31,7 +31,7 @@ class SettingRow:
 
 
 def setting_rows(tables: Sequence[Table], runs: Sequence[Run], best: Mapping[str, set[str]]) -> list[SettingRow]:
-    """The last line of each table: a row for each setting, followed by those of its published figures."""
+    """Return the last line of each table as rows: each setting, followed by what was published for it."""
     found: dict[tuple[str, str], dict[str, tuple[Cell | None, bool]]] = {}
     for table in tables:
         heading = ""
@@ -50,12 +50,12 @@ def setting_rows(tables: Sequence[Table], runs: Sequence[Run], best: Mapping[str
 
 
 def short_number(value: float) -> str:
-    """Three digits, more for large values."""
+    """Return a text of three digits, more for large values."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def best_settings(tables: Sequence[Table], compared: Sequence[Comparison]) -> dict[str, set[str]]:
-    """Metric -> the setting that is distinguishably better than each of the others, if there is one."""
+    """Return for each metric the setting that is distinguishably better than each of the others, if there is one."""
     found = {}
     for table in tables:
         headings = {column.head for column in table.columns if column.ours and column.cells[-1]}
@@ -74,8 +74,8 @@ def means_by_dataset(tables: Mapping[str, Sequence[Table]]) -> list[Means]:
     for metric in MAIN:
         measured = {dataset: table for dataset, group in tables.items() for table in group if table.metric == metric}
         cells = {(c.head, dataset): c.cells[-1] for dataset, table in measured.items() for c in table.columns if c.ours}
-        headings = sorted({heading for heading, _ in cells})
-        rows = {heading: [cells.get((heading, dataset)) for dataset in measured] for heading in headings}
+        settings = sorted({setting for setting, _ in cells})
+        rows = {setting: [cells.get((setting, dataset)) for dataset in measured] for setting in settings}
         if rows:
             found.append((metric, list(measured), rows))
     return found

@@ -1,8 +1,8 @@
-"""Small pictures for the gallery, made from what runs have stored; what is there already is not made again.
+"""Small pictures for the gallery, made from the files of runs; a picture that exists is not made again.
 
 Raw values of different methods cannot be compared, so a map is coloured by what its values mean: the false-positive
-rate that a threshold at this value would have among the pixels of the run's own normal test images.  One colour is then
-one rate for all methods.  A block of pixels shows its highest value.
+rate that a threshold at this value would have among the pixels of the run's normal test images.  A colour then means
+the same rate for all methods.  A block of pixels shows its highest value.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from anomaly_bench.runs.heatmaps import Sheet, palette, picture_names
 
 SIDE, IMAGE_SIDE = 128, 256  # pixels of a map, of an image
 HIGHEST, LOWEST, STEPS = 0.1, 1e-4, 24  # false-positive rates: darkest, brightest; colours between them
-ENOUGH = 2**23  # normal pixels that rates are counted on: evenly spaced ones where there are more
+MOST_PIXELS = 2**23  # normal pixels on which rates are counted; evenly spaced ones where there are more
 log = logging.getLogger("anomaly_bench")
 
 
 def rates() -> np.ndarray:
-    """[STEPS] the false-positive rates at which the colour changes, falling."""
+    """Return the false-positive rates at which the colour changes, falling.  [STEPS]"""
     return np.geomspace(HIGHEST, LOWEST, STEPS)
 
 
 def thresholds(values: np.ndarray) -> np.ndarray:
-    """[STEPS] rising: the k-th is exceeded by no more than a share `rates()[k]` of the values [n]."""
+    """Return rising thresholds: the k-th is exceeded by at most a share `rates()[k]` of the values.  [n] -> [STEPS]"""
     count = len(values)
     allowed = np.floor(rates() * count).astype(int)  # values that may lie above
     top = min(allowed[0] + 1, count)
@@ -40,36 +40,36 @@ def thresholds(values: np.ndarray) -> np.ndarray:
 
 
 def levels(values: np.ndarray, limits: np.ndarray) -> np.ndarray:
-    """How many thresholds a value exceeds: [...] -> uint8, 0 to STEPS."""
+    """Return how many thresholds each value exceeds, 0 to STEPS.  [...] -> uint8 [...]"""
     return np.searchsorted(limits, values, side="left").astype(np.uint8)
 
 
-def shrunk(values: np.ndarray) -> np.ndarray:
-    """[H, W] -> at most SIDE pixels a side; a block shows its highest value."""
+def shrink(values: np.ndarray) -> np.ndarray:
+    """Return the highest value of each block of pixels.  [H, W] -> at most [SIDE, SIDE]"""
     block = -(-max(values.shape) // SIDE)
     for _ in values.shape:  # slices are five times as fast as `reduceat`
         peaks = values[::block].copy()
-        for part in (values[i::block] for i in range(1, block)):
-            np.maximum(peaks[: len(part)], part, out=peaks[: len(part)])
+        for others in (values[i::block] for i in range(1, block)):
+            np.maximum(peaks[: len(others)], others, out=peaks[: len(others)])
         values = peaks.T
     return values
 
 
 def colour_steps() -> np.ndarray:
-    """uint8 [STEPS + 1, 3]: what a level looks like, the darkest first."""
+    """Return the colour of each level, the darkest first.  uint8 [STEPS + 1, 3]"""
     return palette()[np.linspace(0, 255, STEPS + 1).round().astype(int)]
 
 
 def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], target: Path) -> str:
-    """target/<key>/<index>.png of the wanted test images, as far as they are missing.
+    """Write target/<key>/<index>.png for each wanted test image that has none yet.
 
-    labels [N]: 0 normal.  Returns the key, which is another once the run's maps are others; empty where there is
-    nothing to draw: no maps, damaged ones, or no normal image, without which there is no rate.
+    labels [N]: 0 normal.  Returns the key, which changes when the run's maps change; empty where nothing can be drawn:
+    there are no maps, they are damaged, or there is no normal image and so no rate.
     """
     file, normal = folder.path / "maps.npy", [i for i, label in enumerate(labels) if not label]
     if not file.exists() or not normal:
         return ""
-    # this brings SciPy, which a report without maps need not wait for
+    # imports SciPy, for which a report without maps need not wait
     from anomaly_bench.loading.anomaly_maps import open_stored_maps
 
     stat = file.stat()
@@ -82,34 +82,34 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
         limits = _limits(maps, normal) if missing else np.empty(0)
         (target / key).mkdir(parents=True, exist_ok=True)
         for i in missing:
-            picture = Image.fromarray(levels(shrunk(maps[i]), limits), "P")
+            picture = Image.fromarray(levels(shrink(maps[i]), limits), "P")
             picture.putpalette(colour_steps().tobytes())
             _save(picture, target / key / f"{i}.png", bits=5)
-    except (UserError, ValueError) as error:  # whatever is wrong inside one run, it must not hide the others
+    except (UserError, ValueError) as error:  # a damaged run must not hide the others
         log.warning("%s: not drawn: %s", file, error)
         return ""
     return key
 
 
 def _limits(maps: Sequence[np.ndarray], normal: Sequence[int]) -> np.ndarray:
-    """`thresholds` of the pixels of the normal images, evenly spaced ones where there are very many."""
-    step = -(-len(normal) * maps[0].size // ENOUGH)
+    """Return `thresholds` for the pixels of the normal images, or for MOST_PIXELS of them."""
+    step = -(-len(normal) * maps[0].size // MOST_PIXELS)
     return thresholds(np.concatenate([maps[i].ravel()[k % step :: step] for k, i in enumerate(normal)]))
 
 
-def _key(*words: object) -> str:
-    return sha256(" ".join(map(str, words)))[:16]
+def _key(*values: object) -> str:
+    return sha256(" ".join(map(str, values)))[:16]
 
 
 def image_name(data: str, path: str) -> str:
-    """The file of a test image; data: the checksum of its data set."""
+    """Return the file name of a test image, without its ending.  data: the checksum of its data set."""
     return _key(data, path, IMAGE_SIDE)
 
 
-def cut_images(folder: RunFolder, names: dict[int, str], target: Path) -> None:
-    """target/<name>.jpg, and <name>_o.jpg with a defect outlined, out of the run's own pictures where they are missing.
+def crop_images(folder: RunFolder, names: dict[int, str], target: Path) -> None:
+    """Write target/<name>.jpg, and <name>_o.jpg with the defect outlined, from the heat map pictures of a run.
 
-    names: of each wanted test image, by its index.
+    names: index of a test image -> name; images that have a file already are left out.
     """
     missing = {i: name for i, name in names.items() if not (target / f"{name}.jpg").exists()}
     if not missing or not (folder.path / "heatmaps").is_dir():

@@ -45,8 +45,10 @@ def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
-    page.on("requestfailed", lambda asked: wrong.append(f"{asked.failure}: {asked.url}"))
-    page.on("request", lambda asked: None if asked.url.startswith(("file:", "data:")) else wrong.append(asked.url))
+    page.on("requestfailed", lambda request: wrong.append(f"{request.failure}: {request.url}"))
+    page.on(
+        "request", lambda request: None if request.url.startswith(("file:", "data:")) else wrong.append(request.url)
+    )
     yield page
     context.close()
     assert [text for text in wrong if "ERR_ABORTED" not in text] == []  # a page that was left while it loaded
@@ -126,13 +128,13 @@ def test_every_column_of_every_table_sorts(page: Any, report: Path) -> None:
 
 def test_one_matrix_at_a_time_and_all_on_paper(page: Any, report: Path) -> None:
     go(page, report, "pages/synthetic.html")
-    parts, radios = page.locator("[data-metric]"), page.locator("input[type=radio]")
-    assert parts.count() == radios.count() == 10
+    matrices, radios = page.locator("[data-metric]"), page.locator("input[type=radio]")
+    assert matrices.count() == radios.count() == 10
     for k in range(radios.count()):
         radios.nth(k).check()
-        assert [parts.nth(j).is_visible() for j in range(10)] == [j == k for j in range(10)]
+        assert [matrices.nth(j).is_visible() for j in range(10)] == [j == k for j in range(10)]
     page.emulate_media(media="print")
-    assert all(parts.nth(j).is_visible() for j in range(10))
+    assert all(matrices.nth(j).is_visible() for j in range(10))
 
 
 def test_light_and_dark(page: Any, report: Path) -> None:
@@ -176,11 +178,11 @@ SORTED = """([sort, of]) => {
 
 def test_every_sort_and_filter(page: Any, report: Path) -> None:
     go(page, report, CATEGORY)
-    for of in ("", "rd", "csflow"):
-        page.select_option("#of", of)
+    for method in ("", "rd", "csflow"):
+        page.select_option("#of", method)
         for sort in ("mistake", "miss", "alarm"):
             page.select_option("#sort", sort)
-            keys = page.evaluate(SORTED, [sort, of])
+            keys = page.evaluate(SORTED, [sort, method])
             assert len(keys) == CARDS
             assert keys == sorted(keys, reverse=True)
     page.select_option("#of", "")

@@ -120,15 +120,15 @@ def test_ids_are_unique(pages: dict[str, Page]) -> None:
 
 
 def test_the_overview_has_the_means_over_seeds(outputs: Path, pages: dict[str, Page]) -> None:
-    of = {(m, c): [] for m in ("rd", "csflow") for c in ("category00", "category01")}
+    aurocs = {(m, c): [] for m in ("rd", "csflow") for c in ("category00", "category01")}
     for folder in find(outputs):
         if folder.status == "done":
-            of[folder.manifest["method"], folder.manifest["category"]].append(folder.metrics["image_auroc"])
+            aurocs[folder.manifest["method"], folder.manifest["category"]].append(folder.metrics["image_auroc"])
     line = next(cells for cells in pages["index.html"].cells if cells[0] == "category00")
-    expected = [(np.mean(of[m, "category00"]), np.std(of[m, "category00"], ddof=1)) for m in ("csflow", "rd")]
+    expected = [(np.mean(aurocs[m, "category00"]), np.std(aurocs[m, "category00"], ddof=1)) for m in ("csflow", "rd")]
     assert line[1:] == [f"{mean:.4f}±{std:.4f}" for mean, std in expected]
     rd = next(cells for cells in pages["index.html"].cells if cells[0] == "rd" and "±" in cells[1])
-    means = np.mean([of["rd", c] for c in ("category00", "category01")], 0)
+    means = np.mean([aurocs["rd", c] for c in ("category00", "category01")], 0)
     assert rd[1] == f"{means.mean():.4f}±{means.std(ddof=1):.4f}"
     assert rd[-4:] == ["100", "11.1", "100", "10.00 M"]
 
@@ -137,10 +137,10 @@ def test_published_figures_stand_beside_their_setting(run: Run, tmp_path: Path) 
     run("screw", 0, image_auroc=0.95, pixel_auroc=0.9)
     run("screw", 0, label="rd method.epochs=3", method={"epochs": 3}, image_auroc=0.7)
     page = written(tmp_path)["index.html"]
-    heads = [cells[0] for cells in page.cells]
+    first_cells = [cells[0] for cells in page.cells]
     quoted = [given for tag, given in page.tags if tag == "td" and given.get("class") == "quoted"]
     assert len(quoted) >= 1
-    assert heads.index("rd") < heads.index("paper WRN50-2 256px") < heads.index("rdepochs=3")
+    assert first_cells.index("rd") < first_cells.index("paper WRN50-2 256px") < first_cells.index("rdepochs=3")
     assert "unverified" in next(cells for cells in page.cells if cells[0] == "paper WRN50-2 256px")[1]
 
 
