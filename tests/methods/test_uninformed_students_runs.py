@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import csv
+import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from omegaconf import OmegaConf
 from PIL import Image
 
 from anomaly_bench import config
 from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.teachers import save_teacher
-from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.runner import run
 from tests.methods.small_us import PATCH, method, scales
 from tests.small_runs import curve, environment, equal, make_images
@@ -136,13 +139,47 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
     assert second.maps.shape == (3, 16, 16)
 
 
-def test_a_run_without_maps(tmp_path: Path) -> None:
-    (scale,), file = scales(method(seed=3, **PATCH)), tmp_path / "mine.safetensors"
+def without_maps(place: Path) -> list[str]:
+    """The overrides of a run whose images are one patch each, with a teacher's file; all of it in `place`."""
+    (scale,), file = scales(method(seed=3, **PATCH)), place / "mine.safetensors"
     save_teacher(scale.teacher, file, {})
     values = ["method.image_size=17", "method.patch_sizes=[17]", "method.dense=false", "method.epochs=1"]
-    data = ["dataset=folder", f"dataset.root={make_few_images(tmp_path / 'first')}"]
-    where = ["hardware=cpu", "hardware.threads=1", f"output_dir={tmp_path}"]
-    folder = run(config.compose(["method=us", f"method.teacher.file={file}", *values, *data, *where]))
+    data = ["dataset=folder", f"dataset.root={make_few_images(place / 'first')}"]
+    where = ["hardware=cpu", "hardware.threads=1", f"output_dir={place / 'outputs'}"]
+    return ["method=us", f"method.teacher.file={file}", *values, *data, *where]
+
+
+def as_an_earlier_version_wrote_it(folder: RunFolder) -> None:
+    """Give a run's config.yaml the keys that stood in the place of the block `teacher`."""
+    file, manifest = folder.path / "config.yaml", folder.path / "manifest.json"
+    cfg, content = OmegaConf.load(file), json.loads(manifest.read_text())
+    block = cfg.method.pop("teacher")
+    cfg.method.update({"teacher": block.pop("file"), **{f"teacher_{key}": value for key, value in block.items()}})
+    file.write_text(OmegaConf.to_yaml(cfg))
+    content["files"]["config.yaml"] = hashlib.sha256(file.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(content))
+
+
+def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    folder = run(config.compose(overrides := without_maps(tmp_path)))
+    as_an_earlier_version_wrote_it(folder)
+    assert "teacher_steps: 50000" in (folder.path / "config.yaml").read_text()
+    before = folder.metrics
+    for argv in (["train", *overrides], ["eval", str(folder.path)], ["list", "runs"], ["report"]):
+        assert main(argv) == 0, argv
+    assert len(list(find("outputs"))) == 1  # trained once
+    assert RunFolder(folder.path).metrics == before
+    said = capsys.readouterr()
+    assert "already done" in said.err
+    assert "the stored metrics are confirmed" in said.out
+
+
+def test_a_run_without_maps(tmp_path: Path) -> None:
+    folder = run(config.compose(without_maps(tmp_path)))
     assert folder.status == "done"
     assert folder.maps is None
     assert {key for key in folder.metrics if key.startswith(("pixel", "aupro"))} == set()
