@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_bench.nets.patch_descriptors import PATCH_SIZES, PatchDescriptor, enlarge
+from anomaly_bench.nets.patch_descriptors import PATCH_SIZES, PatchDescriptor, upsample
 from tests.references.patch_descriptors import describe
 
 STRIDES = {17: (1,), 33: (1, 2, 4), 65: (1, 2, 4, 8)}
@@ -140,13 +140,13 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="patches are 33 x 34 pixels, needed 33 x 33"):
         PatchDescriptor(33)(torch.zeros(1, 3, 33, 34))
     with pytest.raises(ValueError, match="maps of 3 x 4 are not those of 9 x 17 pixels at stride 4"):
-        enlarge(torch.zeros(1, 2, 3, 4), 4, (9, 17))
+        upsample(torch.zeros(1, 2, 3, 4), 4, (9, 17))
 
 
 @pytest.mark.parametrize(("stride", "H", "W"), [(2, 9, 14), (4, 13, 18), (8, 1, 30), (8, 7, 8)])
-def test_enlarge(stride: int, H: int, W: int) -> None:
+def test_upsample(stride: int, H: int, W: int) -> None:
     maps = images(2, 3, -(-H // stride), -(-W // stride))
-    large = enlarge(maps, stride, (H, W))
+    large = upsample(maps, stride, (H, W))
     assert large.shape == (2, 3, H, W)
     assert torch.equal(large[:, :, ::stride, ::stride], maps)
     for x in range(W):
@@ -160,6 +160,6 @@ def test_enlarge(stride: int, H: int, W: int) -> None:
         torch.testing.assert_close(large[:, :, y], large[:, :, i * stride].lerp(below, part / stride))
 
 
-def test_enlarge_leaves_stride_1_alone() -> None:
+def test_upsample_leaves_stride_1_alone() -> None:
     maps = images(1, 2, 5, 6)
-    assert enlarge(maps, 1, (5, 6)) is maps
+    assert upsample(maps, 1, (5, 6)) is maps

@@ -82,13 +82,13 @@ def interpolation(n, size):
     return torch.from_numpy(matrix)
 
 
-def enlarge(maps, height, width):
+def upsample(maps, height, width):
     """[..., h, w] -> [..., height, width]"""
     return interpolation(maps.shape[-2], height) @ maps @ interpolation(maps.shape[-1], width).T
 
 
 def twice(maps):
-    return enlarge(maps, 2 * maps.shape[-2], 2 * maps.shape[-1])
+    return upsample(maps, 2 * maps.shape[-2], 2 * maps.shape[-1])
 
 
 def smaller(images, times):
@@ -109,7 +109,7 @@ def scores(z, height, width, product):
         entries = [value for m in z for value in m[image].flatten().tolist()]
         of_images.append(math.fsum(value * value / 2 for value in entries) / len(entries))
         squares = [sum(channel**2 for channel in m[image]) / m.shape[1] for m in z]  # [h, w] each
-        large = [enlarge(m, height, width) for m in squares]
+        large = [upsample(m, height, width) for m in squares]
         maps.append(large[0] * large[1] * large[2] if product else large[0])
     return np.array(of_images), torch.stack(maps).numpy()
 

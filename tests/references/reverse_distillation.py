@@ -153,7 +153,7 @@ def loss(f_e, f_d, flatten):
     return float(total)
 
 
-def enlarge(values, height, width):
+def upsample(values, height, width):
     """Bilinear, the corner pixels' centres staying where they are."""
     h, w = values.shape
     result = np.empty((height, width))
@@ -174,6 +174,6 @@ def scores(f_e, f_d, height, width, sigma):
     for image in range(len(f_e[0])):
         total = np.zeros((height, width))
         for e, d in zip(f_e, f_d, strict=True):
-            total += enlarge(distances(e[image], d[image]), height, width)
+            total += upsample(distances(e[image], d[image]), height, width)
         maps.append(gaussian_filter(total, sigma=sigma))
     return np.array([m.max() for m in maps]), np.array(maps)
