@@ -24,19 +24,19 @@ FORMER_KEYS = {new: old for old, new in KEYS.items()}
 
 
 def present_class(target: str) -> str:
-    """The full name that a class of this package has now, from the one that an earlier version wrote."""
+    """Return the name that a class of this package has now, from the one that an earlier version wrote."""
     moved = ((old, new) for old, new in MODULES.items() if target.startswith(old))
     return next((new + target.removeprefix(old) for old, new in moved), target)
 
 
 def former_class(target: str) -> str:
-    """The inverse of `present_class`."""
+    """Return the name that earlier versions wrote for a class; the inverse of `present_class`."""
     moved = ((old, new) for old, new in MODULES.items() if target.startswith(new))
     return next((old + target.removeprefix(new) for old, new in moved), target)
 
 
 def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's part of a configuration, whichever version wrote it, with its present keys: `teacher.steps`."""
+    """Return a method's part of a configuration, whichever version wrote it, with its present keys: `teacher.steps`."""
     found: dict[str, Any] = {}
     for key, value in method.items():
         if isinstance(value, Mapping):
@@ -47,7 +47,7 @@ def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def renamed(key: str, known: Collection[str]) -> str:
-    """A hint that names the present key for a former one, `method.teacher_steps`; empty unless it is one of `known`."""
+    """Return a hint with the present key for a former one, `method.teacher_steps`; empty unless it is in `known`."""
     group, _, name = key.rpartition(".")
     present = f"{group}.{KEYS[name]}" if name in KEYS else ""
     return f"it is {present} now" if present in known else ""

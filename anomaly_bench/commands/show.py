@@ -76,7 +76,7 @@ def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
 
 
 def _with_blocks(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> Iterator[tuple[str, Any]]:
-    """The keys and values of a configuration; in place of a block its keys, in dotted form, with their values."""
+    """Yield the keys and values of a configuration, in place of a block its keys in dotted form."""
     for key, value in cfg.items():
         block = {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {}
         yield from block.items() if block.keys() & notes.keys() else [(key, value)]

@@ -107,7 +107,7 @@ def _once(key: Any, find: Callable[[], Any]) -> Any:
 
 
 def _with_former_keys(method: Mapping[str, Any]) -> dict[str, Any]:
-    """A method's arguments under the keys that earlier versions had for them, which stay in the ids of runs."""
+    """Return a method's arguments under the keys of earlier versions, which the ids of runs are made of."""
     values: dict[str, Any] = {}
     for key, value in method.items():
         if isinstance(value, BaseModel) and key in FORMER_BLOCKS:

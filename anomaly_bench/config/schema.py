@@ -146,7 +146,7 @@ def _mistakes(error: ValidationError, prefix: str, model: type[BaseModel]) -> li
 
 
 def _key_at(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, type[BaseModel]]:
-    """The dotted key that pydantic's location lies in, and the model that has it; blocks of keys are models of keys."""
+    """Return the dotted key that holds a location of pydantic's, and the model that has this key."""
     depth = 1
     while depth < len(loc) and (block := _block(model, str(loc[depth - 1]))):
         model, depth = block, depth + 1
@@ -154,13 +154,13 @@ def _key_at(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[str, ty
 
 
 def _block(model: type[BaseModel], key: str) -> type[BaseModel] | None:
-    """The model of a key that is a block of keys."""
+    """Return the model of a key that is a block of keys, else None."""
     annotation = model.model_fields[key].annotation if key in model.model_fields else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
 def _dotted_keys(model: type[BaseModel]) -> Iterator[str]:
-    """All keys in dotted form: those of a block in place of the block."""
+    """Yield all keys in dotted form, those of a block in place of the block."""
     for key in model.model_fields:
         block = _block(model, key)
         yield from (f"{key}.{name}" for name in _dotted_keys(block)) if block else [key]
@@ -184,7 +184,7 @@ def _mistake(key: str, errors: list[ErrorDetails], names: list[str], known: list
 
 
 def not_a_value(key: str, given: Any, known: Collection[str]) -> UserError:
-    """The mistake of giving a value to a key that is a block of keys, which are in `known`."""
+    """Return the mistake of giving a value to a key that is a block of keys, which are in `known`."""
     inside = [each.removeprefix(f"{key}.") for each in known if each.startswith(f"{key}.")]
     return UserError(key, f"{given!r} given, but it is a block of keys: {', '.join(inside)}", renamed(key, known))
 

@@ -57,7 +57,7 @@ def with_its_line(mistake: UserError, choices: Mapping[str, str]) -> UserError:
 
 
 def lines_of_keys(text: str) -> Iterator[tuple[str, int, str]]:
-    """Each key of a yaml and of its blocks, in dotted form, with the number of its line, from 1, and the line."""
+    """Yield each key of a yaml and of its blocks, in dotted form, with the number of its line, from 1, and the line."""
     block = ""
     for number, line in enumerate(text.splitlines(), 1):
         if match := KEY.match(line):

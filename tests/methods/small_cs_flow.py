@@ -55,18 +55,18 @@ def images(count: int, size: int = 64, seed: int = 1, dtype: torch.dtype = torch
     return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
-class Asked(NormalLoaders):
+class RecordingLoaders(NormalLoaders):
     """The runner's own loaders; remembers what features it was asked for."""
 
-    asked: tuple[str, FrozenFeatures, int, bool]
+    requests: tuple[str, FrozenFeatures, int, bool]
 
     def features(self, split: Any, frozen: FrozenFeatures, batch_size: int, shuffle: bool = False) -> Any:
-        self.asked = (split, frozen, batch_size, shuffle)
+        self.requests = (split, frozen, batch_size, shuffle)
         return super().features(split, frozen, batch_size, shuffle)
 
 
-def normal_data(folder: Path) -> Asked:
+def normal_data(folder: Path) -> RecordingLoaders:
     """Five noisy images."""
     pixels = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3), dtype=np.uint8)
     records = [Record(f"train/{i:05}", "good", image) for i, image in enumerate(pixels)]
-    return Asked(records, [], 64, folder, workers=0, seed=0)
+    return RecordingLoaders(records, [], 64, folder, workers=0, seed=0)

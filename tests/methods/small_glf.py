@@ -95,18 +95,18 @@ def expected_scores(glf: GlancingAtThePatch, image: Tensor) -> np.ndarray:
     return slow.scores(z_l, z_g, head(glf))
 
 
-class Asked(NormalLoaders):
+class RecordingLoaders(NormalLoaders):
     """The runner's own loaders; remembers what it was asked for."""
 
-    asked: list[tuple[Any, ...]]
+    requests: list[tuple[Any, ...]]
 
     def loader(self, *given: Any, **more: Any) -> Any:
-        self.asked = [*getattr(self, "asked", []), (*given, more)]
+        self.requests = [*getattr(self, "requests", []), (*given, more)]
         return super().loader(*given, **more)
 
 
-def normal_data(folder: Path, train: int = 3, val: int = 2) -> Asked:
+def normal_data(folder: Path, train: int = 3, val: int = 2) -> RecordingLoaders:
     """Noisy images."""
     pixels = np.random.default_rng(0).integers(0, 256, (train + val, SIZE, SIZE, 3), dtype=np.uint8)
     records = [Record(f"train/{i:05}", "good", image) for i, image in enumerate(pixels)]
-    return Asked(records[:train], records[train:], SIZE, folder, workers=0, seed=0)
+    return RecordingLoaders(records[:train], records[train:], SIZE, folder, workers=0, seed=0)

@@ -53,9 +53,9 @@ class Normal:
 
     def __init__(self, batches: list[Tensor]) -> None:
         self.batches = batches
-        self.asked: list[tuple[str, int, bool]] = []
+        self.requests: list[tuple[str, int, bool]] = []
 
     def loader(self, split: str, batch_size: int, shuffle: bool = False) -> DataLoader[NormalBatch]:
-        self.asked.append((split, batch_size, shuffle))
+        self.requests.append((split, batch_size, shuffle))
         rows: Any = [{"image": b, "path": [str(i) for i in range(len(b))]} for b in self.batches]
         return DataLoader(rows, batch_size=None)

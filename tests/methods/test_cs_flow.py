@@ -87,8 +87,8 @@ def test_log_det_is_that_of_the_jacobian() -> None:
     sizes = [shape.numel() for shape in shapes]
 
     def flat(x: Tensor) -> Tensor:
-        parts = zip(x.split(sizes, 1), shapes, strict=True)
-        return torch.cat([m.flatten(1) for m in flow([part.unflatten(1, shape) for part, shape in parts])[0]], 1)
+        flat_maps = zip(x.split(sizes, 1), shapes, strict=True)
+        return torch.cat([m.flatten(1) for m in flow([part.unflatten(1, shape) for part, shape in flat_maps])[0]], 1)
 
     x = torch.cat([m.flatten(1) for m in y], 1)
     jacobian = torch.autograd.functional.jacobian(flat, x)  # [2, D, 2, D]

@@ -25,8 +25,8 @@ from tests.small_runs import curve, environment, equal, make_images
 RESNET = ["method.backbone=resnet18", "method.layer=layer3", "method.hidden=8"]
 
 
-def built(*words: str) -> Method:
-    settings = config.validate(config.compose(["method=csflow", "dataset=mtd", *words]))
+def built(*overrides: str) -> Method:
+    settings = config.validate(config.compose(["method=csflow", "dataset=mtd", *overrides]))
     method: Method = config.build("method", settings.method)
     return method
 
@@ -35,7 +35,7 @@ def built(*words: str) -> Method:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("overrides", "line"),
     [
         (
             ["method.image_size=96"],
@@ -52,9 +52,9 @@ def built(*words: str) -> Method:
         (["method.map_scales=all"], "method.map_scales: 'all' given, allowed: 'largest' or 'product'"),
     ],
 )
-def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
+def test_combinations_that_cannot_work(overrides: list[str], line: str) -> None:
     with pytest.raises(UserError) as refused:
-        built(*RESNET, *words)
+        built(*RESNET, *overrides)
     assert str(refused.value) == line
 
 
@@ -65,7 +65,7 @@ def test_a_finer_layer_takes_smaller_images() -> None:
 # Whole runs
 
 
-def words(root: Path, weights: Path, *more: str) -> list[str]:
+def overrides(root: Path, weights: Path, *more: str) -> list[str]:
     return [
         "method=csflow", *RESNET, f"method.weights={weights}", "method.image_size=64", "method.kernels=[3,1]",
         "method.epochs=2", "method.batch_size=5", "dataset=folder", f"dataset.root={root}", "hardware=cpu",
@@ -108,7 +108,7 @@ def finished(seed: int, outputs: str = "outputs") -> RunFolder:
 
 
 def test_the_backbone_sees_each_image_once(place: Path, weights: Path, events: list[str]) -> None:
-    given = words(make_images(place / "widgets"), weights)
+    given = overrides(make_images(place / "widgets"), weights)
     train, test, steps = 12, 10, ["step 0"] * 3 + ["step 1"] * 3
     assert main(["train", *given]) == 0
     first = ["look"] * 3 * (train + 1)  # one image more tells the shapes
@@ -124,7 +124,7 @@ def test_the_backbone_sees_each_image_once(place: Path, weights: Path, events: l
 
 
 def test_a_finished_run_is_the_model(place: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = words(make_images(place / "widgets"), weights)
+    given = overrides(make_images(place / "widgets"), weights)
     assert main(["train", *given]) == 0
     folder = finished(0)
     monkeypatch.setenv("ANOMALY_BENCH_WEIGHTS", str(place / "nowhere"))
@@ -163,7 +163,7 @@ main(["train", *sys.argv[1:]])
 
 
 def test_a_killed_run_goes_on(place: Path, weights: Path, events: list[str]) -> None:
-    given = words(make_images(place / "widgets"), weights)
+    given = overrides(make_images(place / "widgets"), weights)
     child = subprocess.run(
         [sys.executable, "-c", DYING, *given], cwd=place, env=environment(), capture_output=True, timeout=120
     )

@@ -31,7 +31,7 @@ def test_stage(tmp_path: Path, weights: Path) -> None:
     csflow, data = method(weights=str(weights), epochs=7, feature_dtype="float16"), normal_data(tmp_path)
     (stage,) = csflow.stages(data)
     assert (stage.name, stage.trainer) == ("flow", {"max_epochs": 7, "gradient_clip_val": 1.0})
-    split, frozen, *how = data.asked
+    split, frozen, *how = data.requests
     assert (split, how, frozen.dtype) == ("train", [3, True], "float16")
     assert [len(batch["path"]) for batch in stage.loader] == [3, 2]
     shapes = [m.shape for m in next(iter(stage.loader))["features"]]
@@ -51,7 +51,7 @@ def test_stored_features_are_named_by_all_that_they_depend_on(tmp_path: Path, we
     for changes in changed:
         csflow, data = method(**{"weights": str(weights), **changes}), normal_data(tmp_path)
         next(csflow.stages(data))
-        keys.append(data.asked[1].key)
+        keys.append(data.requests[1].key)
     assert keys[0] == keys[1]
     assert len(set(keys[1:])) == 4
     assert len(list(tmp_path.glob("*.features"))) == 4

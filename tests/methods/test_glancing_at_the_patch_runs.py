@@ -28,7 +28,7 @@ from tests.small_runs import ROOT, curve, environment, equal, make_images
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("overrides", "line"),
     [
         (["image_size=224"], "method.image_size: 224 given, allowed: 243 to 274"),
         (["image_size=512"], "method.image_size: 512 given, allowed: 243 to 274"),
@@ -50,8 +50,8 @@ from tests.small_runs import ROOT, curve, environment, equal, make_images
         ),
     ],
 )
-def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
-    composed = config.compose(["method=glf", "dataset=mtd", *(f"method.{word}" for word in words)])
+def test_combinations_that_cannot_work(overrides: list[str], line: str) -> None:
+    composed = config.compose(["method=glf", "dataset=mtd", *(f"method.{each}" for each in overrides)])
     with pytest.raises(UserError) as refused:
         config.build("method", config.validate(composed).method)
     assert str(refused.value) == line
@@ -71,7 +71,7 @@ def test_what_no_source_settles_is_shown_as_unknown(capsys: pytest.CaptureFixtur
 # Whole runs
 
 
-def words(root: Path, *more: str) -> list[str]:
+def overrides(root: Path, *more: str) -> list[str]:
     return [
         "method=glf_fast", "method.steps=8", "method.batch_size=5", "method.windows=4", "dataset=folder",
         f"dataset.root={root}", "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false",
@@ -92,7 +92,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def trained(place: Path, outputs: str, *more: str) -> RunFolder:
-    assert main(["train", *words(place / "widgets", f"output_dir={outputs}", *more)]) == 0
+    assert main(["train", *overrides(place / "widgets", f"output_dir={outputs}", *more)]) == 0
     (folder,) = find(outputs)
     assert folder.status == "done"
     return RunFolder(folder.path.resolve())
@@ -128,7 +128,7 @@ def test_a_run_measures_both_parts(whole: RunFolder) -> None:
 
 
 def test_a_finished_run_is_the_model(whole: RunFolder, place: Path) -> None:
-    settings = config.validate(config.compose(words(place / "widgets", "method.teacher.file=/gone")))
+    settings = config.validate(config.compose(overrides(place / "widgets", "method.teacher.file=/gone")))
     torch.manual_seed(7)
     fresh: Method = config.build("method", settings.method)
     fresh.load_state_dict(load_file(whole.path / "weights.safetensors"))
@@ -171,7 +171,7 @@ main(["train", *sys.argv[1:]])
 
 
 def test_a_killed_run_goes_on(place: Path, whole: RunFolder) -> None:
-    command = [sys.executable, "-c", DYING, *words(place / "widgets", "output_dir=killed")]
+    command = [sys.executable, "-c", DYING, *overrides(place / "widgets", "output_dir=killed")]
     child = subprocess.run(command, cwd=place, env=environment(), capture_output=True, timeout=120)
     assert child.returncode < 0, child.stderr
     (killed,) = find("killed")

@@ -22,7 +22,7 @@ from anomaly_bench.nets.teachers import save_teacher
 from anomaly_bench.nets.windows import crop, random_corners
 from tests.methods.small_glf import (
     YAML,
-    Asked,
+    RecordingLoaders,
     batch,
     consistency,
     expected_scores,
@@ -47,7 +47,7 @@ def optimiser_of(stage: Stage) -> torch.optim.Optimizer:
     return optimiser
 
 
-def train(glf: GlancingAtThePatch, data: Asked) -> dict[str, Weights]:
+def train(glf: GlancingAtThePatch, data: RecordingLoaders) -> dict[str, Weights]:
     """All stages; L's weights after each, `shipped` before the first."""
     after = {"shipped": shipped(glf)}
     for stage in glf.stages(data):
@@ -74,7 +74,7 @@ def test_stages(tmp_path: Path, weights: Path) -> None:
     assert (tune.name, tune.trainer) == ("tune", {"max_epochs": 2, "max_steps": 1001})
     assert (training.name, training.trainer) == ("global", {"max_epochs": 1, "max_steps": 7})
     assert (len(tune.loader), len(training.loader)) == (501, 8)
-    assert data.asked == [
+    assert data.requests == [
         ("train", 5, {"shuffle": True, "min_samples": 2500}),
         ("train", 4, {"shuffle": True, "min_samples": 28}),
     ]
@@ -209,7 +209,7 @@ def test_calibration_is_that_of_the_validation_images(tmp_path: Path) -> None:
     data = normal_data(tmp_path, val=3)
     glf = method(windows=2, calibrate=True)
     train(glf, data)
-    assert data.asked[1:] == [("val", 1, {})]
+    assert data.requests[1:] == [("val", 1, {})]
     (held,) = (batch["image"] for batch in data.loader("val", 3))
     expected = slow.calibration([expected_scores(glf, image) for image in held])
     np.testing.assert_allclose(glf.calibration, expected, rtol=1e-3, atol=1e-7)
@@ -220,7 +220,7 @@ def test_calibration_is_that_of_the_validation_images(tmp_path: Path) -> None:
 def test_no_calibration_unless_asked_for(tmp_path: Path) -> None:
     data, glf = normal_data(tmp_path), method()
     train(glf, data)
-    assert [split for split, *_ in data.asked] == ["train"]
+    assert [split for split, *_ in data.requests] == ["train"]
     assert glf.calibration.tolist() == [[0, 1], [0, 1]]
     assert (YAML["calibrate"], YAML["val_share"], glf.val_share) == (False, 0.1, 0.1)
 

@@ -175,7 +175,7 @@ def test_stages_and_teacher(weights: str) -> None:
     rd = method(weights=weights, epochs=2)
     trainable = {k: v.clone() for k, v in rd.state_dict().items() if not k.startswith("teacher.")}
     data = train(rd, [images(4), images(3, seed=2)])
-    assert data.asked == [("train", 4, True)]
+    assert data.requests == [("train", 4, True)]
     assert rd.provenance()["backbone"] == "resnet18.tv_in1k"
     loaded = shaken(seed=9).teacher.net.state_dict()  # statistics, counters and all
     assert all(torch.equal(v, loaded[k]) for k, v in rd.teacher.net.state_dict().items())

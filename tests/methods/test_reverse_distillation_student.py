@@ -63,8 +63,8 @@ def test_shapes_at_32_px() -> None:
 def executed(rd: ReverseDistillation, x: Tensor) -> tuple[Any, list[Tensor], list[Tensor]]:
     """The student's layers in the order in which they ran, each with the batch norm that followed; f_e and f_d."""
     ran: list[Any] = []
-    parts = [m for m in (*rd.bottleneck.modules(), *rd.decoder.modules()) if not list(m.children())]
-    there = [m for m in parts if not isinstance(m, (nn.ReLU, nn.Identity))]
+    leaves = [m for m in (*rd.bottleneck.modules(), *rd.decoder.modules()) if not list(m.children())]
+    there = [m for m in leaves if not isinstance(m, (nn.ReLU, nn.Identity))]
     hooks = [m.register_forward_hook(lambda m, *_: ran.append(m)) for m in there]
     with torch.no_grad():
         f_e, f_d = rd(x)

@@ -159,7 +159,7 @@ def test_statistics_come_from_train_and_calibration_from_val(changes: dict[str, 
     data = Normal(train=trained, val=held)
     assert train(us, data) == [f"students_p{p}" for p in changes["patch_sizes"]]
     count, learning = len(us.scales), [("train", 1, False), ("train", YAML["batch_size"], True)]
-    assert data.asked == count * learning + count * [("val", 1, False)]
+    assert data.requests == count * learning + count * [("val", 1, False)]
     for scale in scales(us):
         mu, sigma = slow.statistics([described(scale.teacher, x, scale.stride) for x in trained])
         np.testing.assert_allclose(scale.mu.flatten(), mu, rtol=1e-5, atol=1e-5)

@@ -38,7 +38,7 @@ def photos(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("words", "line"),
+    ("overrides", "line"),
     [
         (
             ["method.dense=false"],
@@ -56,8 +56,8 @@ def photos(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_combinations_that_cannot_work(words: list[str], line: str) -> None:
-    settings = config.validate(config.compose(["method=us", "dataset=mtd", *words]))
+def test_combinations_that_cannot_work(overrides: list[str], line: str) -> None:
+    settings = config.validate(config.compose(["method=us", "dataset=mtd", *overrides]))
     with pytest.raises(UserError) as refused:
         config.build("method", settings.method)
     assert str(refused.value) == line
@@ -74,7 +74,7 @@ def make_few_images(root: Path) -> Path:
     return root
 
 
-def words(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
+def overrides(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
     return [
         "method=us", f"method.teacher.images={photos}", "method.backbone=resnet18", f"method.weights={weights}",
         "method.teacher.layer=3", "method.teacher.steps=3", "method.teacher.batch_size=4", "method.patch_sizes=[17]",
@@ -104,7 +104,7 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
     tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
-    first = words(make_few_images(tmp_path / "first"), photos, weights)
+    first = overrides(make_few_images(tmp_path / "first"), photos, weights)
     child = subprocess.run(
         [sys.executable, "-c", DYING, *first], cwd=tmp_path, env=environment(), capture_output=True, timeout=120
     )
@@ -130,7 +130,7 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
         rows = list(csv.DictReader(file))
     assert [float(r["loss_per_student"]) for r in rows] == pytest.approx([float(r["loss"]) / 2 for r in rows], rel=1e-4)
     other = make_few_images(tmp_path / "second")
-    assert main(["train", *words(other, photos, weights, "method.students=1", "output_dir=whole")]) == 0
+    assert main(["train", *overrides(other, photos, weights, "method.students=1", "output_dir=whole")]) == 0
     (second,) = (folder for folder in find(tmp_path / "whole") if folder.path.parent.name == "second")
     assert list(second.manifest["stages"]) == ["students_p17", "score"]
     assert [f.stat().st_mtime_ns for f in teacher.parent.iterdir()] == [written]
@@ -191,7 +191,7 @@ def test_a_mistake_is_one_line_before_any_training(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    given = words(make_images(tmp_path / "first"), photos, weights, "method.patch_sizes=[17,17]")
+    given = overrides(make_images(tmp_path / "first"), photos, weights, "method.patch_sizes=[17,17]")
     assert main(["train", *given]) == 2
     line = "bench: method.patch_sizes: [17, 17] given, allowed: each size once"
     assert capsys.readouterr().err.splitlines() == [line]
