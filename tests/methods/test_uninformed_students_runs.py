@@ -161,7 +161,10 @@ def as_an_earlier_version_wrote_it(folder: RunFolder) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
@@ -173,9 +176,8 @@ def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
         assert main(argv) == 0, argv
     assert len(list(find("outputs"))) == 1  # trained once
     assert RunFolder(folder.path).metrics == before
-    said = capsys.readouterr()
-    assert "already done" in said.err
-    assert "the stored metrics are confirmed" in said.out
+    assert f"already done: {folder.path}" in caplog.text
+    assert "the stored metrics are confirmed" in capsys.readouterr().out
 
 
 def test_a_run_without_maps(tmp_path: Path) -> None:
