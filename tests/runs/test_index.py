@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import subprocess
@@ -14,6 +16,7 @@ from typing import Any
 import pytest
 
 from anomaly_bench.commands import listing
+from anomaly_bench.commands.main import run_verb
 from anomaly_bench.console import age
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import read_sealed
@@ -33,8 +36,12 @@ def three(run: Run, tmp_path: Path) -> list[RunFolder]:
     return folders
 
 
-def listed(outputs: Path, *words: str) -> list[str]:
-    return list(listing.runs([str(outputs), *words]))
+def listed(outputs: Path, *arguments: str) -> list[str]:
+    """The lines of `bench list runs`."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        run_verb(["list", "runs", str(outputs), *arguments])
+    return out.getvalue().splitlines()
 
 
 def kept(outputs: Path) -> dict[str, Any]:
@@ -226,7 +233,7 @@ def test_mistakes_in_words_are_said(tmp_path: Path) -> None:
         UserError, match=r"'sead' is none of category, dataset, method, seed, status \(did you mean 'seed'"
     ):
         listed(tmp_path, "sead=1")
-    with pytest.raises(UserError, match="too many words"):
+    with pytest.raises(UserError, match="too many arguments, 'elsewhere' given"):
         listed(tmp_path, "elsewhere")
     with pytest.raises(UserError, match="no such folder of runs"):
         listed(tmp_path / "nowhere")
