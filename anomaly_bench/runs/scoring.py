@@ -44,33 +44,33 @@ class Scored:
 
 
 def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
-    """The test images' scores, under the name ""; and those that the method names as their components."""
+    """Score the test images.  Returns the scores under the name "", and those of the components under their names."""
     reset_peak_memory()
-    began, n, at = time.monotonic(), len(images), 0
+    began, start = time.monotonic(), 0
     scored: dict[str, Scored] = {}
     loader = DataLoader(images, batch_size=method.batch_size)
     method.eval()
     with torch.inference_mode():
         for batch in track(loader, "scoring"):
             scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
-            given = {"": scores, **(scores.components or {})}
-            kinds = {name: each.map is not None for name, each in given.items()}
-            if at and kinds != {name: known.maps is not None for name, known in scored.items()}:
+            by_name = {"": scores, **(scores.components or {})}
+            kinds = {name: each.map is not None for name, each in by_name.items()}
+            if start and kinds != {name: known.maps is not None for name, known in scored.items()}:
                 what = "gives maps or components for some batches, and none for others"
                 raise UserError(f"{type(method).__qualname__}.score", what)
-            for name, each in given.items():
+            for name, each in by_name.items():
                 if name not in scored:
-                    scored[name] = Scored(n, scratch / f"maps_{name}.npy")
-                scored[name].add(at, each, batch["path"])
-            at += len(batch["path"])
+                    scored[name] = Scored(len(images), scratch / f"maps_{name}.npy")
+                scored[name].add(start, each, batch["path"])
+            start += len(batch["path"])
     seconds = time.monotonic() - began
-    spent = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / n, 3)}
-    folder.update(stages={"score": {**spent, "peak_memory_mb": peak_memory_mb()}})
+    costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
+    folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
     return scored
 
 
 def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
-    """What a method's `score` returned.  shape: of the images [B, 3, H, W].  Raises UserError for anything else."""
+    """Return what a method's `score` returned.  Raises UserError unless it fits images of this shape, [B, 3, H, W]."""
     where = f"{type(method).__qualname__}.score"
     components = getattr(scores, "components", None) or {}
     if not isinstance(components, Mapping):
@@ -89,13 +89,13 @@ def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
     return scores
 
 
-def _check_tensor(where: str, name: str, given: object, images: torch.Size, wanted: Sequence[int]) -> None:
-    """Raises UserError unless what is `given` can be stored as float32 of the shape `wanted`."""
-    if not isinstance(given, torch.Tensor) or tuple(given.shape) != tuple(wanted):
-        found = list(given.shape) if isinstance(given, torch.Tensor) else type(given).__name__
-        raise UserError(where, f"`{name}` is {found} for images {list(images)}; {list(wanted)} is needed")
-    if not given.is_floating_point() or given.layout != torch.strided or given.is_meta:
-        kind = ", ".join(str(each).removeprefix("torch.") for each in (given.dtype, given.layout, given.device))
+def _check_tensor(where: str, name: str, value: object, images: torch.Size, shape: Sequence[int]) -> None:
+    """Raises UserError unless a value can be stored as float32 of this shape."""
+    if not isinstance(value, torch.Tensor) or tuple(value.shape) != tuple(shape):
+        found = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
+        raise UserError(where, f"`{name}` is {found} for images {list(images)}; {list(shape)} is needed")
+    if not value.is_floating_point() or value.layout != torch.strided or value.is_meta:
+        kind = ", ".join(str(each).removeprefix("torch.") for each in (value.dtype, value.layout, value.device))
         raise UserError(where, f"`{name}` is a tensor of {kind}; floating-point numbers in memory are needed")
 
 
@@ -120,35 +120,28 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
 
 
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
-    """scores.csv, maps.npy, the pictures, the components' metrics in the manifest, and the metrics last."""
+    """Measure the scores; write scores.csv, maps.npy, heat maps, the manifest's entry, curves, and the metrics last."""
     records, hardware = images.records, settings.hardware
-    labels = np.array([r.label for r in records])
-    scores, maps = scored[""].scores, scored[""].maps
-    measured, *components = (
-        metrics.measure(
-            one.scores,
-            labels,
-            one.maps,
-            images.masks,
+    labels = np.array([record.label for record in records])
+    measured = {
+        name: metrics.measure(
+            *(each.scores, labels, each.maps, images.masks),
             memory_mb=hardware.metrics_memory_mb,
             resamples=0 if name else settings.resamples,
             threads=hardware.threads or 1,
             track=track,
         )
-        for name, one in scored.items()
-    )
+        for name, each in scored.items()
+    }
+    scores, maps, found = scored[""].scores, scored[""].maps, measured.pop("")
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
         write_heatmaps(folder.path, folder.scores, maps, lambda i: pixels(images[i]))
-    named = zip([name for name in scored if name], components, strict=True)
-    folder.update(
-        measurement=measured.record(),
-        parts={name: m.metrics for name, m in named},
-    )
-    folder.write_text("curves.json", json.dumps(measured.curves))
-    folder.write_metrics(measured.metrics)
+    folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
+    folder.write_text("curves.json", json.dumps(found.curves))
+    folder.write_metrics(found.metrics)
 
 
 def pixels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
