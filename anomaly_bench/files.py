@@ -55,9 +55,9 @@ def new_folder(path: Path, keep: bool = False) -> Iterator[Path]:
     are those that the umask gives.  Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for left in path.parent.glob(f".{path.name}-????????/{path.name}"):
+    for left in path.parent.glob(f".{path.name}-*/{path.name}"):
         with suppress(OSError):  # its process has just finished
-            if time.time() - left.stat().st_mtime > ABANDONED:
+            if time.time() - left.parent.stat().st_mtime > ABANDONED:
                 shutil.rmtree(left.parent, ignore_errors=True)
     scratch = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}-"))  # closed to other users; `new` is not
     try:
