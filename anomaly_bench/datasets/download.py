@@ -1,4 +1,4 @@
-"""Download a large file from the first mirror that has it, going on where it broke off; unpack it without surprises."""
+"""Download a large file from the first mirror that has it, resuming a broken download; unpack archives safely."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from anomaly_bench.console import byte_bar, open_with_bar, print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import BLOCK, sha256_of, unwritable
 
-TRIES = 4  # in a row that bring no new bytes, before the next mirror has its turn
+TRIES = 4  # in a row that bring no new bytes, before the next mirror is tried
 TIMEOUT = 30  # seconds without an answer
-LIKELY = 20  # times an archive's own size is the most that it may unpack to where nothing is known of it
+LIKELY = 20  # times an archive's size: the most that it may unpack to where its content is not known
 COMPRESSED = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ": lzma.open}  # what a compressed tar begins with
 
 
@@ -51,7 +51,7 @@ def download(urls: Iterable[str], target: Path, size: int | None, sha256: str | 
 
 
 def _attempt(url: str, part: Path, size: int | None, sha256: str | None) -> str:
-    """Why `url` did not give the file, or an empty string when it is in `part`."""
+    """Return why `url` did not give the file, or an empty string when it is in `part`."""
     try:
         if size is None or _bytes(part) != size:
             _fetch(url, part)
@@ -80,7 +80,7 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def _receive(url: str, part: Path, have: int) -> None:
-    """One connection; a server that does not know ranges sends the file from its start."""
+    """Read from one connection; a server that does not know ranges sends the file from its start."""
     headers = {"User-Agent": "anomaly_bench"} | ({"Range": f"bytes={have}-"} if have else {})
     with urlopen(Request(url, headers=headers), timeout=TIMEOUT) as response:
         resumed = response.status == 206
@@ -99,7 +99,7 @@ def _receive(url: str, part: Path, have: int) -> None:
 
 
 def _check(part: Path, size: int | None, sha256: str | None) -> None:
-    """Raises OSError, and removes the file, when it is not the one that was meant."""
+    """Raise OSError, and remove the file, when it has another size or checksum."""
     found, wanted = f"{_bytes(part)} bytes", f"{size} bytes"
     if sha256 is not None and (size is None or found == wanted):
         with open_with_bar(part, f"checking {part.stem}") as file:
@@ -110,13 +110,13 @@ def _check(part: Path, size: int | None, sha256: str | None) -> None:
 
 
 class _Budget:
-    """Counts bytes, and refuses more than an archive may unpack to."""
+    """A count of bytes that refuses more than an archive may unpack to."""
 
     def __init__(self, archive: Path, limit: int) -> None:
         self.archive, self.limit, self.spent = archive, limit, 0
 
     def spend(self, count: int) -> None:
-        """Raises UserError beyond the limit."""
+        """Add bytes.  Raises UserError beyond the limit."""
         self.spent += count
         if self.spent > self.limit:
             what = f"unpacks to more than the {self.limit} bytes that this data set can have: nothing is kept of it"
@@ -124,12 +124,13 @@ class _Budget:
 
 
 class _Counted(io.RawIOBase):
-    """A stream that spends what is read from it."""
+    """A stream that counts what is read from it."""
 
     def __init__(self, source: IO[bytes], budget: _Budget) -> None:
         self.source, self.budget = source, budget
 
     def read(self, size: int = -1) -> bytes:
+        """Read and count bytes."""
         block = self.source.read(size)
         self.budget.spend(len(block))
         return block
@@ -162,7 +163,7 @@ def extract(archive: Path, folder: Path, limit: int | None = None) -> None:
 
 @contextmanager
 def _named(archive: Path) -> Iterator[None]:
-    """Whatever the readers of damaged archives raise, a dozen kinds of errors, becomes one line with its name."""
+    """Turn any of the many errors that readers of damaged archives raise into a UserError with the archive's name."""
     try:
         yield
     except UserError:
@@ -191,7 +192,7 @@ def _write(target: Path, source: _Counted) -> None:
 
 
 def _members(file: IO[bytes], archive: Path, limit: int) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Name and content of each member that is no folder; None for what is not a plain file."""
+    """Yield name and content of each member that is no folder; None for anything but a plain file."""
     start = file.read(6)
     file.seek(0)
     if start.startswith(b"PK"):
@@ -201,7 +202,7 @@ def _members(file: IO[bytes], archive: Path, limit: int) -> Iterator[tuple[str, 
 
 
 def _zip(file: IO[bytes], budget: _Budget) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """As `_members`; `budget` is that of the sizes in the archive's list."""
+    """Yield the `_members` of a zip; `budget` counts the sizes in the archive's list."""
     with zipfile.ZipFile(file) as archive:
         budget.spend(sum(info.file_size for info in archive.infolist()))
         for info in archive.infolist():
@@ -214,9 +215,9 @@ def _zip(file: IO[bytes], budget: _Budget) -> Iterator[tuple[str, IO[bytes] | No
 
 
 def _tar(stream: _Counted) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """As `_members`; in one pass, because a compressed tar can only be read from its start.
+    """Yield the `_members` of a tar, in one pass, because a compressed tar can only be read from its start.
 
-    The stream's own budget holds off long names and skipped members, that of what is written holds off sparse files.
+    The stream's budget refuses long names and skipped members, that of the written files refuses sparse files.
     """
     with tarfile.open(fileobj=stream, mode="r|") as archive:
         for member in archive:

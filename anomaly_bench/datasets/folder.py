@@ -62,12 +62,12 @@ class Folder(Dataset):
         unused.add_others(root)
         pairs = require_masks(pair_with_masks(root, {"good": good_dir, bad_dir.name: bad_dir}, unused))
         unused.warn()
-        good, bad = ([pair for pair in pairs if (pair[1] == "good") is normal] for normal in (True, False))
+        good, defective = ([pair for pair in pairs if (pair[1] == "good") is normal] for normal in (True, False))
         train, test = hold_out(good, max(1, round(self.test_share * len(good))), self.split_seed)
         if not train:
             what = f"a share of {self.test_share} leaves none of the {len(good)} good images to train on"
             raise UserError("dataset.test_share", what)
-        return train if split == "train" else [*test, *bad]
+        return train if split == "train" else [*test, *defective]
 
     def _flat_folders(self, root: Path) -> tuple[Path, Path]:
         """Return the two folders, which must differ and lie in `root`."""

@@ -61,9 +61,6 @@ class FashionMNIST(OneClass):
     def __init__(self, category: Garment, root: str | None) -> None:
         self._both = cache(partial(one_class, "fashion_mnist", category, root))
 
-    def records(self, split: Split) -> list[Record]:
-        return list(self._both()[split])
-
 
 class CIFAR10(OneClass):
     """Krizhevsky, 2009: `root`/cifar-10-batches-py/{data_batch_1..5,test_batch}, or these files in `root` itself."""

@@ -33,7 +33,7 @@ def _counts(name: str) -> Counts:
 
 
 def _source(name: str) -> dict[str, Any]:
-    """conf/download/<name>.yaml: urls, counts, and of one archive size and sha256, of several files `files`."""
+    """Return conf/download/<name>.yaml: urls, counts, and size and sha256 of an archive, or several `files`."""
     source: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "download" / f"{name}.yaml"))
     return source
 
@@ -132,7 +132,7 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
 
 
 def _fetch_files(name: str, target: Path, urls: list[str], source: dict[str, Any]) -> None:
-    """As `_fetch_archive`, for files that all lie in each of `urls`; what has arrived is kept for the next try."""
+    """Fetch files that are all below each of `urls`; those that have arrived stay for the next try."""
     part = target.with_name(f"{name}.part")
     for file, md5 in source["files"].items():
         path = part / file

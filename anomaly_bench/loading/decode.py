@@ -1,4 +1,4 @@
-"""One image or mask: read it as it is, or say what is wrong with the file."""
+"""Read one image or mask as it is, or raise an error that says what is wrong with the file."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _open(path: Path, content: bytes | None = None) -> Image.Image:
 
 
 def _rgb(image: Image.Image, path: Path) -> Image.Image:
-    """Colours as they are, whatever an alpha channel or a transparent palette entry says."""
+    """Return the colours as they are, without regard to an alpha channel or a transparent palette entry."""
     try:
         return (image.convert("RGBA") if "transparency" in image.info else image).convert("RGB")
     except ValueError as error:
@@ -77,7 +77,7 @@ def _mask_values(image: Image.Image, path: Path) -> np.ndarray:
 
 
 def _rgb_array(array: np.ndarray) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] -> uint8 [H, W, 3]."""
+    """Return uint8 [H, W] or [H, W, 3] as uint8 [H, W, 3]."""
     if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
         raise UserError("image array", f"is {array.dtype} {list(array.shape)}; uint8 [H, W] or [H, W, 3] is read")
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array

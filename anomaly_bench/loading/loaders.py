@@ -45,6 +45,7 @@ class EpochSampler(RandomSampler):
         self.seed, self.epoch, self.rounds = seed, 0, rounds
 
     def set_epoch(self, epoch: int) -> None:
+        """Let the next permutation be that of this epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -80,7 +81,7 @@ class NormalLoaders:
     def loader(
         self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, min_samples: int = 1
     ) -> DataLoader[NormalBatch]:
-        """Batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
+        """Return batches of a split in the fixed order or shuffled anew each epoch; the last, smaller batch is kept.
 
         min_samples: an epoch goes through all images as often as it takes to give this many.  Raises UserError for an
         empty split or a batch that the devices cannot share evenly.
@@ -95,7 +96,7 @@ class NormalLoaders:
     def features(
         self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
     ) -> DataLoader[FeatureBatch]:
-        """The same with the features of a frozen network in place of the images; raises what `FeatureSet` raises."""
+        """Return the same with the features of a frozen network in place of the images; raises as `FeatureSet`."""
         self._check(split, batch_size)  # before anything is computed
         return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
 

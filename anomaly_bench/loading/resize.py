@@ -31,13 +31,13 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _coverage(mask: np.ndarray, size: int) -> np.ndarray:
-    """bool [H, W] -> bool [S, S]: more than half covered under PIL's bilinear filter."""
+    """Return bool [S, S] of a mask bool [H, W]: where more than half is covered under PIL's bilinear filter."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BILINEAR)
     return np.asarray(grey) > 127
 
 
 def _footprint(mask: np.ndarray, size: int) -> np.ndarray:
-    """bool [H, W] -> bool [S, S]: every target pixel that a pixel falls into; what is connected stays connected."""
+    """Return bool [S, S] of a mask bool [H, W]: each target pixel that a pixel falls into; connections stay."""
     (from_y, to_y), (from_x, to_x) = (_pairs(n, size) for n in mask.shape)
     y, x = np.nonzero(mask[np.ix_(from_y, from_x)])
     out = np.zeros((size, size), dtype=bool)
@@ -46,7 +46,8 @@ def _footprint(mask: np.ndarray, size: int) -> np.ndarray:
 
 
 def _pairs(n: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Along an axis, (source, target) indices that belong together: the smaller pixel has its centre in the larger."""
+    """Return (source, target) indices along an axis that belong together: the centre of the smaller pixel is in the
+    larger."""
     small = np.arange(max(n, size))
     large = (2 * small + 1) * min(n, size) // (2 * max(n, size))
     return (small, large) if n >= size else (large, small)

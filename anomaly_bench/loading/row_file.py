@@ -16,6 +16,7 @@ import uuid
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -169,7 +170,7 @@ class _RemovedError(Exception):
 
 @contextlib.contextmanager
 def _locked_file(path: Path) -> Iterator[IO[bytes]]:
-    """`new_file`, locked until it is renamed: a process that can lock such a file knows that its writer is dead."""
+    """Yield `new_file`, locked until it is renamed: a process that can lock such a file knows its writer is dead."""
     while True:
         temporary = path.with_suffix(f".{uuid.uuid4().hex}.part")
         _writing.add(temporary.name)
@@ -187,13 +188,14 @@ def _locked_file(path: Path) -> Iterator[IO[bytes]]:
 
 def remove_parts(folder: Path) -> None:
     """Remove temporary files of processes that died while they wrote into the cache."""
-    for part in (path for pattern in PARTS for path in folder.glob(pattern)):
-        if part.name in _writing or not (LOCKED.fullmatch(part.name) or UNLOCKED.fullmatch(part.name)):
+    for path in chain.from_iterable(map(folder.glob, PARTS)):
+        locked = LOCKED.fullmatch(path.name) is not None
+        if path.name in _writing or not (locked or UNLOCKED.fullmatch(path.name)):
             continue
-        with contextlib.suppress(OSError), part.open("r+b") as file:
-            free = try_lock(file) if LOCKED.fullmatch(part.name) else None
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            free = try_lock(file) if locked else None
             if free or (free is None and time.time() - os.fstat(file.fileno()).st_mtime > YOUNG):
-                part.unlink()
+                path.unlink()
 
 
 def _header(header: Header) -> bytes:

@@ -84,7 +84,7 @@ def count_normal(
 
 
 def count_around(values: Array, chunk: Pixels, counts: Counts) -> Counts:
-    """Add, in place, the counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted."""
+    """Add in place the counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted."""
     if (xp := array_module(chunk)) is np:
         chunk.sort()
     else:

@@ -62,5 +62,5 @@ def _count_above(scores: Pixels, thresholds: Array, most: int) -> Array:
 
 
 def _passing_more(share: Array) -> Array:
-    """[T + 1] what passes exactly t thresholds -> [T] what passes more than t, and so lies above threshold t."""
+    """Return [T] the share that passes more than t thresholds, of [T + 1] the share that passes exactly t."""
     return np.cumsum(share[:0:-1])[::-1]

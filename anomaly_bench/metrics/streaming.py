@@ -62,10 +62,10 @@ class StreamingPixelMetrics:
         self._limits = check_limits(fpr_limits)
         self._images = self._regions = self._shift = 0
         self._bins = Bins(np.empty(0, np.uint64), np.empty(0, bool), np.empty((5, 0), np.int64))
-        self._defects = self._bins  # anomalous pixels that wait, and
+        self._defects = self._bins  # anomalous pixels that are not counted yet
         self._normal = [np.empty(0, np.uint8)] * 2  # normal ones: of images with a defect, and without
-        self._pro = self._pros = 0  # sum of the per-image PRO in units of 2^-100, of so many images
-        self._flat = self._first_flat = 0  # images that have none as their curve has no width, and the first of them
+        self._pro = self._pros = 0  # sum of the per-image PRO in units of 2^-100, and of how many images
+        self._flat = self._first_flat = 0  # images whose PRO curve has no width, and the first of them
 
     @property
     def nbytes(self) -> int:
@@ -157,7 +157,7 @@ class StreamingPixelMetrics:
         self._bins, self._defects, self._normal = bins, Bins(*(a[..., :0] for a in bins)), [np.empty(0, np.uint8)] * 2
 
     def _steps(self) -> tuple[Bins, Array, Array]:
-        """The B bins that hold anomalous pixels, highest first; [5, B] counts of all higher bins; [5] all counts."""
+        """Return the B bins with anomalous pixels, highest first; [5, B] counts of all higher bins; [5] all counts."""
         self._settle()
         held, total = np.flatnonzero(self._bins.counts[ANOMALOUS])[::-1], self._bins.counts.sum(1)
         above = total[:, None] - np.cumsum(self._bins.counts, 1)[:, held]
@@ -165,13 +165,13 @@ class StreamingPixelMetrics:
 
 
 def _keys(scores: Array) -> Array:
-    """uint64 in the order of the scores: their float64 bits, of negative ones all flipped, else the sign alone."""
+    """Return uint64 in the order of the scores: their float64 bits, all flipped if negative, else the sign alone."""
     bits = (scores.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 + 0.0 = 0.0
     return bits ^ (-(bits >> 63) | 2**63)
 
 
 def _runs(keys: Array, shift: int) -> tuple[Array, Array]:
-    """The first and the last index of each run of equal key >> shift; keys in ascending order."""
+    """Return the first and the last index of each run of equal key >> shift; keys in ascending order."""
     bins = keys >> shift
     last = np.flatnonzero(np.append(bins[1:] != bins[:-1], bins[:1] == bins[:1]))
     return np.append(0, last + 1)[:-1], last
@@ -182,7 +182,7 @@ def _joined(*bins: Bins) -> Bins:
 
 
 def _counted(bins: Bins, shift: int) -> Bins:
-    """One bin for each key >> shift, in ascending order."""
+    """Return one bin for each key >> shift, in ascending order."""
     order = np.argsort(bins.key, kind="stable")
     key, impure = bins.key[order], np.cumsum(~bins.pure[order])
     first, last = _runs(key, shift)
@@ -191,14 +191,14 @@ def _counted(bins: Bins, shift: int) -> Bins:
 
 
 def _of_normal(scores: Array, shift: int, good: int) -> Bins:
-    """Normal pixels [n]; good: 1 where their images have no defect, else 0.  Only bare scores are sorted."""
+    """Return bins of normal pixels [n]; good: 1 where their images have no defect, else 0.  Only scores are sorted."""
     key = _keys(np.sort(scores))
     first, last = _runs(key, shift)
     return Bins(key[first], key[first] == key[last], np.outer([1, 0, 0, good, 0], last - first + 1))
 
 
 def _of_defects(found: Defects) -> Bins:
-    """The anomalous pixels of one image, a bin for each; in which order equal scores come does not matter.
+    """Return the anomalous pixels of one image, a bin for each; the order of equal scores does not matter.
 
     The highest j pixels of a region of C weigh floor(j UNIT / C), too little by less than a unit, so that a mean over
     regions is too small by less than 1 / UNIT.  The same goes for the whole defect of an image.
@@ -216,7 +216,10 @@ def _of_defects(found: Defects) -> Bins:
 
 
 def _ranking(bins: Bins, higher: Array, total: Array) -> dict[str, tuple[float, float]]:
-    """AUROC: an anomalous pixel has the share of normal ones below it.  AP: it has its precision.  And F1-max."""
+    """Bound AUROC, AP and F1-max.
+
+    For AUROC, an anomalous pixel counts with the share of normal ones below it; for AP, with its precision.
+    """
     (normal, anomalous), above, first = total[:2], higher[NORMAL], higher[ANOMALOUS] + 1
     false, true = (higher + bins.counts)[:2]
     worst, best, precision = (normal - false) / normal, (normal - above) / normal, true / (true + false)
@@ -228,7 +231,7 @@ def _ranking(bins: Bins, higher: Array, total: Array) -> dict[str, tuple[float, 
 
 
 def _aupro(bins: Bins, higher: Array, total: Array, limit: float) -> tuple[float, float]:
-    """An anomalous pixel has the width from its rate to the limit, as a share of the limit; see `aupro.aupro`."""
+    """Bound AUPRO: an anomalous pixel counts with the width from its rate to the limit, as a share of the limit."""
     above, normal, cut = higher[NORMAL], bins.counts[NORMAL], limit * total[NORMAL]
     worst, best = np.maximum(cut - above - normal, 0), np.maximum(cut - above, 0)
     tie = np.where(above + normal <= cut, cut - above - normal / 2, best**2 / (2 * np.maximum(normal, 1)))
@@ -236,7 +239,7 @@ def _aupro(bins: Bins, higher: Array, total: Array, limit: float) -> tuple[float
 
 
 def _aupimo(bins: Bins, higher: Array, total: Array) -> tuple[float, float]:
-    """An anomalous pixel has the width from its rate to the highest one, on a logarithmic axis; see `aupimo.aupimo`."""
+    """Bound AUPIMO: an anomalous pixel counts with the width from its rate to the highest, on a logarithmic axis."""
     above, normal = higher[GOOD], bins.counts[GOOD]
     low, high = (rate * total[GOOD] for rate in aupimo.FPR_RANGE)
     start, stop = np.clip(above, low, high), np.clip(above + normal, low, high)
@@ -246,7 +249,7 @@ def _aupimo(bins: Bins, higher: Array, total: Array) -> tuple[float, float]:
 
 
 def _interval(bins: Bins, total: Array, row: int, worst: Array, tie: Array, best: Array) -> tuple[float, float]:
-    """Sums of a value in [0, 1] over the anomalous pixels by their weight, in the worst and in the best order."""
+    """Return sums of a value in [0, 1] over the anomalous pixels by their weight, in the worst and the best order."""
     share = bins.counts[row] / total[row]
     low, high = (float(np.sum(share * np.where(bins.pure, tie, value))) for value in (worst, best))
     return low, high if row == ANOMALOUS else min(high + 1 / UNIT, 1.0)
