@@ -12,7 +12,6 @@ it is interrupted, the same command goes on with it.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -26,6 +25,7 @@ from pytorch_lightning import seed_everything
 from torch import Tensor
 
 from anomaly_bench import config
+from anomaly_bench.files import sha256, sha256_of
 from anomaly_bench.nets.distillation import Distillation, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.nets.teachers import save_teacher
@@ -57,7 +57,7 @@ def main() -> None:
             (Path(scratch) / file.name).symlink_to(file.resolve())
         stage = replace(teachers, config=teachers.config.model_copy(update={"images": scratch})).stage(net)
         setting = json.dumps([args.patch_size, *key, teachers.recipe])
-        folder = args.work / hashlib.sha256(setting.encode()).hexdigest()[:8]
+        folder = args.work / sha256(setting)[:8]
         spent = fit(stage, folder, settings.hardware, SEED, 60, [])
     file = TEACHERS / f"p{args.patch_size}.safetensors"
     command = shlex.join(["python", "scripts/distil_teachers.py", "IMAGES", *sys.argv[2:]])
@@ -118,7 +118,7 @@ def describe(
 
 A patch network of Uninformed Students (Bergmann et al., CVPR 2020), distilled from an ImageNet network on patches of
 natural images.  {file.name}: float16, {file.stat().st_size} bytes,
-sha256 `{hashlib.sha256(file.read_bytes()).hexdigest()}`.
+sha256 `{sha256_of(file)}`.
 
 On {PATCHES} patches of held-out images, with float32 weights:
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from anomaly_bench.checksums import checksum, checksums
 from anomaly_bench.config.schema import Settings
 from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256
 from anomaly_bench.former_names import FORMER_KEYS, former_class
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
@@ -151,4 +151,4 @@ def _content_by_rule_1(key: str, value: Any) -> Any:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:8]
+    return sha256(json.dumps(value, sort_keys=True, default=str))[:8]

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anomaly_bench.errors import NotHere, UserError, nearest
+from anomaly_bench.files import sha256_of
 from anomaly_bench.paths import WEIGHTS_VARIABLE
 
 RANDOM = "random"  # in place of a weights file
@@ -100,7 +101,7 @@ class Backbone(nn.Module):
             return
         file = find_weights(self.name, weights) or hub_file(self.name)
         loaded, needed = read_weights(file), self.net.state_dict()
-        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.sha256 = sha256_of(file)
         missing = sorted(k for k in needed.keys() - loaded.keys() if not k.endswith("num_batches_tracked"))
         common = sorted(needed.keys() & loaded.keys())
         wrong = [k for k in common if needed[k].shape != loaded[k].shape]

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from anomaly_bench.checksums import checksums
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import write_atomic
+from anomaly_bench.files import sha256, write_atomic
 from anomaly_bench.nets.backbones import RANDOM, Backbone, weight_files
 from anomaly_bench.nets.distillation import Distillation, DistillationConfig, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
@@ -98,7 +98,7 @@ class Teachers:
         listed = [(str(f.relative_to(self.images)), sha) for f, sha in zip(files, checksums(files), strict=True)]
         numbers = {name: value for name, value in self.recipe.items() if name != "weights"}
         content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
-        return hashlib.sha256(content.encode()).hexdigest()
+        return sha256(content)
 
     def imagenet_network(self) -> Backbone:
         """Return the network that teachers are distilled from, with its weights."""
@@ -166,7 +166,7 @@ def save_teacher(
     state = {key: value.detach().cpu().to(dtype).contiguous() for key, value in tensors.items()}
     content = save(state, {"patch_size": str(net.patch_size), **metadata, "sha256": _digest(state)})
     write_atomic(file, lambda opened: opened.write(content))
-    return hashlib.sha256(content).hexdigest()
+    return sha256(content)
 
 
 def _digest(state: Mapping[str, Tensor]) -> str:
@@ -212,7 +212,7 @@ def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, ke
         if _shapes(decoder_state) != _shapes(decoder.state_dict()):
             raise UserError("method.teacher.file", f"{file} holds no decoder, or one of another architecture")
         decoder.load_state_dict(decoder_state)
-    return hashlib.sha256(content).hexdigest()
+    return sha256(content)
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:

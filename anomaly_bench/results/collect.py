@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections import Counter, defaultdict
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from anomaly_bench.errors import NAME, UserError, check_name
+from anomaly_bench.files import sha256
 from anomaly_bench.runs.folder import MANIFEST, find
 from anomaly_bench.runs.index import IndexedFolder, indexed, state
 
@@ -123,7 +123,7 @@ def _one_category_each(rows: list[Row]) -> list[Row]:
             return row.category
         parent = Path(row.place).parent.name
         if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(parent):
-            parent = hashlib.sha256(row.place.encode()).hexdigest()[:6]
+            parent = sha256(row.place)[:6]
         return f"{parent}_{row.category}"[:64]
 
     return [replace(row, category=category_of(row)) for row in rows]

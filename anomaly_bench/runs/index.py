@@ -6,14 +6,13 @@ deleted, damaged or written by two processes at once, and where it cannot be wri
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import read_sealed, write_sealed
+from anomaly_bench.files import read_sealed, sha256, write_sealed
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.lock import holder
 
@@ -31,7 +30,7 @@ class Index:
 
     def parsed(self, file: Path, content: bytes, parse: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return what `parse` makes of a file's content; it is called only where the content is new."""
-        key, digest = file.relative_to(self.outputs).as_posix(), hashlib.sha256(content).hexdigest()
+        key, digest = file.relative_to(self.outputs).as_posix(), sha256(content)
         self.digests[file] = digest
         entry = self.known.get(key)
         if entry and entry[0] == digest:
