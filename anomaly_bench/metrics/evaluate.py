@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from .bootstrap import image_intervals, pixel_intervals
+from .bootstrap import Track, image_intervals, pixel_intervals
 from .curves import Points, curves
 from .image import image_metrics
 from .inputs import Array, Pixels, check_limits
@@ -16,8 +16,6 @@ from .streaming import StreamingPixelMetrics
 
 FPR_LIMITS = (0.3, 0.05)  # the convention (Bergmann et al., IJCV 2021), and the strict variant
 LEVEL, SEED = 0.95, 0  # of the bootstrap
-
-Track = Callable[[Sequence[int], str], Iterable[int]]  # shows how far it is: rich.progress.track
 
 
 @dataclass(frozen=True)

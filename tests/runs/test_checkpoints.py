@@ -176,7 +176,6 @@ def test_what_could_not_be_read_is_not_written(both: Path) -> None:
     stays(both, {**state(3), "x": np.zeros(3)}, "numpy.ndarray, only tensors and plain values")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_full_disk_is_named(both: Path) -> None:
     import resource
 

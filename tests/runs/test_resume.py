@@ -189,7 +189,6 @@ def test_data_that_changed_under_a_run_are_refused(
     assert train("force=true").manifest["images"]["train"] == 10
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 @pytest.mark.parametrize(("kib", "file"), [(100, "last.ckpt"), (158, "maps.npy")])
 def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
     kib: int, file: str, train: Train, capsys: pytest.CaptureFixture[str]
