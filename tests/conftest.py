@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from forks import Forks
-from small_runs import TOY, TOYS, Bench, Noted, Train, environment, make_images
+from small_runs import TOY, TOYS, Begin, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.runs.folder import RunFolder, find
@@ -74,11 +74,17 @@ def bench(tmp_path: Path, forks: Forks) -> Bench:
     ) -> subprocess.CompletedProcess[str]:
         place, variables = cwd or tmp_path, environment(**env or {})
         if not fresh:
-            return forks.bench(words, place, variables)
+            return forks.run(["bench", *words], place, variables)
         command = [sys.executable, "-m", "anomaly_bench", *words]
         return subprocess.run(command, cwd=place, env=variables, capture_output=True, text=True, timeout=120)
 
     return call
+
+
+@pytest.fixture
+def begin(tmp_path: Path, forks: Forks) -> Begin:
+    """begin("train", ...): as `bench`, but it does not wait for the end."""
+    return lambda *words, interrupt=True: forks.start(["bench", *words], tmp_path, environment(), interrupt)
 
 
 @pytest.fixture

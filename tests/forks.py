@@ -1,15 +1,19 @@
-"""`bench` in processes that are forked from one that has imported torch: a start costs milliseconds, not seconds.
+"""Commands in processes that are forked from one that has imported torch: a start costs milliseconds, not seconds.
 
-python forks.py    a request a line, [WORDS, FOLDER, ENVIRONMENT, STDOUT, STDERR]; answers with the exit code
+python forks.py    a request a line: {"start": [...]} is answered with a pid, {"wait": PID} and {"poll": PID} with an
+                   exit code
 """
 
 from __future__ import annotations
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +23,37 @@ LIMIT = 120  # seconds for a command
 
 
 class Forks:
-    """The process to fork from, started when it is first asked."""
+    """The process to fork from, which is started by the first request."""
 
     def __init__(self, place: Path) -> None:
         self.place, self.calls = place, 0
         self.server: subprocess.Popen[str] | None = None
 
-    def bench(self, words: tuple[str, ...], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """As `subprocess.run` of `bench WORDS`."""
+    def start(self, argv: Sequence[object], cwd: Path, env: dict[str, str], interrupt: bool = True) -> Forked:
+        """Start `bench ...` or a script of Python, `FILE ...`, in a process group of its own.
+
+        interrupt: whether it hears Ctrl-C; what a shell starts with `&` does not.
+        """
+        self.calls += 1
+        out, err = (self.place / f"{self.calls}.{name}" for name in ("out", "err"))
+        for file in (out, err):
+            file.touch()
+        words = [str(word) for word in argv]
+        return Forked(self, self.ask(start=[words, str(cwd), env, str(out), str(err), interrupt]), out, err)
+
+    def run(self, argv: Sequence[object], cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
+        """As `subprocess.run`, with the output as text."""
+        return self.start(argv, cwd, env).wait()
+
+    def ask(self, **request: Any) -> Any:
         if self.server is None:
             pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
             self.server = subprocess.Popen([sys.executable, __file__], env=environment(), **pipes)
         assert self.server.stdin
         assert self.server.stdout
-        self.calls += 1
-        out, err = (self.place / f"{self.calls}.{name}" for name in ("out", "err"))
-        self.server.stdin.write(json.dumps([words, str(cwd), env, str(out), str(err)]) + "\n")
+        self.server.stdin.write(json.dumps(request) + "\n")
         self.server.stdin.flush()
-        code = int(self.server.stdout.readline())
-        return subprocess.CompletedProcess(["bench", *words], code, out.read_text(), err.read_text())
+        return json.loads(self.server.stdout.readline())
 
     def end(self) -> None:
         """Let the process go."""
@@ -45,24 +61,67 @@ class Forks:
             self.server.communicate()
 
 
+@dataclass
+class Forked:
+    """A command that was started: as far as it goes like `subprocess.Popen`."""
+
+    forks: Forks
+    pid: int
+    out: Path
+    err: Path
+    code: int | None = None
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs."""
+        if self.code is None:
+            self.code = self.forks.ask(poll=self.pid)
+        return self.code
+
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        """Wait for its end; at the latest SIGALRM brings it."""
+        if self.code is None:
+            self.code = self.forks.ask(wait=self.pid)
+        return subprocess.CompletedProcess([], self.code, self.out.read_text(), self.err.read_text())
+
+
 def serve() -> None:
-    """Fork for each request on standard input."""
+    """Answer the requests on standard input."""
     import anomaly_bench.commands.listing
     import anomaly_bench.evaluation.stored_runs
-    import anomaly_bench.results.terminal
-    import anomaly_bench.sweeps.sweep  # noqa: F401
+    import anomaly_bench.results.terminal  # noqa: F401
+    from anomaly_bench.sweeps import launchers, sweep
 
+    # What a sweep runs is forked too: else each sweep would import torch in a process of its own.
+    apart = launchers.apart
+    launchers.apart = sweep.apart = lambda main, words, start="": apart(main, words, "fork")
     for line in sys.stdin:
-        if not (child := os.fork()):
-            run(*json.loads(line))
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+        for what, argument in json.loads(line).items():
+            print(json.dumps({"start": start, "poll": poll, "wait": wait}[what](argument)), flush=True)
 
 
-def run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> None:
-    """What the installed command does, and what the interpreter does at its end; it never returns."""
+def start(given: list[Any]) -> int:
+    """Fork; the child never returns."""
+    if not (child := os.fork()):
+        execute(*given)
+    return child
+
+
+def poll(pid: int) -> int | None:
+    ended, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if ended else None
+
+
+def wait(pid: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def execute(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, interrupt: bool) -> None:
+    """What the interpreter does from its start to its end."""
     from bad_inputs.judge import command
 
+    os.setsid()
     signal.alarm(LIMIT)
+    signal.signal(signal.SIGINT, signal.default_int_handler if interrupt else signal.SIG_IGN)
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(env)
@@ -74,10 +133,17 @@ def run(words: list[str], cwd: str, env: dict[str, str], out: str, err: str) -> 
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
     code = 70
     try:
-        code = command(words)
+        if argv[0] == "bench":
+            code = command(argv[1:])
+        else:
+            sys.argv = argv
+            runpy.run_path(argv[0], run_name="__main__")
+            sys.stdout.flush()
+            code = 0
     finally:
         os._exit(code)
 
 
 if __name__ == "__main__":
     serve()
+    os._exit(0)  # nothing to tidy up, which takes seconds

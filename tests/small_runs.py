@@ -7,12 +7,15 @@ import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
 from anomaly_bench.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from forks import Forked
 
 ROOT = Path(__file__).parents[1]
 TOYS = Path(__file__).parent / "toys"
@@ -22,6 +25,7 @@ FILES = {  # of a finished run
     *("weights.safetensors", "log.txt", "training.csv", "curves.json", "images.csv"),
 }
 Bench = Callable[..., "subprocess.CompletedProcess[str]"]  # the fixtures of conftest.py
+Begin = Callable[..., "Forked"]
 Train = Callable[..., RunFolder]
 Noted = Callable[[str], list[dict[str, Any]]]
 

@@ -7,15 +7,13 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
-from small_runs import FILES, TOY, TOYS, Bench, Noted, Train, contents, curve, environment, equal, make_images
+from forks import Forked, Forks
+from small_runs import FILES, TOY, TOYS, Begin, Bench, Noted, Train, contents, curve, environment, equal, make_images
 
 from anomaly_bench import config
 from anomaly_bench.runs.checkpoints import read
@@ -111,14 +109,11 @@ def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
-    train: Train, tmp_path: Path, images: Path
+    train: Train, forks: Forks, tmp_path: Path, images: Path
 ) -> None:
     whole = train("checkpoint_seconds=0", outputs="whole")
     words = [*TOY, f"dataset.root={images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
-    done = subprocess.run(
-        [sys.executable, str(TOYS / "die.py"), "60", *words, "method.notes=notes", "seed=0"],
-        env=environment(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    done = forks.run([TOYS / "die.py", "60", *words, "method.notes=notes", "seed=0"], tmp_path, environment())
     attempts = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("attempt ")]
     assert len(attempts) > 15, done.stderr
     assert all(ended == "9" and status in ("new", "running") for ended, status in attempts[:-1])
@@ -134,16 +129,18 @@ def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
     assert [path for path in left if path.suffix in (".part", ".partial") or path.name.startswith(".lock")] == []
 
 
-def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(tmp_path: Path, weights: Path) -> None:
+def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(
+    begin: Begin, tmp_path: Path, weights: Path
+) -> None:
     root = make_images(tmp_path / "widgets", side=64)
     words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=64"]
     words += ["method.batch_size=4", "method.epochs=4", "dataset=folder", f"dataset.root={root}"]
     words += ["hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0"]
-    child = begin(tmp_path, *words)
-    child.kill()
-    child.communicate()
+    child = begin("train", *words)
+    until_a_checkpoint(child, tmp_path)
+    os.kill(child.pid, signal.SIGKILL)
+    assert child.wait().returncode == -signal.SIGKILL
     (killed,) = find(tmp_path / "outputs")
-    assert child.returncode == -signal.SIGKILL
     assert killed.status == "running"
     assert 1 <= len(curve(killed)) < 4
     for outputs in ("outputs", "whole"):
@@ -155,23 +152,18 @@ def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one
     assert killed.metrics == pytest.approx(whole.metrics, abs=5e-5, nan_ok=True)
 
 
-def begin(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """`bench train` in another process, below `folder`, after its first checkpoint."""
-    command = [sys.executable, "-m", "anomaly_bench", "train", *words]
-    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell's `&` leaves it ignored
-    child = subprocess.Popen(command, cwd=folder, env=environment(), **options)
+def until_a_checkpoint(child: Forked, folder: Path) -> None:
     while not list(folder.glob("outputs/**/last.ckpt")) and child.poll() is None:
         time.sleep(0.01)
-    return child
 
 
-def test_interrupted_by_the_keyboard_it_goes_on_later(tmp_path: Path, images: Path) -> None:
-    child = begin(tmp_path, *TOY, f"dataset.root={images}", "method.epochs=5000", "checkpoint_seconds=0")
-    child.send_signal(signal.SIGINT)
-    _, said = child.communicate(timeout=60)
-    assert child.returncode == 130, said
-    assert said.splitlines()[-1] == "bench: interrupted; the same command goes on where it stopped"
+def test_interrupted_by_the_keyboard_it_goes_on_later(begin: Begin, tmp_path: Path, images: Path) -> None:
+    child = begin("train", *TOY, f"dataset.root={images}", "method.epochs=5000", "checkpoint_seconds=0")
+    until_a_checkpoint(child, tmp_path)
+    os.kill(child.pid, signal.SIGINT)
+    ended = child.wait()
+    assert ended.returncode == 130, ended.stderr
+    assert ended.stderr.splitlines()[-1] == "bench: interrupted; the same command goes on where it stopped"
     (folder,) = find(tmp_path / "outputs")
     assert folder.status == "running"
 
