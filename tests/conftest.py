@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,12 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 def images(tmp_path: Path) -> Path:
     """A small data set of the test's own, to be damaged at will."""
     return make_images(tmp_path / "widgets")
+
+
+@pytest.fixture(scope="session")
+def shared_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data set for all tests that leave it as it is."""
+    return make_images(tmp_path_factory.mktemp("shared") / "widgets")
 
 
 @pytest.fixture(scope="session")
@@ -87,24 +95,64 @@ def begin(tmp_path: Path, forks: Forks) -> Begin:
     return lambda *words, interrupt=True: forks.start(["bench", *words], tmp_path, environment(), interrupt)
 
 
-@pytest.fixture
-def train(tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
-    """train("seed=1", code=0): `bench train` with the toy on `images`, in this process; the run folder with that seed.
-
-    Notes go to tmp_path/notes; the working directory is tmp_path.
-    """
-    (tmp_path / "notes").mkdir()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", sys.argv)
+def settle(place: Path, patch: pytest.MonkeyPatch) -> None:
+    """From now on `bench` may be called in this process, and works in that folder."""
+    (place / "notes").mkdir()
+    patch.chdir(place)
+    patch.setattr(sys, "argv", sys.argv)
     for name, value in {"handlers": [], "propagate": True}.items():  # a handler of its own for each test's capsys
-        monkeypatch.setattr(logging.getLogger("anomaly_bench"), name, value)
-    fixed = [*TOY, f"dataset.root={images}", "method.notes=notes"]
+        patch.setattr(logging.getLogger("anomaly_bench"), name, value)
 
-    def call(*words: str, code: int = 0, outputs: str = "outputs", seed: int = 0) -> RunFolder:
-        assert main(["train", *fixed, f"output_dir={outputs}", f"seed={seed}", *words]) == code
+
+def train_toy(images: Path, *words: str, code: int = 0, outputs: str = "outputs", seed: int = 0) -> RunFolder:
+    """`bench train` in this process; the run folder with that seed."""
+    fixed = [*TOY, f"dataset.root={images}", "method.notes=notes", f"output_dir={outputs}", f"seed={seed}"]
+    assert main(["train", *fixed, *words]) == code
+    return next(folder for folder in find(outputs) if folder.manifest["seed"] == seed)
+
+
+@pytest.fixture
+def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Train:
+    """train("seed=1", code=0): `bench train` with the toy, in this process; the run folder with that seed.
+
+    It trains on the test's `images` where it has its own.  Notes go to tmp_path/notes; the working directory is
+    tmp_path.
+    """
+    given = request.getfixturevalue("images" if "images" in request.fixturenames else "shared_images")
+    settle(tmp_path, monkeypatch)
+    return partial(train_toy, given)
+
+
+@pytest.fixture(scope="session")
+def mould(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Callable[[int], Path]:
+    """mould(seed): a folder with the notes and the outputs of `train(seed=seed)`, which is called once."""
+
+    @cache
+    def make(seed: int) -> Path:
+        place = tmp_path_factory.mktemp("mould")
+        with pytest.MonkeyPatch.context() as patch:
+            settle(place, patch)
+            train_toy(shared_images, seed=seed)
+        return place
+
+    return make
+
+
+@pytest.fixture
+def trained(train: Train, mould: Callable[[int], Path], request: pytest.FixtureRequest) -> Train:
+    """trained(): what `train()` returns and leaves behind, as a copy of a run that was trained once for all tests.
+
+    For tests of what becomes of a finished run, which leave the images as they are.
+    """
+    assert "images" not in request.fixturenames
+
+    def copy(outputs: str = "outputs", seed: int = 0) -> RunFolder:
+        shutil.copytree(mould(seed) / "outputs", outputs, ignore=shutil.ignore_patterns(".index*"), dirs_exist_ok=True)
+        with Path("notes/notes.jsonl").open("a") as file:
+            file.write((mould(seed) / "notes/notes.jsonl").read_text())
         return next(folder for folder in find(outputs) if folder.manifest["seed"] == seed)
 
-    return call
+    return copy
 
 
 @pytest.fixture

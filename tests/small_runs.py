@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 TOYS = Path(__file__).parent / "toys"
 TOY = ["--config-dir", str(TOYS / "conf"), "method=toy", "dataset=folder", "hardware=cpu"]
+QUICK = ["save_heatmaps=false", "resamples=0"]  # where a run is only the means
 FILES = {  # of a finished run
     *("manifest.json", "config.yaml", "overrides.txt", "metrics.json", "scores.csv", "maps.npy", "heatmaps"),
     *("weights.safetensors", "log.txt", "training.csv", "curves.json", "images.csv"),

@@ -21,9 +21,8 @@ def test_lists_name_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         assert group == "dataset" or all(len(line.split()) > 2 for line in lines)  # what it is, in words
 
 
-def test_list_runs_shows_status_and_figures(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train()
-    capsys.readouterr()
+def test_list_runs_shows_status_and_figures(trained: Train, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained()
     assert main(["list", "runs"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     assert line.split()[:2] == ["done", str(folder.path)]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from small_runs import ROOT, TOY, Bench, Train, environment, save
+from small_runs import QUICK, ROOT, TOY, Bench, Train, environment, save
 
 from anomaly_bench import __version__
 from anomaly_bench.commands.main import main
@@ -127,7 +127,7 @@ def test_five_mistakes_are_five_lines_each_with_key_value_and_what_is_allowed(be
 def test_a_mistake_in_the_data_is_one_line_that_names_the_file(
     damage: Damage, line: str, train: Train, images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    kept = train(seed=1).manifest  # a finished run that must survive
+    kept = train(*QUICK, seed=1).manifest  # a finished run that must survive
     damage(images)
     capsys.readouterr()
     assert main(["train", *TOY, f"dataset.root={images}"]) == 2

@@ -87,8 +87,8 @@ def test_nothing_else_is_imported(
     assert not (recipe / "outputs").exists()
 
 
-def test_a_foreign_run_folder_runs_nothing(train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = train()
+def test_a_foreign_run_folder_runs_nothing(trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = trained()
     (tmp_path / "planted.py").write_text(PLANTED)
     config = folder.path / "config.yaml"
     for target in ("planted.Planted", "os.system"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from small_runs import TOY, Train, save
+from small_runs import QUICK, TOY, Train, save
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.datasets.checks import check_overlap
@@ -40,7 +40,7 @@ def refused(images: Path, capsys: Capsys) -> str:
 def test_what_was_found_is_said_and_what_is_not_used_is_stored(images: Path, train: Train, capsys: Capsys) -> None:
     (images / "test/good/notes.odt").touch()
     shutil.copy(images / "train/good/003.png", images / "test/good/009.png")
-    run = train()
+    run = train(*QUICK)
     lines = capsys.readouterr().err.splitlines()
     said = [
         f"{images}: not used: 1 x unknown extension (test/good/notes.odt)",
@@ -55,10 +55,10 @@ def test_masks_beside_the_images_change_no_number(images: Path, tmp_path: Path, 
     flat = tmp_path / "flat"
     shutil.copytree(images / "train/good", flat / "good")
     shutil.copytree(images / "test/hole", flat / "hole")
-    plain = train(f"dataset.root={flat}", "dataset.bad_dir=hole", outputs="plain")
+    plain = train(f"dataset.root={flat}", "dataset.bad_dir=hole", *QUICK, outputs="plain")
     for i in range(3):
         shutil.copy(images / f"ground_truth/hole/{i:03}_mask.png", flat / f"hole/{i:03}_mask.png")
-    beside = train(f"dataset.root={flat}", "dataset.bad_dir=hole", outputs="beside")
+    beside = train(f"dataset.root={flat}", "dataset.bad_dir=hole", *QUICK, outputs="beside")
     assert plain.manifest["images"] == beside.manifest["images"]
     assert plain.manifest["images"]["test_anomalous"] == 3
     assert plain.metrics["image_auroc"] == beside.metrics["image_auroc"]
@@ -140,7 +140,7 @@ def test_a_file_that_cannot_be_used_is_named_before_the_training(
     if name.startswith("ground_truth"):
         (images / "ground_truth/hole/000_mask.png").unlink()
     change(images / name)
-    run = train(code=2)
+    run = train(*QUICK, code=2)
     lines = capsys.readouterr().err.splitlines()
     (said,) = [text for text in lines if text.startswith("bench: ")]
     assert said.startswith(f"bench: {images / name}: {line}")

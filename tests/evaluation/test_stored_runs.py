@@ -27,8 +27,8 @@ from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow
 from anomaly_bench.runs.json_files import write_json
 
 
-def test_a_run_is_confirmed(train: Train, capsys: Capsys) -> None:
-    folder = train()
+def test_a_run_is_confirmed(trained: Train, capsys: Capsys) -> None:
+    folder = trained()
     before = {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
     capsys.readouterr()
     assert main(["eval", str(folder.path)]) == 0
@@ -45,8 +45,8 @@ def test_a_run_is_confirmed(train: Train, capsys: Capsys) -> None:
 
 
 @pytest.mark.parametrize("damage", ["numbers", "nothing", "no JSON"])
-def test_metrics_that_were_changed_are_restored(train: Train, capsys: Capsys, damage: str) -> None:
-    folder = train()
+def test_metrics_that_were_changed_are_restored(trained: Train, capsys: Capsys, damage: str) -> None:
+    folder = trained()
     file, metrics = folder.path / "metrics.json", folder.metrics
     if damage == "numbers":
         write_json(file, {**metrics, "image_auroc": 0.25, "old": 0.5})
@@ -64,8 +64,8 @@ def test_metrics_that_were_changed_are_restored(train: Train, capsys: Capsys, da
     assert folder.metrics == metrics
 
 
-def test_what_is_measured_is_what_is_stored(train: Train, capsys: Capsys) -> None:
-    folder = train()
+def test_what_is_measured_is_what_is_stored(trained: Train, capsys: Capsys) -> None:
+    folder = trained()
     scores, maps = [row.score + row.label for row in folder.scores], folder.maps
     assert maps is not None
     reversed_maps = -np.array(maps)
@@ -93,15 +93,15 @@ def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:
     """16 x 16, straight from the files of the small data set."""
     masks = {}
     for row in folder.scores:
-        file = Path("widgets") / re.sub(r"^test/(.*)\.png$", r"ground_truth/\1_mask.png", row.path)
+        file = Path(folder.manifest["place"]) / re.sub(r"^test/(.*)\.png$", r"ground_truth/\1_mask.png", row.path)
         mask = read_mask(file, (32, 32)) if row.label else np.zeros((32, 32), bool)
         masks[row.path] = resize_mask(mask, 16)
     return masks
 
 
-def test_several_runs_options_and_a_run_of_an_earlier_version(train: Train, capsys: Capsys) -> None:
-    folders = [train(seed=seed) for seed in (0, 1)]
-    dataset = Folder("widgets", "good", "bad", 0.2, 0)
+def test_several_runs_options_and_a_run_of_an_earlier_version(trained: Train, capsys: Capsys) -> None:
+    folders = [trained(seed=seed) for seed in (0, 1)]
+    dataset = Folder(folders[0].manifest["place"], "good", "bad", 0.2, 0)
     old = {"data": fingerprint([*dataset.records("train"), *dataset.records("test")])}
     config = folders[1].path / "config.yaml"
     kept = [
@@ -119,8 +119,8 @@ def test_several_runs_options_and_a_run_of_an_earlier_version(train: Train, caps
     assert all(value["intervals"].keys() == value["metrics"].keys() for value in found.values())
 
 
-def test_a_small_budget_streams_within_its_bounds(train: Train, capsys: Capsys) -> None:
-    folder = train()
+def test_a_small_budget_streams_within_its_bounds(trained: Train, capsys: Capsys) -> None:
+    folder = trained()
     exact = folder.metrics
     found = eval_json(capsys, folder.path, "--memory-mb", "0", "--resamples", "0")[str(folder.path)]
     assert found["how"] == folder.manifest["measurement"]["how"] == "streaming"
@@ -174,9 +174,9 @@ def lines_out(folder: RunFolder, count: int) -> None:
     ],
 )  # fmt: skip
 def test_a_run_that_cannot_be_measured_is_one_line(
-    damage: Callable[[RunFolder], object], words: list[str], line: str, train: Train, capsys: Capsys
+    damage: Callable[[RunFolder], object], words: list[str], line: str, trained: Train, capsys: Capsys
 ) -> None:
-    folder = train()
+    folder = trained()
     before = folder.path.is_dir() and (folder.path / "metrics.json").read_bytes()
     damage(folder)
     said = refused(capsys, folder.path, *words)
@@ -202,8 +202,8 @@ def test_a_data_set_without_masks_needs_no_maps(train: Train, images: Path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_written_tiffs_give_the_numbers_of_the_run(train: Train, capsys: Capsys, tmp_path: Path) -> None:
-    folder = train()
+def test_written_tiffs_give_the_numbers_of_the_run(trained: Train, capsys: Capsys, tmp_path: Path) -> None:
+    folder = trained()
     capsys.readouterr()
     assert main(["eval", str(folder.path), "--write-tiff", str(tmp_path / "a b")]) == 0
     *_, last = capsys.readouterr().out.splitlines()
@@ -238,8 +238,8 @@ def test_an_empty_mask_is_written_and_read_back(train: Train, images: Path, caps
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 
-def test_a_place_that_cannot_be_written_is_one_line(train: Train, capsys: Capsys, tmp_path: Path) -> None:
-    folder = train()
+def test_a_place_that_cannot_be_written_is_one_line(trained: Train, capsys: Capsys, tmp_path: Path) -> None:
+    folder = trained()
     (tmp_path / "file").write_text("mine")
     line = refused(capsys, folder.path, "--write-tiff", tmp_path / "file")
     assert line.startswith(f"bench: {tmp_path}/file/widgets: cannot be written: ")

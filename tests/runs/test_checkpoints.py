@@ -20,14 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small_runs import TOY, Noted, Train, curve, equal, make_images
+from small_runs import QUICK, Noted, Train, curve, equal
 
-from anomaly_bench import config
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs import checkpoints
 from anomaly_bench.runs.checkpoints import MARK, TRAINING, DamagedCheckpoint, find_usable, previous, read, write
 from anomaly_bench.runs.folder import RunFolder, find
-from anomaly_bench.runs.runner import run
 
 Capsys = pytest.CaptureFixture[str]
 
@@ -190,19 +188,37 @@ def test_a_full_disk_is_named(both: Path) -> None:
 # Whole runs.  A training of three epochs of three steps, with a checkpoint of each, then a stage of two steps.
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+@pytest.fixture
+def whole(mould: Callable[[int], Path]) -> RunFolder:
     """An undisturbed run."""
-    place = tmp_path_factory.mktemp("whole")
-    given = [f"dataset.root={make_images(place / 'widgets')}", f"output_dir={place}", "checkpoint_seconds=0"]
-    return run(config.compose([*TOY[2:], *given], TOY[1]))
+    return next(find(mould(0) / "outputs"))
+
+
+@pytest.fixture(scope="module")
+def killed_moulds() -> dict[int, Path]:
+    """What `killed` left behind."""
+    return {}
 
 
 @pytest.fixture
-def killed(train: Train) -> Callable[[int], RunFolder]:
+def killed(
+    train: Train, killed_moulds: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int], RunFolder]:
     """killed(n): a run that is killed before the (n + 1)-th checkpoint of a training is written."""
 
     def attempt(n: int) -> RunFolder:
+        begun = Path("outputs").exists()
+        if n in killed_moulds and not begun:
+            shutil.copytree(killed_moulds[n], ".", dirs_exist_ok=True)
+        else:
+            die(n)
+            if not begun:
+                killed_moulds[n] = tmp_path_factory.mktemp("killed")
+                shutil.copytree(".", killed_moulds[n], dirs_exist_ok=True)
+        (folder,) = find("outputs")
+        return folder
+
+    def die(n: int) -> None:
         if not (child := os.fork()):
             calls = count()
 
@@ -214,12 +230,10 @@ def killed(train: Train) -> Callable[[int], RunFolder]:
             checkpoints.write = dying
             sys.stderr = sys.stdout = io.StringIO()
             try:
-                train("checkpoint_seconds=0")
+                train("checkpoint_seconds=0", *QUICK)
             finally:
                 os._exit(1)
         assert os.waitpid(child, 0)[1] == signal.SIGKILL
-        (folder,) = find("outputs")
-        return folder
 
     return attempt
 
@@ -228,7 +242,7 @@ def finish(train: Train, notes: Noted, capsys: Capsys, whole: RunFolder) -> tupl
     """Go on with a run, and compare it with an undisturbed one.  Steps of its first stage, lines on checkpoints."""
     before = len(notes("step"))
     capsys.readouterr()
-    folder = train("checkpoint_seconds=0")
+    folder = train("checkpoint_seconds=0", *QUICK)
     err = capsys.readouterr().err
     assert "Traceback" not in err
     assert equal(folder, whole)
@@ -240,13 +254,14 @@ def finish(train: Train, notes: Noted, capsys: Capsys, whole: RunFolder) -> tupl
     return sum(step["shape"][0] != 3 for step in notes("step")[before:]), lines
 
 
+@pytest.mark.parametrize("places", [4, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", [2, 4], ids=["running", "fitted"])
-def test_every_bit_of_a_real_checkpoint_counts(killed: Callable[[int], RunFolder], at: int) -> None:
+def test_every_bit_of_a_real_checkpoint_counts(killed: Callable[[int], RunFolder], at: int, places: int) -> None:
     place = killed(at).path / "checkpoints" / "template"
     for file in (place / "last.ckpt", place / "previous.ckpt"):
         content = file.read_bytes()
         assert ("loops" in read(file)) == (at == 2 or file.name == "previous.ckpt")
-        for seed in range(50):
+        for seed in range(places):
             file.write_bytes(flipped(content, seed))
             with pytest.raises(DamagedCheckpoint):
                 read(file)
@@ -317,7 +332,7 @@ def test_weights_of_something_else_are_refused(
     for weights in ({}, {"mean": torch.zeros(3, 8, 8)}, {"other": torch.zeros(2)}, 3):
         write(path, content | {"state_dict": weights})
         capsys.readouterr()
-        train(code=2)
+        train(*QUICK, code=2)
         line = f"bench: {path}: does not fit this method (force=true trains the run anew)"
         assert capsys.readouterr().err.splitlines()[-1] == line
 
@@ -334,8 +349,8 @@ def test_nothing_is_written_through_a_link(train: Train, tmp_path: Path, capsys:
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
-def test_a_finished_run_keeps_no_checkpoint_not_even_after_a_kill(train: Train) -> None:
-    folder = train()
+def test_a_finished_run_keeps_no_checkpoint_not_even_after_a_kill(train: Train, trained: Train) -> None:
+    folder = trained()
     assert not (folder.path / "checkpoints").exists()
     (folder.path / "checkpoints" / "template").mkdir(parents=True)
     (folder.path / "checkpoints" / "template" / "last.ckpt").write_bytes(b"killed before it was removed")

@@ -45,18 +45,28 @@ def contents(folder: RunFolder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.path.iterdir() if path.is_file()}
 
 
-def test_the_manifest_has_a_checksum_of_each_result_file(train: Train) -> None:
-    folder = train()
+def test_the_manifest_has_a_checksum_of_each_result_file(trained: Train) -> None:
+    folder = trained()
     assert set(folder.manifest["files"]) == {*SMALL, *LARGE}
     assert folder.damage((*SMALL, *LARGE)) == []
 
 
-@pytest.mark.parametrize("name", [*SMALL, *LARGE])
-def test_damage_is_named_and_never_a_number(train: Train, capsys: Capsys, name: str) -> None:
-    folder = train()
+@pytest.mark.parametrize(
+    ("name", "damages"),
+    [
+        *((name, ["bit", "gone"]) for name in (*SMALL, *LARGE)),
+        ("scores.csv", ["cut", "empty", "zeros"]),
+        *(pytest.param(name, list(DAMAGES), marks=pytest.mark.slow) for name in (*SMALL, *LARGE)),
+    ],
+    ids=str,
+)
+def test_damage_is_named_and_never_a_number(
+    train: Train, trained: Train, capsys: Capsys, name: str, damages: list[str]
+) -> None:
+    folder = trained()
     metrics, content = folder.metrics, (folder.path / name).read_bytes()
-    for damage, harm in DAMAGES.items():
-        harm(folder.path / name)
+    for damage in damages:
+        DAMAGES[damage](folder.path / name)
         before = contents(folder)
         what = "is missing" if damage == "gone" else "was changed or damaged"
         capsys.readouterr()
@@ -85,17 +95,24 @@ def test_damage_is_named_and_never_a_number(train: Train, capsys: Capsys, name: 
         else:
             (folder.path / name).write_bytes(content)
         assert folder.damage((*SMALL, *LARGE)) == []
-    flip(folder.path / name)
+
+
+def test_a_damaged_run_can_be_trained_anew(train: Train, trained: Train) -> None:
+    folder = trained()
+    metrics = folder.metrics
+    for name in (*SMALL, *LARGE):
+        flip(folder.path / name)
     train("force=true")
     assert folder.metrics == metrics
     assert folder.damage((*SMALL, *LARGE)) == []
 
 
-def test_bits_all_over_are_noticed(train: Train) -> None:
-    folder = train()
+@pytest.mark.parametrize("places", [4, pytest.param(50, marks=pytest.mark.slow)])
+def test_bits_all_over_are_noticed(trained: Train, places: int) -> None:
+    folder = trained()
     for name in (*SMALL, *LARGE):
         content = (folder.path / name).read_bytes()
-        for seed in range(50):
+        for seed in range(places):
             flip(folder.path / name, seed)
             with pytest.raises(UserError, match=name):
                 folder.require_undamaged()
@@ -103,8 +120,8 @@ def test_bits_all_over_are_noticed(train: Train) -> None:
     folder.require_undamaged()
 
 
-def test_a_run_without_metrics_is_not_done(train: Train, capsys: Capsys) -> None:
-    folder = train()
+def test_a_run_without_metrics_is_not_done(train: Train, trained: Train, capsys: Capsys) -> None:
+    folder = trained()
     (folder.path / "metrics.json").unlink()
     capsys.readouterr()
     train(code=2)
@@ -113,8 +130,8 @@ def test_a_run_without_metrics_is_not_done(train: Train, capsys: Capsys) -> None
     assert f"(bench eval {folder.path} measures it again)" in err
 
 
-def test_a_sweep_says_which_run_is_damaged(train: Train, capsys: Capsys) -> None:
-    one, other = train(seed=0), train(seed=1)
+def test_a_sweep_says_which_run_is_damaged(trained: Train, capsys: Capsys) -> None:
+    one, other = trained(seed=0), trained(seed=1)
     flip(one.path / "scores.csv")
     from small_runs import TOY
 
@@ -124,14 +141,14 @@ def test_a_sweep_says_which_run_is_damaged(train: Train, capsys: Capsys) -> None
     assert other.status == "done"
 
 
-def test_a_copied_run_with_anothers_metrics_is_damaged(train: Train) -> None:
-    one, other = train(seed=0), train(seed=1)
+def test_a_copied_run_with_anothers_metrics_is_damaged(trained: Train) -> None:
+    one, other = trained(seed=0), trained(seed=1)
     shutil.copy(one.path / "metrics.json", other.path / "metrics.json")
     assert [row.seed for row in collect("outputs").rows] == [0]
 
 
-def test_a_manifest_leads_nowhere_else(train: Train, tmp_path: Path) -> None:
-    good, foreign = train(seed=0), train(seed=1)
+def test_a_manifest_leads_nowhere_else(trained: Train, tmp_path: Path) -> None:
+    good, foreign = trained(seed=0), trained(seed=1)
     outside = {path for path in tmp_path.rglob("*") if "outputs" not in path.parts}
     manifest = foreign.manifest
     for key in ("method", "dataset", "category"):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from forks import Forked, Forks
-from small_runs import FILES, TOY, TOYS, Begin, Bench, Noted, Train, contents, curve, environment, equal, make_images
+from small_runs import FILES, QUICK, TOY, TOYS, Begin, Bench, Noted, Train, contents, curve, environment, equal
 
 from anomaly_bench import config
 from anomaly_bench.runs.checkpoints import read
@@ -22,9 +22,9 @@ from anomaly_bench.runs.runner import run
 
 
 def test_a_failed_run_says_why_and_the_next_call_goes_on(
-    train: Train, notes: Noted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, trained: Train, notes: Noted, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = train(outputs="whole")
+    whole = trained(outputs="whole")
     began = len(notes("step"))
     (tmp_path / "notes" / "raise").touch()
     folder = train("checkpoint_seconds=0", code=1)
@@ -88,12 +88,12 @@ def test_a_damaged_loss_curve_is_named(train: Train, tmp_path: Path, capsys: pyt
 
 
 def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
-    train: Train, notes: Noted, tmp_path: Path, bench: Bench, images: Path
+    train: Train, trained: Train, notes: Noted, bench: Bench, shared_images: Path, tmp_path: Path
 ) -> None:
-    whole = train(outputs="whole")
+    whole = trained(outputs="whole")
     steps = len(notes("step"))
     (tmp_path / "notes" / "die").touch()
-    words = ["train", *TOY, f"dataset.root={images}", "method.notes=notes", "output_dir=outputs", "seed=0"]
+    words = ["train", *TOY, f"dataset.root={shared_images}", "method.notes=notes", "output_dir=outputs", "seed=0"]
     assert bench(*words).returncode == -signal.SIGKILL  # while it scores
     (folder,) = find("outputs")
     assert folder.status == "running"
@@ -109,10 +109,10 @@ def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
-    train: Train, forks: Forks, tmp_path: Path, images: Path
+    trained: Train, forks: Forks, tmp_path: Path, shared_images: Path
 ) -> None:
-    whole = train("checkpoint_seconds=0", outputs="whole")
-    words = [*TOY, f"dataset.root={images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
+    whole = trained(outputs="whole")
+    words = [*TOY, f"dataset.root={shared_images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
     done = forks.run([TOYS / "die.py", "60", *words, "method.notes=notes", "seed=0"], tmp_path, environment())
     attempts = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("attempt ")]
     assert len(attempts) > 15, done.stderr
@@ -130,25 +130,24 @@ def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
 
 
 def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(
-    begin: Begin, tmp_path: Path, weights: Path
+    begin: Begin, shared_images: Path, tmp_path: Path, weights: Path
 ) -> None:
-    root = make_images(tmp_path / "widgets", side=64)
-    words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=64"]
-    words += ["method.batch_size=4", "method.epochs=4", "dataset=folder", f"dataset.root={root}"]
-    words += ["hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0"]
+    words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=32"]
+    words += ["method.batch_size=6", "method.epochs=3", "dataset=folder", f"dataset.root={shared_images}"]
+    words += ["hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", *QUICK]
     child = begin("train", *words)
     until_a_checkpoint(child, tmp_path)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait().returncode == -signal.SIGKILL
     (killed,) = find(tmp_path / "outputs")
     assert killed.status == "running"
-    assert 1 <= len(curve(killed)) < 4
+    assert 1 <= len(curve(killed)) < 3
     for outputs in ("outputs", "whole"):
         run(config.compose([*words, f"output_dir={tmp_path / outputs}"]))
     (whole,) = find(tmp_path / "whole")
     assert "resumes from" in (killed.path / "log.txt").read_text()
     assert killed.status == "done"
-    assert curve(killed) == curve(whole) == [("distillation", epoch) for epoch in range(4)]
+    assert curve(killed) == curve(whole) == [("distillation", epoch) for epoch in range(3)]
     assert killed.metrics == pytest.approx(whole.metrics, abs=5e-5, nan_ok=True)
 
 

@@ -31,14 +31,14 @@ def stored(folder: RunFolder) -> config.Settings:
     return config.validate(cfg)
 
 
-def test_a_run_leaves_the_whole_folder_and_its_files_agree(train: Train, images: Path) -> None:
-    folder = train()
+def test_a_run_leaves_the_whole_folder_and_its_files_agree(trained: Train, shared_images: Path) -> None:
+    folder = trained()
     assert contents(folder) == FILES
     rows, maps = folder.scores, folder.maps
     assert maps is not None
     assert maps.shape == (10, 16, 16)
     assert maps.dtype == np.float32
-    on_disk = sorted(path.relative_to(images).as_posix() for path in images.glob("test/*/*.png"))
+    on_disk = sorted(path.relative_to(shared_images).as_posix() for path in shared_images.glob("test/*/*.png"))
     assert sorted(row.path for row in rows) == on_disk  # each test image exactly once
     assert all(row.kind == row.path.split("/")[1] and row.label == (row.kind != "good") for row in rows)
     assert [row.score for row in rows] == [
@@ -50,8 +50,8 @@ def test_a_run_leaves_the_whole_folder_and_its_files_agree(train: Train, images:
     assert "method.notes=notes" in (folder.path / "overrides.txt").read_text().splitlines()
 
 
-def test_metrics_can_be_measured_again_from_the_stored_scores_and_maps(train: Train) -> None:
-    folder = train()
+def test_metrics_can_be_measured_again_from_the_stored_scores_and_maps(trained: Train) -> None:
+    folder = trained()
     settings = stored(folder)
     records = config.build("dataset", settings.dataset).records("test")
     samples = ImageSet(records, 16, settings.cache_dir)
@@ -76,8 +76,8 @@ def test_weights_and_config_alone_give_the_stored_scores(train: Train, dtype: st
     np.testing.assert_allclose([float(s.image) for s in alone], [row.score for row in folder.scores], rtol=1e-6)
 
 
-def test_float16_weights_tell_how_far_the_scores_moved(train: Train) -> None:
-    exact = train()
+def test_float16_weights_tell_how_far_the_scores_moved(train: Train, trained: Train) -> None:
+    exact = trained()
     folder = train("weights_dtype=float16", outputs="half")
     moved = [abs(a.score - b.score) for a, b in zip(folder.scores, exact.scores, strict=True)]  # all 10: fewer than 16
     told = folder.manifest["weights"]
@@ -106,11 +106,10 @@ def test_the_manifest_says_what_was_done(train: Train) -> None:
 
 
 def test_the_parts_of_a_score_are_measured_like_the_score(
-    train: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    train: Train, trained: Train, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plain = train(outputs="plain")
+    plain = trained(outputs="plain")
     assert plain.manifest["parts"] == {}
-    assert "red alone" not in capsys.readouterr().out
     (tmp_path / "notes" / "parts").touch()
     folder = train()
     assert equal(folder, plain)
@@ -133,10 +132,9 @@ def test_the_parts_of_a_score_are_measured_like_the_score(
 
 
 def test_a_finished_run_is_not_repeated_unless_forced(
-    train: Train, notes: Noted, capsys: pytest.CaptureFixture[str]
+    train: Train, trained: Train, notes: Noted, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first = train().manifest
-    capsys.readouterr()
+    first = trained().manifest
     assert train().manifest == first
     assert "already done" in capsys.readouterr().err
     assert len(notes("begin")) == 1
@@ -146,8 +144,8 @@ def test_a_finished_run_is_not_repeated_unless_forced(
     assert folder.manifest["versions"] == first["versions"]
 
 
-def test_one_seed_gives_equal_runs_to_the_bit_another_does_not(train: Train) -> None:
-    one, same, other = train(), train(outputs="elsewhere"), train(seed=1)
+def test_one_seed_gives_equal_runs_to_the_bit_another_does_not(train: Train, trained: Train) -> None:
+    one, same, other = trained(), train(outputs="elsewhere"), trained(seed=1)
     assert equal(one, same)
     assert one.path.name == same.path.name != other.path.name
     assert not equal(one, other)
@@ -159,8 +157,8 @@ def test_maps_and_pictures_can_be_left_out(train: Train) -> None:
     assert "pixel_auroc" in folder.metrics
 
 
-def test_labels_and_masks_never_reach_a_method(train: Train, notes: Noted) -> None:
-    train()
+def test_labels_and_masks_never_reach_a_method(trained: Train, notes: Noted) -> None:
+    trained()
     steps, scored = notes("step"), notes("score")
     assert {tuple(step["keys"]) for step in steps} == {("image", "path")}
     assert {path.split("/")[0] for step in steps for path in step["paths"]} == {"train"}
@@ -249,7 +247,9 @@ def test_maps_beyond_the_budget_are_streamed_and_the_run_says_so(
     exact = train(outputs="exact")
     assert exact.manifest["measurement"]["how"] == "exact"
     assert set(exact.manifest["measurement"]["intervals"]) == set(exact.metrics)
-    assert "measured: exact metrics; intervals: 95%, 1000 bootstrap resamples" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "measured: exact metrics; intervals: 95%, 1000 bootstrap resamples" in said
+    assert "red alone" not in said
     streamed = train("hardware.metrics_memory_mb=0", "resamples=0", outputs="streamed")
     assert streamed.path.name == exact.path.name
     assert "pixel metrics in one pass, each with its largest error" in capsys.readouterr().out
@@ -261,12 +261,12 @@ def test_maps_beyond_the_budget_are_streamed_and_the_run_says_so(
 
 
 @pytest.mark.parametrize("logger", ["csv", "tensorboard", "mlflow"])
-def test_a_logger_writes_into_the_run_folder(train: Train, logger: str, tmp_path: Path) -> None:
+def test_a_logger_writes_into_the_run_folder(train: Train, trained: Train, logger: str, tmp_path: Path) -> None:
     if not importlib.util.find_spec(logger):
         pytest.skip(f"{logger} is not installed")
     folder = train(f"logger={logger}")
     written = [path for path in (folder.path / "logs").rglob("*") if path.is_file()]
     assert written
     assert contents(folder) == FILES | {"logs"}
-    assert {path.name for path in tmp_path.iterdir()} == {"notes", "outputs", "widgets"}  # and nowhere else
-    assert folder.path.name == train(outputs="other").path.name  # a logger is not science
+    assert {path.name for path in tmp_path.iterdir()} == {"notes", "outputs"}  # and nowhere else
+    assert folder.path.name == trained(outputs="other").path.name  # a logger is not science

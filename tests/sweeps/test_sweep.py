@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import FILES, TOY, Begin, Bench, contents, environment, equal
+from small_runs import FILES, QUICK, TOY, Begin, Bench, contents, environment, equal
 
 from anomaly_bench import config
 from anomaly_bench.runs.folder import RunFolder, find
@@ -24,7 +24,7 @@ from anomaly_bench.runs.runner import run
 from anomaly_bench.sweeps.plan import plan, summary
 
 SWEEP = ["train", "-m", *TOY[:2]]
-FIXED = [*TOY[2:], "method.kind=one", "method.epochs=2", "save_heatmaps=false", "resamples=0"]
+FIXED = [*TOY[2:], "method.kind=one", "method.epochs=2", *QUICK]
 
 
 def words(images: Path, tmp_path: Path, seeds: int) -> list[str]:
