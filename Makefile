@@ -1,8 +1,9 @@
 PYTHON ?= python3
+PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test bad-inputs test-browser test-slurm test-ray demo reproduce lint bench clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -12,8 +13,23 @@ help:  ## what there is to make
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
-test: lint  ## lint, then all tests (CPU, no network); installs into .venv first
+test: lint  ## lint, then the tests (CPU, no network); installs into .venv first
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+test-all: lint  ## as `test`, and all of what it has a sample of: slower
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "" --hypothesis-profile all
+
+MINIMUM := .venv-minimum
+
+$(MINIMUM)/installed: pyproject.toml scripts/lowest_versions.py
+	$(PYTHON_MINIMUM) -m venv $(MINIMUM)
+	$(MINIMUM)/bin/pip install --quiet --disable-pip-version-check tomli
+	$(MINIMUM)/bin/python scripts/lowest_versions.py dev > $(MINIMUM)/constraints.txt
+	$(MINIMUM)/bin/pip install --quiet --disable-pip-version-check --constraint $(MINIMUM)/constraints.txt --editable '.[dev]'
+	@touch $@
+
+test-minimum: $(MINIMUM)/installed  ## the tests with the lowest versions that pyproject.toml allows: PYTHON_MINIMUM=python3.10
+	$(MINIMUM)/bin/python -m pytest --numprocesses auto --dist worksteal
 
 bad-inputs: .venv/installed  ## every bad input of tests/bad_inputs through the real command; writes docs/bad_inputs.md
 	$(BIN)/python tests/bad_inputs/table.py --write docs/bad_inputs.md
@@ -45,11 +61,12 @@ lint: .venv/installed  ## ruff and mypy
 	$(BIN)/mypy
 
 bench: .venv/installed  ## measure speed; writes docs/benchmarks
+	$(BIN)/python scripts/benchmark_start.py
 	$(BIN)/python scripts/benchmark_rd_step.py --write
 	$(BIN)/python scripts/benchmark_metrics.py --write
 	$(BIN)/python scripts/benchmark_dense.py --write
 	$(BIN)/python scripts/benchmark_csflow_step.py --write
 	$(BIN)/python scripts/benchmark_glf_windows.py --write
 
-clean:  ## remove the environment and the tools' caches; outputs/ stays
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache dist
+clean:  ## remove the environments and the tools' caches; outputs/ stays
+	rm -rf .venv $(MINIMUM) .mypy_cache .pytest_cache .ruff_cache dist
