@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 import numpy as np
@@ -219,7 +218,5 @@ def test_images_are_asked_for_one_at_a_time_and_maps_may_stay_on_disk(tmp_path: 
         asked.append(i)
         return load(i)
 
-    started = time.process_time()
     write_heatmaps(tmp_path, ROWS, np.load(tmp_path / "maps.npy", mmap_mode="r"), counted)
     assert sorted(asked) == list(range(len(ROWS)))
-    assert time.process_time() - started < 1.0  # 160 images in 15 s allow 0.1 s for one
