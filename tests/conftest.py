@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -9,16 +10,23 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from forks import Forks
+from hypothesis import settings
 from small_runs import TOY, TOYS, Begin, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.runs.folder import RunFolder, find
+
+# How many examples a test of a property draws; `--hypothesis-profile=all` is one of `make test-all`.
+settings.register_profile("sample", deadline=None, max_examples=60)
+settings.register_profile("all", deadline=None, max_examples=300)
+settings.load_profile("sample")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -35,6 +43,13 @@ def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.delenv("BENCH_CONF", raising=False)
         patch.syspath_prepend(str(TOYS))
         yield
+
+
+@pytest.fixture(params=[4, pytest.param(50, marks=pytest.mark.slow)])
+def spots(request: pytest.FixtureRequest) -> int:
+    """At how many random places a file is damaged: at a few, and at 50 in the slow tests."""
+    count: int = request.param
+    return count
 
 
 @pytest.fixture
@@ -95,7 +110,7 @@ def begin(tmp_path: Path, forks: Forks) -> Begin:
     return lambda *words, interrupt=True: forks.start(["bench", *words], tmp_path, environment(), interrupt)
 
 
-def settle(place: Path, patch: pytest.MonkeyPatch) -> None:
+def work_in(place: Path, patch: pytest.MonkeyPatch) -> None:
     """From now on `bench` may be called in this process, and works in that folder."""
     (place / "notes").mkdir()
     patch.chdir(place)
@@ -119,19 +134,20 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
     tmp_path.
     """
     given = request.getfixturevalue("images" if "images" in request.fixturenames else "shared_images")
-    settle(tmp_path, monkeypatch)
+    work_in(tmp_path, monkeypatch)
     return partial(train_toy, given)
 
 
 @pytest.fixture(scope="session")
-def mould(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Callable[[int], Path]:
-    """mould(seed): a folder with the notes and the outputs of `train(seed=seed)`, which is called once."""
+def trained_once(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Callable[[int], Path]:
+    """trained_once(seed): a folder with the notes and the outputs of `train(seed=seed)`, which is called once."""
 
     @cache
     def make(seed: int) -> Path:
-        place = tmp_path_factory.mktemp("mould")
-        with pytest.MonkeyPatch.context() as patch:
-            settle(place, patch)
+        place = tmp_path_factory.mktemp("once")
+        nowhere = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            work_in(place, patch)
             train_toy(shared_images, seed=seed)
         return place
 
@@ -139,7 +155,7 @@ def mould(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Call
 
 
 @pytest.fixture
-def trained(train: Train, mould: Callable[[int], Path], request: pytest.FixtureRequest) -> Train:
+def trained(train: Train, trained_once: Callable[[int], Path], request: pytest.FixtureRequest) -> Train:
     """trained(): what `train()` returns and leaves behind, as a copy of a run that was trained once for all tests.
 
     For tests of what becomes of a finished run, which leave the images as they are.
@@ -147,9 +163,11 @@ def trained(train: Train, mould: Callable[[int], Path], request: pytest.FixtureR
     assert "images" not in request.fixturenames
 
     def copy(outputs: str = "outputs", seed: int = 0) -> RunFolder:
-        shutil.copytree(mould(seed) / "outputs", outputs, ignore=shutil.ignore_patterns(".index*"), dirs_exist_ok=True)
+        shutil.copytree(
+            trained_once(seed) / "outputs", outputs, ignore=shutil.ignore_patterns(".index*"), dirs_exist_ok=True
+        )
         with Path("notes/notes.jsonl").open("a") as file:
-            file.write((mould(seed) / "notes/notes.jsonl").read_text())
+            file.write((trained_once(seed) / "notes/notes.jsonl").read_text())
         return next(folder for folder in find(outputs) if folder.manifest["seed"] == seed)
 
     return copy

@@ -12,6 +12,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any
 
 from small_runs import environment
 
-LIMIT = 120  # seconds for a command
+LIMIT = 300  # seconds for a command
 
 
 class Forks:
@@ -92,8 +93,12 @@ def serve() -> None:
     from anomaly_bench.sweeps import launchers, sweep
 
     # What a sweep runs is forked too: else each sweep would import torch in a process of its own.
-    apart = launchers.apart
-    launchers.apart = sweep.apart = lambda main, words, start="": apart(main, words, "fork")
+    original = launchers.run_in_subprocess
+
+    def run_in_fork(main: launchers.Main, argv: list[str], start: str = "") -> int:
+        return original(main, argv, "fork")
+
+    launchers.run_in_subprocess = sweep.run_in_subprocess = run_in_fork
     for line in sys.stdin:
         for what, argument in json.loads(line).items():
             print(json.dumps({"start": start, "poll": poll, "wait": wait}[what](argument)), flush=True)
@@ -133,15 +138,24 @@ def execute(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, 
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
     code = 70
     try:
-        if argv[0] == "bench":
-            code = command(argv[1:])
-        else:
-            sys.argv = argv
-            runpy.run_path(argv[0], run_name="__main__")
-            sys.stdout.flush()
-            code = 0
+        code = command(argv[1:]) if argv[0] == "bench" else script(argv)
     finally:
         os._exit(code)
+
+
+def script(argv: list[str]) -> int:
+    """Run a file as `python FILE ...` does; its exit code."""
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit as stopped:
+        return int(stopped.code or 0)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+    return 0
 
 
 if __name__ == "__main__":

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from bad_inputs.cases import GROUPS
 from bad_inputs.judge import CODE, SILENT, TRACEBACK, UNCLEAR, Case, Outcome, judge, refused, said, start, works
-from small_runs import ROOT
+from forks import Forks
+from small_runs import ROOT, environment
 
 TABLE = ROOT / "tests" / "bad_inputs" / "table.py"
 
 
-def test_a_sample_ends_as_it_should() -> None:
-    done = subprocess.run([sys.executable, TABLE, "--sample", "48"], capture_output=True, text=True, timeout=400)
+def test_a_sample_ends_as_it_should(forks: Forks, tmp_path: Path) -> None:
+    done = forks.run([TABLE, "--sample", "32"], tmp_path, environment())
     assert done.returncode == 0, done.stdout + done.stderr
     assert "| all " in done.stdout
-    assert "48 cases" in done.stdout
+    assert "32 cases" in done.stdout
 
 
 def test_the_cases_differ() -> None:

@@ -141,7 +141,9 @@ def test_a_mistake_in_the_data_is_one_line_that_names_the_file(
 
 def test_a_data_set_without_test_images_is_refused(train: Train, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", *TOY[:-2], "dataset=empty"]) == 2
-    assert capsys.readouterr().err == "bench: dataset: has no test images\n"
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("bench: dataset: ")
+    assert "no test images" in line
 
 
 def test_an_unreadable_image_ends_the_real_command_with_one_line(bench: Bench, images: Path) -> None:

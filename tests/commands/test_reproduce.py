@@ -146,6 +146,7 @@ def test_places_are_those_of_the_matrix(name: str) -> None:
 def test_a_table_from_the_first_run_to_the_last(bench: Bench, tmp_path: Path) -> None:
     """With a run that fails beside it: the rest is done, the cell says so, the exit code tells."""
     small = ["reproduce", "preset=smoke", "csflow_mtd", "dataset=demo/brick", "seed=0"]
+    small += ["method.image_size=64", "method.epochs=1"]
     done = bench(*small, "method.lr=0.01,1e6", env=NOTHING)
     assert done.returncode == 1, done.stderr
     folders = {folder.status: folder for folder in find(tmp_path / "outputs/smoke")}

@@ -40,7 +40,7 @@ def test_the_recipes_are_one_file_and_one_yaml_each() -> None:
 def test_a_method_and_a_data_set_from_outside_train_and_are_measured(recipe: Path, bench: Bench) -> None:
     method, dataset = (next(Path(n).stem for n in BLOCKS if n.startswith(f"conf/{g}/")) for g in ("method", "dataset"))
     words = ["--config-dir", "conf", f"method={method}", f"dataset={dataset}", "dataset.root=photos", "hardware=cpu"]
-    done = bench("train", *words, cwd=recipe, env={"PYTHONPATH": str(ROOT)}, fresh=True)
+    done = bench("train", *words, cwd=recipe, env={"PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
     (folder,) = find(recipe / "outputs")
     assert folder.path.parent == recipe / "outputs" / method / dataset / dataset

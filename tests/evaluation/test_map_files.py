@@ -201,7 +201,10 @@ def test_files_that_are_not_read_are_one_line(others: Path, capsys: Capsys) -> N
     after = capsys.readouterr()
     assert after.out == before.out
     names = ", ".join(f"bolt/hole/{i}.exr" for i in range(3))
-    assert after.err == f"bench: {others / 'maps'}: not used: 4 x unknown extension ({names}, ...)\n"
+    (line,) = after.err.splitlines()
+    assert line.startswith(f"bench: {others / 'maps'}: ")
+    assert "4 x unknown extension" in line
+    assert names in line
 
 
 def test_a_picture_among_the_maps_is_an_error(others: Path, capsys: Capsys) -> None:

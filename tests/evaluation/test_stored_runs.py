@@ -143,7 +143,7 @@ def test_data_that_moved_and_data_that_changed(train: Train, images: Path, capsy
     line = refused(capsys, folder.path, "dataset.root=moved")
     what = f"its files are not those that {folder.path} was measured on"
     change = "1 of 23 images differ: added test/hole/003.png"
-    assert line == f"bench: dataset: {what}: {change} (dataset.root=DIR names another place)"
+    assert all(text in line for text in ("bench: dataset: ", what, change, "dataset.root=DIR"))
     assert (folder.path / "metrics.json").read_bytes() == before
 
 
@@ -225,7 +225,7 @@ def test_written_tiffs_give_the_numbers_of_the_run(trained: Train, capsys: Capsy
     assert folder.maps is not None
     assert np.array_equal(tifffile.imread(one / "test/hole/001.tiff"), folder.maps[row])
     line = refused(capsys, folder.path, "--write-tiff", tmp_path / "a b")
-    assert line == f"bench: {tmp_path}/a b/widgets: is not empty (--write-tiff writes into a new folder)"
+    assert line.startswith(f"bench: {tmp_path}/a b/widgets: is not empty")
 
 
 def test_an_empty_mask_is_written_and_read_back(train: Train, images: Path, capsys: Capsys, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from small_images import grey, save
-from small_runs import TOY, Train, equal
+from small_runs import QUICK, TOY, Train, equal
 from torch.utils.data import DataLoader
 
 from anomaly_bench import checksums
@@ -79,11 +79,11 @@ class Evil:
         return os.system, ("touch ran",)
 
 
-def damaged(whole: bytes) -> dict[str, bytes]:
+def damaged(whole: bytes, spots: int) -> dict[str, bytes]:
     """What has become of a file's content."""
     half, poison = len(whole) // 2, pickle.dumps(Evil())
     return {
-        **{f"bit {seed}": flip(whole, seed) for seed in range(50)},
+        **{f"bit {seed}": flip(whole, seed) for seed in range(spots)},
         **{"one byte short": whole[:-1], "half": whole[:half], "empty": b"", "zeros": bytes(len(whole))},
         **{"half zeros": whole[:half] + bytes(len(whole) - half), "a pickle": poison},
         "a long pickle": poison.ljust(len(whole), b"\0"),
@@ -117,26 +117,28 @@ def features(records: list[Record]) -> np.ndarray:
 
 @pytest.mark.parametrize("use", [pixels, features])
 def test_rows_that_are_damaged_before_a_run_are_made_again(
-    use: Callable[[list[Record]], np.ndarray], four: list[Record], place: Path
+    use: Callable[[list[Record]], np.ndarray], four: list[Record], place: Path, spots: int
 ) -> None:
     expected = use(four)
     (file,) = place.glob(f"*.{use.__name__}")
     whole = file.read_bytes()
     use(four[::-1])
     (another,) = set(place.glob(f"*.{use.__name__}")) - {file}
-    for name, content in {**damaged(whole), "another": another.read_bytes()}.items():
+    for name, content in {**damaged(whole, spots), "another": another.read_bytes()}.items():
         file.write_bytes(content)
         np.testing.assert_array_equal(use(four), expected, name)
         assert file.read_bytes() == whole
     assert not Path("ran").exists()
 
 
-def test_damaged_checksums_are_computed_again(four: list[Record], place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_damaged_checksums_are_computed_again(
+    four: list[Record], place: Path, spots: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     files = [record.image for record in four if isinstance(record.image, Path)]
     expected = [sha256_of(file) for file in files]
     with checksums.remembered():
         assert checksums.checksums(files) == expected
-    contents = damaged((place / "checksums.json").read_bytes())
+    contents = damaged((place / "checksums.json").read_bytes(), spots)
     for value in ([1], {"a": 1}, {str(files[0]): 7}, {str(files[0]): [[1, 2, 3], "0"]}, "text"):
         write_sealed(place / "another", value)
         contents[f"another: {value}"] = (place / "another").read_bytes()
@@ -149,7 +151,7 @@ def test_damaged_checksums_are_computed_again(four: list[Record], place: Path, m
     assert not Path("ran").exists()
 
 
-def test_a_distilled_teacher_that_is_damaged_is_named(weights: Path, tmp_path: Path) -> None:
+def test_a_distilled_teacher_that_is_damaged_is_named(weights: Path, tmp_path: Path, spots: int) -> None:
     photos, net, noticed = tmp_path / "photos", PatchDescriptor(17), 0
     for i in range(4):
         save(photos / f"{i}.png", grey(i))
@@ -161,7 +163,7 @@ def test_a_distilled_teacher_that_is_damaged_is_named(weights: Path, tmp_path: P
     (another,) = set(file.parent.iterdir()) - {file}
     torch.save(Evil(), tmp_path / "evil")
     for name, content in {
-        **damaged(whole), "another": another.read_bytes(), "of torch": (tmp_path / "evil").read_bytes()
+        **damaged(whole, spots), "another": another.read_bytes(), "of torch": (tmp_path / "evil").read_bytes()
     }.items():  # fmt: skip
         file.write_bytes(content)
         for value in net.state_dict().values():
@@ -172,7 +174,7 @@ def test_a_distilled_teacher_that_is_damaged_is_named(weights: Path, tmp_path: P
             assert all(torch.equal(value, values[of]) for of, value in net.state_dict().items())
             continue
         noticed += 1
-    assert noticed > 50
+    assert noticed > spots
     with pytest.raises(UserError, match=rf"{file} cannot be read: .*\(remove {file}: it is distilled again\)"):
         source.load(net)
     file.write_bytes(another.read_bytes())
@@ -193,19 +195,19 @@ IN_PLACE: dict[str, Callable[[bytes], bytes]] = {
     [("pixels", "cut", 1), ("pixels", "zeros", 0), ("features", "bit", 1), ("features", "cut", 0)],
 )
 def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
-    kind: str, damage: str, workers: int, train: Train, place: Path, tmp_path: Path,
+    kind: str, damage: str, workers: int, train: Train, shared_images: Path, place: Path, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    words = ["resamples=0", f"hardware.workers={workers}", "method.epochs=2"]
+    words = [*QUICK, f"hardware.workers={workers}", "method.epochs=2"]
     if kind == "features":
         (tmp_path / "conf/method").mkdir(parents=True)
         (tmp_path / "conf/halves.py").write_text(FEATURES)
         yaml = "_target_: halves.Features\nname: halves\nimage_size: 16\nbatch_size: 4\n"
         (tmp_path / "conf/method/halves.yaml").write_text(yaml)
-        words = ["--config-dir", str(tmp_path / "conf"), "method=halves", "dataset=folder", "hardware=cpu", *words[:2]]
-        words = ["train", *words, f"dataset.root={tmp_path / 'widgets'}"]
+        words = ["--config-dir", str(tmp_path / "conf"), "method=halves", "dataset=folder", "hardware=cpu", *words[:-1]]
+        words = ["train", *words, f"dataset.root={shared_images}"]
     else:
-        words = ["train", *TOY, *words, f"dataset.root={tmp_path / 'widgets'}"]
+        words = ["train", *TOY, *words, f"dataset.root={shared_images}"]
     harmed: list[Path] = []
     original = runner.fit
 
@@ -236,7 +238,7 @@ def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
 def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
     train: Train, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    quiet = ["resamples=0", "method.epochs=1", "hardware.workers=1"]
+    quiet = [*QUICK, "method.epochs=1", "hardware.workers=1"]
     expected, original = train(*quiet, outputs="before"), runner.fit
 
     def replace_then_fit(*args: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 from scipy import ndimage
@@ -223,7 +223,6 @@ def test_the_same_size_changes_nothing() -> None:
 masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0.02, 0.2, 0.5]))
 
 
-@settings(deadline=None, max_examples=150)
 @given(masks, st.integers(4, 60))
 def test_no_component_is_lost_or_broken(shape: tuple[int, int, int, float], size: int) -> None:
     height, width, seed, share = shape

@@ -3,7 +3,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_bench.metrics import bootstrap, image_metrics, pixel_metrics
@@ -99,7 +99,6 @@ def test_pixel_intervals_spelled_out(decimals, tolerance, resamples, level):
     assert_close(found, percentiles(replicates, level), tolerance)
 
 
-@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 1e6]), st.booleans()), min_size=1, max_size=12))
 def test_images_of_one_pixel(images):
     scores, labels = map(np.array, zip(*images, strict=True))

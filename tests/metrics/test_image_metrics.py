@@ -2,7 +2,7 @@ import warnings
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
@@ -12,7 +12,6 @@ from tests.references import metrics as slow
 IMAGES = st.lists(st.tuples(st.sampled_from([-3.0, -0.0, 0.0, 0.1, 0.3, 7e5]), st.booleans()), min_size=2, max_size=20)
 
 
-@settings(max_examples=200, deadline=None)
 @given(images=IMAGES, swap=st.randoms(use_true_random=False))
 def test_rational_arithmetic_and_any_order(images, swap):
     anomalous, normal = [s for s, y in images if y], [s for s, y in images if not y]

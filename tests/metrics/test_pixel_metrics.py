@@ -3,7 +3,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from sklearn.metrics import average_precision_score, roc_auc_score
@@ -37,7 +37,6 @@ def example(seed=0, n=6, size=24):
     return (rng.normal(size=masks.shape) + masks).astype(np.float32), masks
 
 
-@settings(max_examples=300, deadline=None)
 @given(st.lists(images(), min_size=1, max_size=4), st.randoms(use_true_random=False))
 def test_rational_arithmetic_and_any_order(pairs, swap):
     maps, masks = zip(*pairs, strict=True)

@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_pixel_metrics import LIMITS, example, images
 
@@ -26,7 +26,6 @@ def counts(maps, masks, **options):
     return str(values), [(c.tolist() if isinstance(c, np.ndarray) else c) for c in curve[1:]]
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(images(), min_size=1, max_size=5), st.integers(1, 40), st.integers(1, 3))
 @pytest.mark.filterwarnings("ignore::anomaly_bench.metrics.UndefinedMetricWarning")
 def test_any_chunk_size_and_threads_and_tensors(pairs, chunk_size, threads):
@@ -100,7 +99,6 @@ def test_images_are_read_one_by_one_twice():
         assert len({thread for _, thread in reader.asked}) > 1
 
 
-@settings(max_examples=200, deadline=None)
 @given(st.lists(images(), min_size=2, max_size=4), st.sampled_from([(0.05, 0.5), (0.2, 0.3), (1e-5, 1e-4), (0.5, 1)]))
 def test_aupimo(pairs, rates):
     maps, masks = zip(*pairs, strict=True)

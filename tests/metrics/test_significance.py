@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_bench.metrics.bootstrap import image_replicates
@@ -55,7 +55,6 @@ def distinguishable(found: Compared) -> bool:
     return found.p < ALPHA and not found.low <= 0 <= found.high
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(-4, 4), max_size=11))  # many ties, some zeros
 def test_wilcoxon_is_the_share_of_all_signs(differences: list[int]) -> None:
     assert wilcoxon(np.array(differences, float)) == pytest.approx(float(signed_rank_p(differences)), abs=1e-12)
@@ -175,7 +174,6 @@ def test_image_intervals_are_those_of_a_bootstrap_written_out() -> None:
     assert image_interval(replicates[0], replicates[0]) == (0, 0)  # the same images for both
 
 
-@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from([0.001, 0.004, 0.009, 0.0126, 0.02, 0.049, 0.2, 0.9]), max_size=7))
 def test_holm_rejects_what_his_procedure_rejects(p: list[float]) -> None:
     assert [value <= ALPHA for value in holm(p)] == holm_rejects(p, ALPHA)

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import ndimage
@@ -101,7 +101,6 @@ def images(draw):
     return scores, draw(arrays(bool, shape, fill=st.nothing())) & draw(st.booleans())
 
 
-@settings(max_examples=300, deadline=None)
 @given(pairs=st.lists(images(), min_size=1, max_size=4), kind=st.sampled_from([Coarse, Coarsest]))
 def test_rational_arithmetic(pairs, kind):
     with pytest.MonkeyPatch.context() as patch:
@@ -123,7 +122,6 @@ def test_rational_arithmetic(pairs, kind):
     assert values["pro_per_image"] == pytest.approx(slow.pro_per_image(maps, masks), rel=0, abs=1e-12, nan_ok=True)
 
 
-@settings(max_examples=60, deadline=None)
 @given(st.lists(images(), min_size=1, max_size=8), st.sampled_from([Coarse, Coarsest]), st.data())
 def test_any_order_and_any_tree_of_merges_end_in_the_same_bits(pairs, kind, data):
     expected = streamed(*zip(*pairs, strict=True), kind)

@@ -189,32 +189,32 @@ def test_a_full_disk_is_named(both: Path) -> None:
 
 
 @pytest.fixture
-def whole(mould: Callable[[int], Path]) -> RunFolder:
+def whole(trained_once: Callable[[int], Path]) -> RunFolder:
     """An undisturbed run."""
-    return next(find(mould(0) / "outputs"))
+    return next(find(trained_once(0) / "outputs"))
 
 
 @pytest.fixture(scope="module")
-def killed_moulds() -> dict[int, Path]:
+def killed_runs() -> dict[int, Path]:
     """What `killed` left behind."""
     return {}
 
 
 @pytest.fixture
 def killed(
-    train: Train, killed_moulds: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
+    train: Train, killed_runs: dict[int, Path], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int], RunFolder]:
     """killed(n): a run that is killed before the (n + 1)-th checkpoint of a training is written."""
 
     def attempt(n: int) -> RunFolder:
         begun = Path("outputs").exists()
-        if n in killed_moulds and not begun:
-            shutil.copytree(killed_moulds[n], ".", dirs_exist_ok=True)
+        if n in killed_runs and not begun:
+            shutil.copytree(killed_runs[n], ".", dirs_exist_ok=True)
         else:
             die(n)
             if not begun:
-                killed_moulds[n] = tmp_path_factory.mktemp("killed")
-                shutil.copytree(".", killed_moulds[n], dirs_exist_ok=True)
+                killed_runs[n] = tmp_path_factory.mktemp("killed")
+                shutil.copytree(".", killed_runs[n], dirs_exist_ok=True)
         (folder,) = find("outputs")
         return folder
 
@@ -254,14 +254,13 @@ def finish(train: Train, notes: Noted, capsys: Capsys, whole: RunFolder) -> tupl
     return sum(step["shape"][0] != 3 for step in notes("step")[before:]), lines
 
 
-@pytest.mark.parametrize("places", [4, pytest.param(50, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("at", [2, 4], ids=["running", "fitted"])
-def test_every_bit_of_a_real_checkpoint_counts(killed: Callable[[int], RunFolder], at: int, places: int) -> None:
+def test_every_bit_of_a_real_checkpoint_counts(killed: Callable[[int], RunFolder], at: int, spots: int) -> None:
     place = killed(at).path / "checkpoints" / "template"
     for file in (place / "last.ckpt", place / "previous.ckpt"):
         content = file.read_bytes()
         assert ("loops" in read(file)) == (at == 2 or file.name == "previous.ckpt")
-        for seed in range(places):
+        for seed in range(spots):
             file.write_bytes(flipped(content, seed))
             with pytest.raises(DamagedCheckpoint):
                 read(file)

@@ -107,12 +107,11 @@ def test_a_damaged_run_can_be_trained_anew(train: Train, trained: Train) -> None
     assert folder.damage((*SMALL, *LARGE)) == []
 
 
-@pytest.mark.parametrize("places", [4, pytest.param(50, marks=pytest.mark.slow)])
-def test_bits_all_over_are_noticed(trained: Train, places: int) -> None:
+def test_bits_all_over_are_noticed(trained: Train, spots: int) -> None:
     folder = trained()
     for name in (*SMALL, *LARGE):
         content = (folder.path / name).read_bytes()
-        for seed in range(places):
+        for seed in range(spots):
             flip(folder.path / name, seed)
             with pytest.raises(UserError, match=name):
                 folder.require_undamaged()

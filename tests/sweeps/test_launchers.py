@@ -44,7 +44,9 @@ def test_a_plugin_that_is_not_installed(launcher: str, plugin: str, monkeypatch:
     if is_installed(launcher):  # another name, then, that surely is not there
         needs = needs.replace(plugin, "no-such-plugin")
         monkeypatch.setitem(PLUGINS, launcher, "no_such_plugin")
-    assert mistake(f"hydra/launcher={launcher}") == f"{needs} (pip install 'anomaly_bench[{launcher}]')"
+    said = mistake(f"hydra/launcher={launcher}")
+    assert said.startswith(needs)
+    assert f"pip install 'anomaly_bench[{launcher}]'" in said
 
 
 @pytest.mark.parametrize("launcher", ["ray", "slurm"])
@@ -53,7 +55,8 @@ def test_a_key_that_the_launcher_does_not_have(launcher: str) -> None:
         pytest.skip(f"pip install 'anomaly_bench[{launcher}]'")
     key, near = {"ray": ("ray.remote.num_gpu", "ray.remote.num_gpus"), "slurm": ("timeout_mn", "timeout_min")}[launcher]
     said = mistake(f"hydra/launcher={launcher}", f"hydra.launcher.{key}=1")
-    assert said == f"hydra.launcher.{key}: no such key (did you mean 'hydra.launcher.{near}'?)"
+    assert said.startswith(f"hydra.launcher.{key}: no such key")
+    assert f"'hydra.launcher.{near}'?" in said
     assert config.check([*JOB, f"hydra/launcher={launcher}", f"hydra.launcher.{near}=1"], multirun=True, types=False)
 
 
@@ -77,7 +80,8 @@ def test_ray_is_not_asked_for_what_is_not_there(kind: str) -> None:
     with pytest.raises(UserError) as error:
         require_resources(launcher)
     key = f"hydra.launcher.ray.remote.{kind}"
-    assert str(error.value) == f"{key}: 3 for each run, but 2 for all of them ({key}=2)"
+    assert str(error.value).startswith(f"{key}: 3 for each run, but 2 ")
+    assert f"{key}=2" in str(error.value)
     launcher.ray.remote[kind] = 2
     require_resources(launcher)
     launcher.ray.remote[kind], launcher.ray.init.address = 3, "auto"  # a cluster may have them
