@@ -134,8 +134,8 @@ def execute(argv: list[str], cwd: str, env: dict[str, str], out: str, err: str, 
         opened = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         os.dup2(opened, number)
         os.close(opened)
-    sys.stdin, sys.stdout = open(0), open(1, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1)  # noqa: SIM115
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
     code = 70
     try:
         code = command(argv[1:]) if argv[0] == "bench" else script(argv)

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from small_runs import ROOT, environment
@@ -75,6 +76,7 @@ def statements(tree: ast.AST, at_import: bool) -> Iterator[ast.Import | ast.Impo
             yield from statements(node, at_import)
 
 
+@cache
 def imports(file: Path, at_import: bool) -> set[str]:
     """Full names of what a file imports; `from a import b` gives `a.b` where that is a module of ours, else `a`."""
     found = set()
@@ -90,6 +92,7 @@ def imports(file: Path, at_import: bool) -> set[str]:
     return found
 
 
+@cache
 def own_imports(file: Path, at_import: bool) -> set[str]:
     """The modules of the package that a file imports."""
     names = {n for n in imports(file, at_import) if n.split(".")[0] == "anomaly_bench"}

@@ -13,7 +13,7 @@ import pytest
 import torch
 from omegaconf import DictConfig, OmegaConf
 from safetensors.torch import load_file
-from small_runs import FILES, TOY, Bench, Noted, Train, contents, curve, equal, make_images
+from small_runs import FILES, QUICK, TOY, Bench, Noted, Train, contents, curve, equal, make_images
 
 from anomaly_bench import config
 from anomaly_bench.loading.image_dataset import ImageSet
@@ -50,8 +50,8 @@ def test_a_run_leaves_the_whole_folder_and_its_files_agree(trained: Train, share
     assert "method.notes=notes" in (folder.path / "overrides.txt").read_text().splitlines()
 
 
-def test_metrics_can_be_measured_again_from_the_stored_scores_and_maps(trained: Train) -> None:
-    folder = trained()
+def test_metrics_can_be_measured_again_from_the_stored_scores_and_maps(train: Train) -> None:
+    folder = train()
     settings = stored(folder)
     records = config.build("dataset", settings.dataset).records("test")
     samples = ImageSet(records, 16, settings.cache_dir)
@@ -176,7 +176,7 @@ def test_a_method_computes_its_statistics_on_the_device_of_the_run(
 
 def test_a_paper_on_the_demo_images(tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=64"]
-    words += ["method.epochs=1", "dataset=demo/brick", "hardware=cpu", "save_heatmaps=false"]
+    words += ["method.epochs=1", "dataset=demo/brick", "hardware=cpu", *QUICK]
     monkeypatch.setattr(RunFolder, "clear_leftovers", lambda _: None)
     folder = run(config.compose([*words, f"output_dir={tmp_path}"]), words)
     manifest = folder.manifest
@@ -200,7 +200,7 @@ def test_a_training_on_stored_features_is_the_same(tmp_path: Path, weights: Path
     images = make_images(tmp_path / "images")
     words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=32"]
     words += ["method.epochs=2", "method.batch_size=4", "method.lr=0.0001", "dataset=folder", f"dataset.root={images}"]
-    words += ["hardware=cpu", "hardware.threads=1", "save_heatmaps=false", f"cache_dir={tmp_path}"]
+    words += ["hardware=cpu", "hardware.threads=1", *QUICK, f"cache_dir={tmp_path}"]
     plain, kept = (
         run(config.compose([*words, f"method.feature_dtype={choice}", f"output_dir={tmp_path}"]))
         for choice in ("null", dtype)
