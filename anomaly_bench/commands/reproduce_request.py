@@ -98,6 +98,7 @@ def written(experiment: str) -> Any:
 
 
 def keys_of(experiment: str) -> frozenset[str]:
+    """Return the keys of an experiment's configuration in dotted form."""
     return frozenset(config.flatten(written(experiment)))
 
 

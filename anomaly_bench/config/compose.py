@@ -34,7 +34,7 @@ PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}  # o
 
 
 def conf_dir() -> Path:
-    """$BENCH_CONF, else the checkout's conf/, else the copy inside the installed package."""
+    """Return $BENCH_CONF, else the checkout's conf/, else the copy inside the installed package."""
     if given := os.environ.get("BENCH_CONF"):
         if not (Path(given) / "config.yaml").is_file():
             raise UserError("BENCH_CONF", f"no config.yaml in {given}")
@@ -46,7 +46,7 @@ def conf_dir() -> Path:
 
 @contextmanager
 def hydra_app(extra: str | None = None) -> Iterator[Hydra]:
-    """Hydra over `conf_dir` and the folder `extra`."""
+    """Yield Hydra over `conf_dir` and the folder `extra`."""
     if extra:
         allow_folder(extra)
     with hydra_over(conf_dir(), extra) as hydra:
@@ -55,13 +55,13 @@ def hydra_app(extra: str | None = None) -> Iterator[Hydra]:
 
 @contextmanager
 def hydra_context(extra: str | None = None) -> Iterator[Loader]:
-    """Hydra's loader over `conf_dir` and the folder `extra`."""
+    """Yield Hydra's loader over `conf_dir` and the folder `extra`."""
     with hydra_app(extra) as hydra:
         yield hydra.config_loader  # type: ignore[misc]
 
 
 def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
-    """One configuration.  Raises Mistakes for unknown groups, options and keys, all of them at once."""
+    """Return one configuration.  Raises Mistakes for unknown groups, options and keys, all of them at once."""
     with hydra_context(extra) as loader:
         cfg, mistakes = try_compose(loader, list(overrides))
     if mistakes:
@@ -70,7 +70,7 @@ def compose(overrides: Iterable[str], extra: str | None = None) -> DictConfig:
 
 
 def compose_known(loader: Loader, overrides: Iterable[str], strict: bool = False) -> DictConfig:
-    """A configuration that may lack a method or a data set.  Unknown names are left out; `strict` raises Mistakes."""
+    """Return a configuration that may lack a method or a data set.  Unknown names are left out, or Mistakes."""
     cfg, mistakes = try_compose(loader, list(overrides))
     wrong = [m for m in mistakes if m.what != NOT_GIVEN]
     if strict and wrong:
@@ -79,7 +79,7 @@ def compose_known(loader: Loader, overrides: Iterable[str], strict: bool = False
 
 
 def parse(overrides: list[str], loader: Loader | None = None) -> list[Override]:
-    """loader: knows what a glob() stands for."""
+    """Return the parsed overrides.  loader: knows what a glob() stands for.  Raises Mistakes."""
     parsed: list[Override] = []
     errors: list[UserError] = []
     for text in overrides:
@@ -106,30 +106,12 @@ Composed = dict[tuple[str, ...], tuple[DictConfig, dict[str, None]]]  # by choic
 def try_compose(
     loader: Loader, overrides: list[str], cached: Composed | None = None
 ) -> tuple[DictConfig, list[UserError]]:
-    """The configuration from those overrides that name something, and a mistake for each that does not.
+    """Return the configuration from those overrides that name something, and a mistake for each that does not.
 
     cached: what the choices alone gave; the runs of a sweep have many of them in common.
     """
-    chosen, mistakes, values = [], [], []
-    for o in parse(overrides):
-        group = o.key_or_group
-        if loader.repository.group_exists(group) and not o.is_delete():
-            wrong = _unknown_option(loader, group, o.value())
-            mistakes += [wrong] if wrong else []
-            chosen += [] if wrong else [str(o.input_line)]
-        elif group in ("method", "dataset", "hardware"):
-            mistakes.append(UserError(str(o.input_line), "no run can do without", f"{group}=NAME"))
-        else:
-            values.append(o)
-    given = {text.lstrip("+").split("=")[0].split("@")[0] for text in chosen}
+    chosen, values, mistakes = _split(loader, overrides)
     wrong_groups = {m.where for m in mistakes}
-    lacking = [group for group in ("method", "dataset") if group not in given and "experiment" not in given]
-    for group in lacking:
-        if group not in wrong_groups:
-            hint = f"{group}=NAME with one of {', '.join(options(loader, group))}"
-            mistakes.append(UserError(group, NOT_GIVEN, hint))
-    chosen += [f"~{group}" for group in lacking]
-    wrong_groups |= {m.where for m in mistakes}
     try:
         with_hydra = any(o.key_or_group.startswith("hydra.") for o in values)
         cached, key = {} if cached is None else cached, (*chosen, str(with_hydra))
@@ -152,6 +134,29 @@ def try_compose(
         return OmegaConf.create(), [*mistakes, damaged_yaml() or _configuration(error)]
 
 
+def _split(loader: Loader, overrides: list[str]) -> tuple[list[str], list[Override], list[UserError]]:
+    """Return the choices of groups, the other overrides, and a mistake for each wrong or missing choice."""
+    chosen, values, mistakes = [], [], []
+    for o in parse(overrides):
+        group = o.key_or_group
+        if loader.repository.group_exists(group) and not o.is_delete():
+            wrong = _unknown_option(loader, group, o.value())
+            mistakes += [wrong] if wrong else []
+            chosen += [] if wrong else [str(o.input_line)]
+        elif group in ("method", "dataset", "hardware"):
+            mistakes.append(UserError(str(o.input_line), "no run can do without", f"{group}=NAME"))
+        else:
+            values.append(o)
+    given = {text.lstrip("+").split("=")[0].split("@")[0] for text in chosen}
+    wrong_groups = {m.where for m in mistakes}
+    lacking = [group for group in ("method", "dataset") if group not in given and "experiment" not in given]
+    for group in lacking:
+        if group not in wrong_groups:
+            hint = f"{group}=NAME with one of {', '.join(options(loader, group))}"
+            mistakes.append(UserError(group, NOT_GIVEN, hint))
+    return chosen + [f"~{group}" for group in lacking], values, mistakes
+
+
 def _configuration(error: Exception) -> UserError:
     if isinstance(error, RecursionError):
         return UserError("configuration", "the `defaults` of a yaml lead back to itself")
@@ -162,7 +167,7 @@ def _configuration(error: Exception) -> UserError:
 
 @lru_cache(maxsize=64)  # a loader is made for each command
 def options(loader: Loader, group: str) -> list[str]:
-    """All choices of a group, nested ones as `mvtec/bottle`; names that start with _ are parts, not choices."""
+    """Return all choices of a group, nested ones as `mvtec/bottle`; names that start with _ are parts, not choices."""
     names = [n for n in loader.get_group_options(group, ObjectType.CONFIG) if not n.startswith("_")]
     for sub in loader.get_group_options(group, ObjectType.GROUP):
         names += [f"{sub}/{name}" for name in options(loader, f"{group}/{sub}")]
@@ -211,7 +216,7 @@ def _inside(key: str, groups: set[str]) -> bool:
 
 
 def flatten(cfg: DictConfig) -> Iterator[str]:
-    """All keys in dotted form, groups included."""
+    """Yield all keys in dotted form, groups included."""
 
     def below(values: Any, prefix: str) -> Iterator[str]:
         for key, value in values.items():

@@ -33,7 +33,7 @@ class Identity(NamedTuple):
 
 
 def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
-    """What tells a run from all others.
+    """Return what tells a run from all others.
 
     Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
     not given), a key `*_file` and the folder `teacher.images` are represented by their content, `dataset.root` by
@@ -57,7 +57,7 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
 
 
 def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
-    """The files of weights that a run loads, by key of its method: named ones, and those that it finds by itself.
+    """Return the files of weights that a run loads, by key of its method: named and found ones.
 
     fetch: what is not on this machine is downloaded, else it raises NotHere.  Raises UserError where a file is missing.
     """
@@ -70,7 +70,7 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
 
 
 def identify_by_rule_1(settings: Settings) -> str:
-    """The run's identity as earlier versions had it, so that their folders are found."""
+    """Return the run's identity as earlier versions had it, so that their folders are found."""
     dataset = {key: value for key, value in settings.dataset.items() if key != "root"}
     parts = {"method": _with_former_keys(settings.method), "dataset": dataset}
     contents = {part: {key: _content_by_rule_1(key, v) for key, v in values.items()} for part, values in parts.items()}
@@ -78,7 +78,7 @@ def identify_by_rule_1(settings: Settings) -> str:
 
 
 def place_of(dataset: Mapping[str, Any]) -> Path:
-    """Where the images of an own folder lie."""
+    """Return where the images of a folder of the user's own lie."""
     return Path(dataset.get("root") or ".").expanduser().resolve()
 
 
@@ -87,7 +87,7 @@ _known: dict[str, Any] | None = None  # by `read_once`
 
 @contextmanager
 def read_once() -> Iterator[None]:
-    """Inside, the files that several runs name are looked for by the first of them only."""
+    """Inside the block, look for the files that several runs name only once."""
     global _known
     before, _known = _known, {} if _known is None else _known
     try:

@@ -191,7 +191,7 @@ def not_a_value(key: str, given: Any, known: Collection[str]) -> UserError:
 
 @cache
 def signature_model(target: type) -> type[BaseModel]:
-    """A pydantic model with one required field for each argument of a class's constructor.
+    """Return a pydantic model with one required field for each argument of a class's constructor.
 
     Raises UserError for a constructor whose arguments are not annotated.
     """
@@ -222,7 +222,7 @@ def _written_at(target: type) -> str:
 
 
 def build(part: str, values: dict[str, Any], **more: Any) -> Any:
-    """The object that a checked part of the configuration describes.  Raises UserError where its constructor fails."""
+    """Return the object that a checked part of a configuration describes.  Raises UserError where that fails."""
     arguments = {key: v for key, v in values.items() if key not in NOT_ARGUMENTS}
     target = locate(f"{part}._target_", values["_target_"])
     if part == "logger":  # a library's, with keys of its own

@@ -21,7 +21,7 @@ _folders: list[Path] = []  # given as --config-dir
 
 
 def allow_folder(folder: Path | str) -> None:
-    """From now on, classes may come from files below this folder.  Raises UserError where there is none."""
+    """Allow classes from files below this folder from now on.  Raises UserError where there is none."""
     place = Path(folder).resolve()
     if not place.is_dir():
         raise UserError("--config-dir", f"no such folder: {folder}")
@@ -32,12 +32,12 @@ def allow_folder(folder: Path | str) -> None:
 
 
 def config_folders() -> list[Path]:
-    """The folders that were given as --config-dir."""
+    """Return the folders that were given as --config-dir."""
     return list(_folders)
 
 
 def forget_folders() -> None:
-    """The next command may import from the package alone, and finds its own folder's modules, not those of this one."""
+    """Forget the folders and their modules: the next command in this process may have others."""
     for place in _folders:
         if str(place) in sys.path:
             sys.path.remove(str(place))
@@ -48,7 +48,7 @@ def forget_folders() -> None:
 
 
 def locate(where: str, target: str) -> type:
-    """The class that a `_target_` names.  where: its key, `method._target_`, `dataset._target_` or `logger._target_`.
+    """Return the class that a `_target_` names.  where: its key, such as `method._target_`.
 
     Raises UserError for what lies elsewhere, is not there, or is no Method, Dataset or Logger.
     """
@@ -73,14 +73,14 @@ def locate(where: str, target: str) -> type:
 
 
 def raised_at(error: BaseException) -> str:
-    """FILE:LINE, where an exception came from a file below a `--config-dir`; else an empty string."""
+    """Return FILE:LINE, where an exception came from a file below a `--config-dir`; else an empty string."""
     frames = traceback.extract_tb(error.__traceback__)
     places = [f"{f.filename}:{f.lineno}" for f in frames if any(map(Path(f.filename).is_relative_to, _folders))]
     return places[-1] if places else ""
 
 
 def is_allowed(module: str) -> bool:
-    """Whether a module is of this package, or lies below a folder that `--config-dir` names.  Imports nothing."""
+    """Return whether a module is of this package or lies below a folder of `--config-dir`.  Imports nothing."""
     top = module.partition(".")[0]
     if top == PACKAGE:
         return True

@@ -177,6 +177,7 @@ class _Batch(pickle.Unpickler):
     """An unpickler that accepts the four names in a pickled array of bytes, made harmless, and refuses any other."""
 
     def find_class(self, module: str, name: str) -> Any:
+        """Return one of the few classes that a CIFAR batch needs.  Raises UnpicklingError for any other."""
         known: dict[tuple[str, str], Any] = {
             ("multiarray", "_reconstruct"): np.zeros(0).__reduce__()[0],  # where it lies depends on NumPy's version
             ("numpy", "ndarray"): np.ndarray,

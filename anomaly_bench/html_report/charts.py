@@ -29,6 +29,7 @@ class Style(NamedTuple):
 
 
 def nth_style(number: int) -> Style:
+    """Return the style of the setting with this number."""
     return Style(number % COLOURS, DASHES[number % len(DASHES)], MARKERS[number % len(MARKERS)])
 
 
@@ -112,9 +113,11 @@ class Chart:
     left, right, top, bottom = 46, 348, 26, 230  # of the plotted area
 
     def at_x(self, value: float) -> str:
+        """Return where a value lies on the horizontal axis."""
         return self.x.places([value], self.left, self.right)[0]
 
     def at_y(self, value: float) -> str:
+        """Return where a value lies on the vertical axis."""
         return self.y.places([value], self.bottom, self.top)[0]
 
     def points(self, line: Line) -> list[tuple[float, float]]:
@@ -123,6 +126,7 @@ class Chart:
         return [(x, y) for x, y in pairs if math.isfinite(y) and (y > 0 or not self.y.log)]
 
     def path(self, points: Sequence[tuple[float, float]]) -> str:
+        """Return points as the text of a polyline."""
         xs = self.x.places([x for x, _ in points], self.left, self.right)
         ys = self.y.places([y for _, y in points], self.bottom, self.top)
         return " ".join(map(",".join, zip(xs, ys, strict=True)))
@@ -140,10 +144,12 @@ class Histograms:
 
     @property
     def bottom(self) -> int:
+        """The lower end of the last histogram."""
         return self.top + self.step * len(self.rows)
 
     @property
     def height(self) -> int:
+        """The height of the whole chart."""
         return self.bottom + 40
 
     def outline(self, shares: Sequence[float], base: int) -> str:

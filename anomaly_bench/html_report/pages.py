@@ -28,6 +28,7 @@ class DatasetResults:
 
     @property
     def slug(self) -> str:
+        """The data set's name as part of a file's name."""
         return file_name(self.name)
 
     @property
@@ -37,20 +38,25 @@ class DatasetResults:
 
     @cached_property
     def runs(self) -> list[Run]:
+        """The runs of all categories."""
         return [run for runs in self.categories.values() for run in runs]
 
     @property
     def main_tables(self) -> list[Table]:
+        """The tables of the main metrics; of the first metric where there is none of these."""
         return [table for table in self.tables if table.metric in MAIN] or list(self.tables[:1])
 
     @cached_property
     def best(self) -> dict[str, set[str]]:
+        """Metric -> settings that are distinguishably better than each of the others."""
         return best_settings(self.tables, self.compared)
 
     def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
+        """Return the rows of a table of settings x metrics."""
         return setting_rows(tables, self.runs, self.best)
 
     def cost_charts(self) -> Charts:
+        """Return the charts of accuracy against cost."""
         return cost_charts(self.tables, self.runs)
 
     def sources(self) -> list[str]:

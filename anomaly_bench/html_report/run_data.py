@@ -34,22 +34,27 @@ class Run:
 
     @property
     def title(self) -> str:
+        """The setting and the seed."""
         return f"{self.heading}, seed {self.row.seed}"
 
     @property
     def folder(self) -> RunFolder:
+        """The run's folder."""
         return RunFolder(self.row.path)
 
     @cached_property
     def manifest(self) -> dict[str, Any]:
+        """Its manifest, read once."""
         return self.folder.manifest
 
     @property
     def commit(self) -> str:
+        """The first ten digits of the commit."""
         return (self.manifest.get("git_commit") or "not recorded")[:10]
 
     @property
     def weights(self) -> str:
+        """What was loaded, and the first twelve digits of each checksum."""
         return joined({name: str(value)[:12] for name, value in self.manifest.get("provenance", {}).items()})
 
     def scores(self) -> list[ScoreRow]:

@@ -162,6 +162,7 @@ class GlancingAtThePatch(Method):
         self.calibration.copy_(torch.stack([both.mean(1), deviation], 1))
 
     def normalise(self, images: Tensor) -> Tensor:
+        """Return images with ImageNet's mean and deviation."""
         return (images - self.mean) / self.std
 
     def window_scores(self, image: Tensor) -> Tensor:
@@ -214,6 +215,7 @@ class LocalNet(nn.Module):
         return self.activated(dense[:, (tops + half) // stride, (lefts + half) // stride].T)
 
     def activated(self, z: Tensor) -> Tensor:
+        """Return the numbers after the last activation, if there is one."""
         return F.leaky_relu(z, SLOPE) if self.activation else z
 
 
@@ -225,6 +227,7 @@ class DistortionHead(nn.Module):
         self.layers = nn.Sequential(nn.Linear(2 * DIMENSIONS, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, 1))
 
     def forward(self, z_l: Tensor, z_g: Tensor) -> Tensor:
+        """Return the logit [B] of a clean patch from Z_l and Z_g [B, n]."""
         logits: Tensor = self.layers(torch.cat([z_l, z_g], 1))[:, 0]
         return logits
 
@@ -238,6 +241,7 @@ class Tuning(Distillation):
         self.activated = local.activated
 
     def describe(self, patches: Tensor) -> Tensor:
+        """Return Z_l [B, n] of patches [B, 3, p, p] in [0, 1]."""
         return self.activated(super().describe(patches))
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:  # type: ignore[override]

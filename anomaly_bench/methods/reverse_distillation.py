@@ -177,6 +177,7 @@ class OneClassEmbedding(nn.Module):
         self.oce = stage(3 * 256 * e, 512, blocks, "down", bottleneck, width)
 
     def forward(self, f: list[Tensor]) -> Tensor:
+        """Return the code [B, 512 e, H/32, W/32] of the teacher's three features."""
         fused = torch.cat([self.level1(f[0]), self.level2(f[1]), f[2]], 1)  # [B, 768 e, H/16, W/16]
         code: Tensor = self.oce(fused)  # [B, 512 e, H/32, W/32]
         return code
@@ -197,6 +198,7 @@ class Decoder(nn.Module):
         self.stages = nn.ModuleList(stage(i * e, o, n, "up", bottleneck, width) for i, o, n in steps)
 
     def forward(self, code: Tensor) -> list[Tensor]:
+        """Return the decoder's three features, fine to coarse."""
         features = []
         for up in self.stages:
             code = up(code)  # [B, 256 e, H/16, W/16], [B, 128 e, H/8, W/8], [B, 64 e, H/4, W/4]
@@ -230,6 +232,7 @@ class Block(nn.Module):
         self.shortcut = nn.Identity() if same else nn.Sequential(*conv_bn(inputs, outputs, 1, resample))
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return the output of the block [B, C', H', W']."""
         return F.relu(self.residual(x) + self.shortcut(x))
 
 

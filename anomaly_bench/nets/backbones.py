@@ -85,6 +85,7 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the features [B, C, h, w] of each layer for images [B, 3, H, W] in [0, 1]."""
         features: Any = self.net((images - self.mean) / self.std)
         return list(features.values()) if isinstance(features, dict) else features
 
