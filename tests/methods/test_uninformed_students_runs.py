@@ -161,22 +161,19 @@ def as_an_earlier_version_wrote_it(folder: RunFolder) -> None:
 
 
 def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     folder = run(config.compose(overrides := without_maps(tmp_path)))
     as_an_earlier_version_wrote_it(folder)
     assert "teacher_steps: 50000" in (folder.path / "config.yaml").read_text()
-    before = folder.metrics
+    before, trained = folder.metrics, (folder.path / "weights.safetensors").stat().st_mtime_ns
     for argv in (["train", *overrides], ["eval", str(folder.path)], ["list", "runs"], ["report"]):
         assert main(argv) == 0, argv
-    assert len(list(find("outputs"))) == 1  # trained once
+    assert len(list(find("outputs"))) == 1
+    assert (folder.path / "weights.safetensors").stat().st_mtime_ns == trained  # once
     assert RunFolder(folder.path).metrics == before
-    assert f"already done: {folder.path}" in caplog.text
     assert "the stored metrics are confirmed" in capsys.readouterr().out
 
 
