@@ -43,3 +43,18 @@ def test_a_full_disk_is_said_once_and_hides_no_other_error(
     assert sorted(lines) == sorted(["the first line", said, "the second line"])
     assert folder.status == "failed"
     assert folder.manifest["error"].startswith(f"UserError: {tmp_path / 'scores.csv'}: cannot be written")
+
+
+def test_ctrl_c_is_in_log_txt_and_not_on_the_console(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:  # there `bench` itself says it
+    monkeypatch.setattr(logs.log, "handlers", [])
+    monkeypatch.setattr(logs.log, "propagate", True)  # restored afterwards
+    folder = RunFolder(tmp_path)
+    folder.start({}, "", [], afresh=False)
+    logs.console_log()
+    with pytest.raises(KeyboardInterrupt), logs.recorded(folder):
+        raise KeyboardInterrupt
+    assert capsys.readouterr().err == ""
+    assert "interrupted; the same command goes on" in (tmp_path / "log.txt").read_text()
+    assert folder.status == "running"
