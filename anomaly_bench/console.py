@@ -102,7 +102,7 @@ def age(seconds: float) -> str:
 
 
 def explain(error: BaseException) -> int:
-    """Say what went wrong and return the exit code; a traceback only for what no user can have meant."""
+    """Print what went wrong and return the exit code; a traceback only for errors that are no user errors."""
     if isinstance(error, UserError):
         say(str(error))
         return error.code
@@ -130,32 +130,32 @@ def to_stderr(text: str) -> None:
         sys.stderr.write(text)
         sys.stderr.flush()
     except OSError:
-        lead_nowhere(sys.stderr.fileno())
+        discard_output(sys.stderr.fileno())
 
 
 def output_error() -> OSError | None:
-    """Return why standard output cannot be written, if so; what goes there is lost from then on."""
+    """Return why standard output cannot be written, if so; what is written there later is discarded."""
     try:
         sys.stdout.flush()
     except OSError as error:
-        lead_nowhere(sys.stdout.fileno())
+        discard_output(sys.stdout.fileno())
         return error
     return None
 
 
 def open_streams() -> None:
-    """Let standard streams that are closed (`>&-`) lead nowhere, so that no file gets their number."""
+    """Open standard streams that are closed (`>&-`) on the null device, so that no file gets their number."""
     closed = [name for name in STREAMS if getattr(sys, name) is None]
     for name in closed:
         number = STREAMS.index(name)
-        lead_nowhere(number)
+        discard_output(number)
         setattr(sys, name, os.fdopen(number, "r" if name == "stdin" else "w", closefd=False))
     if "stdout" in closed:
         say("standard output is closed; what goes there is lost")
 
 
-def lead_nowhere(number: int) -> None:
-    """Lose what is written to a file descriptor from now on."""
+def discard_output(number: int) -> None:
+    """Discard what is written to a file descriptor from now on."""
     opened = os.open(os.devnull, os.O_RDWR)
     if opened != number:
         os.dup2(opened, number)
