@@ -38,7 +38,7 @@ def test_conditions_name_keys_of_the_method() -> None:
     """A key that was renamed in the yaml would silently make a figure apply to no run."""
     for method in METHODS:
         cfg = configuration.compose([f"method={method}", "dataset=mtd"])
-        known = {*cfg.method, *(f"dataset.{key}" for key in cfg.dataset)}
+        known = {key.removeprefix("method.") for key in configuration.flatten(cfg)}
         settings = {row.setting for row in figures() if row.method == method}
         keys = {text.split("=")[0].rstrip("!") for setting in settings for text in setting.split(";") if text}
         assert keys - known == set() != keys
