@@ -7,6 +7,7 @@ import logging
 import math
 import time
 import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,28 +24,47 @@ NOT_LEARNED = "before anything was learned: are the pretrained weights in order?
 log = logging.getLogger("anomaly_bench")
 
 
-class Curve(Callback):
+class ProcessSetup(Callback):
+    """Silences Lightning and opens the log in a training process of its own, which starts with neither."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Set up this process; nothing is left to do in the run's own."""
+        quiet()
+        if trainer.is_global_zero and not log.handlers:
+            log.addHandler(file_log(self.folder))
+            console_log()
+
+
+class EpochSeed(Callback):
+    """Sets the random state of each epoch from seed and epoch, so that a resumed training draws what it would have."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Set it before the first step: at the epoch's start a resumed training draws no seed for its loader."""
+        if not batch_idx:
+            epoch, rank = trainer.current_epoch, trainer.global_rank
+            seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
+
+
+class LossCurve(Callback):
     """Writes training.csv, a row for each epoch: stage, epoch, steps, seconds, logged values.  Ends what diverges.
 
-    `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.
-    Also sets the random state at the start of each epoch from seed and epoch, so that a resumed training draws what
-    an undisturbed one would have drawn.  On resume, rows of epochs that will be repeated are dropped.
+    `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.  On
+    resume, rows of epochs that will be repeated are dropped.
     """
 
-    def __init__(self, path: Path, stage: str, seed: int, level: int) -> None:
-        self.path, self.stage, self.seed, self.level = path, stage, seed, level
+    def __init__(self, path: Path, stage: str, level: int) -> None:
+        self.path, self.stage, self.level = path, stage, level
         self.rows: list[dict[str, Any]] = []  # of this stage
         self.rows_before: list[dict[str, Any]] = []  # of the stages before it
         self.rows_after: list[dict[str, Any]] = []  # where this stage is fitted once more
         self.began = self.seconds_before = 0.0
         self.losses: list[torch.Tensor] = []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set up the log in a training process of its own, which starts without one."""
-        quiet()  # a training process of its own starts with Lightning's settings, and without a log
-        if trainer.is_global_zero and not log.handlers:
-            log.addHandler(file_log(self.path.parent))
-            console_log()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the rows of earlier attempts, and keep those of epochs that will not be repeated."""
@@ -57,10 +77,8 @@ class Curve(Callback):
         self.began = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set the random state of the epoch, the same after a resume."""
-        if not batch_idx:  # not at the epoch's start, where a resumed training draws no seed for its loader
-            epoch, rank = trainer.current_epoch, trainer.global_rank
-            seed_everything((self.seed + 1_000_003 * epoch + 7919 * rank) % 2**32, verbose=False)
+        """Begin the epoch without losses."""
+        if not batch_idx:
             self.losses.clear()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
@@ -69,11 +87,17 @@ class Curve(Callback):
             self.losses.append(outputs["loss"].detach())  # stays on its device, so that no step waits for it
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Add the row of the epoch, after checking that the training has not diverged."""
+        """Add the row of the epoch.  Raises UserError, before this epoch's checkpoint, where the training diverged."""
         values = {name: float(v) for name, v in trainer.callback_metrics.items()}
         if self.losses:
             values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
-        self.refuse_divergence(trainer, pl_module, values)
+        losses = [float(loss) for loss in self.losses]
+        first = next((float(row["loss"]) for row in self.rows if row.get("loss")), losses[0] if losses else 0.0)
+        if found := divergence(values, losses, first, trainer.global_step, pl_module):
+            what, step = found
+            at_once = not trainer.current_epoch and losses and not math.isfinite(losses[0])
+            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
+            raise UserError(where, what, NOT_LEARNED if at_once else DIVERGED)
         seconds = round(self.seconds_before + time.monotonic() - self.began, 3)
         row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
         self.rows.append(row | values)
@@ -83,23 +107,24 @@ class Curve(Callback):
             epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
             log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
 
-    def refuse_divergence(self, trainer: Trainer, module: LightningModule, values: dict[str, float]) -> None:
-        """Raise UserError, before this epoch's checkpoint, naming the first step at which the loss left all bounds."""
-        wrong = {name: v for name, v in values.items() if not math.isfinite(v)}
-        step, losses = trainer.global_step, [float(v) for v in self.losses]
-        earlier = [float(row["loss"]) for row in self.rows if row.get("loss")]
-        bound = EXPLODED * max([1.0, *map(abs, (earlier + losses)[:1])])
-        for i, loss in enumerate(losses):
-            if not abs(loss) <= bound:  # nan too
-                wrong, step = {"loss": loss}, trainer.global_step - len(losses) + i + 1
-                break
-        reasons = [f"{name} is {v:.6g}" for name, v in wrong.items()]
-        if not reasons and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
-            reasons = ["a weight is no longer finite"]
-        if reasons:
-            where = f"{self.stage}, epoch {trainer.current_epoch + 1}, step {step}"
-            at_once = not trainer.current_epoch and losses and not math.isfinite(losses[0])
-            raise UserError(where, ", ".join(reasons), NOT_LEARNED if at_once else DIVERGED)
+
+def divergence(
+    values: Mapping[str, float], losses: Sequence[float], first: float, steps: int, module: LightningModule
+) -> tuple[str, int] | None:
+    """Return what shows that a training diverged, and the first step with a loss beyond all bounds; None if it did not.
+
+    values: of the epoch, by name.  losses: of its steps.  first: the first loss of the training.  steps: taken so far.
+    """
+    wrong, bound = {name: v for name, v in values.items() if not math.isfinite(v)}, EXPLODED * max(1.0, abs(first))
+    step = steps
+    for i, loss in enumerate(losses):
+        if not abs(loss) <= bound:  # nan too
+            wrong, step = {"loss": loss}, steps - len(losses) + i + 1
+            break
+    reasons = [f"{name} is {v:.6g}" for name, v in wrong.items()]
+    if not reasons and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
+        reasons = ["a weight is no longer finite"]
+    return (", ".join(reasons), step) if reasons else None
 
 
 class StepLimit(Callback):

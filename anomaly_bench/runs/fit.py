@@ -19,7 +19,16 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 from anomaly_bench.config import Hardware
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.runs.callbacks import Checkpoint, Curve, StepLimit, frozen, last_seconds, quiet
+from anomaly_bench.runs.callbacks import (
+    Checkpoint,
+    EpochSeed,
+    LossCurve,
+    ProcessSetup,
+    StepLimit,
+    frozen,
+    last_seconds,
+    quiet,
+)
 from anomaly_bench.runs.checkpoints import CheckedIO, DamagedCheckpoint, find_usable, read, write
 
 log = logging.getLogger("anomaly_bench")
@@ -34,12 +43,12 @@ def fit(
         if parent.is_symlink():
             raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
     progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
-    curve = Curve(folder / "training.csv", stage.name, seed, logging.DEBUG if progress else logging.INFO)
+    curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO)
     limits = {"max_epochs": -1, **stage.trainer}
     steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
-    callbacks = [steps, curve, Checkpoint(last, checkpoint_seconds), *progress]
+    callbacks = [ProcessSetup(folder), EpochSeed(seed), steps, curve, Checkpoint(last, checkpoint_seconds), *progress]
     trainer = make_trainer(folder, hardware, callbacks, loggers, **limits)
     resumed = resume_from(last, stage.module)
     log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")
