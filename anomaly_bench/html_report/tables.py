@@ -14,7 +14,7 @@ Means = tuple[str, list[str], dict[str, list[Cell | None]]]  # metric, data sets
 COSTS = {
     "train_s": ("training,\u00a0s", "seconds of training"),
     "ms_per_image": ("ms/image", "milliseconds to score an image"),
-    "memory_mb": ("memory,\u00a0MB", "peak memory of the hungriest stage, in MB"),
+    "memory_mb": ("memory,\u00a0MB", "highest peak of memory of any stage, in MB"),
     "parameters": ("parameters", "of all networks together"),
 }
 
