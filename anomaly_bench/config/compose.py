@@ -168,8 +168,8 @@ def _configuration(error: Exception) -> UserError:
 @lru_cache(maxsize=64)  # a loader is made for each command
 def options(loader: Loader, group: str) -> list[str]:
     """Return all choices of a group, nested ones as `mvtec/bottle`; names that start with _ are parts, not choices."""
-    names = [n for n in loader.get_group_options(group, ObjectType.CONFIG) if not n.startswith("_")]
-    for sub in loader.get_group_options(group, ObjectType.GROUP):
+    names = [n for n in loader.repository.get_group_options(group, ObjectType.CONFIG) if not n.startswith("_")]
+    for sub in loader.repository.get_group_options(group, ObjectType.GROUP):
         names += [f"{sub}/{name}" for name in options(loader, f"{group}/{sub}")]
     return sorted(names)
 

@@ -185,7 +185,7 @@ def _expanded(o: Override, loader: Loader) -> str:
     """The override as it was typed, or with every category in the place of `mvtec/all`."""
     if o.key_or_group != "dataset" or o.is_delete() or not any(v.endswith(ALL) for v in _values(o)):
         return str(o.input_line)
-    sets = loader.get_group_options("dataset", ObjectType.GROUP)
+    sets = loader.repository.get_group_options("dataset", ObjectType.GROUP)
     values = []
     for v in _values(o):
         name = v.removesuffix(ALL)
