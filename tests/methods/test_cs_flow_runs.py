@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,7 +19,8 @@ from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods.cs_flow import Likelihood
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.runs.folder import RunFolder, find
-from tests.small_runs import curve, environment, equal, make_images
+from tests.forks import Forks
+from tests.small_runs import TOYS, curve, environment, equal, make_images
 
 RESNET = ["method.backbone=resnet18", "method.layer=layer3", "method.hidden=8"]
 
@@ -145,28 +145,9 @@ def test_a_finished_run_is_the_model(place: Path, weights: Path, monkeypatch: py
     np.testing.assert_allclose(scores.map, folder.maps, rtol=1e-4, atol=1e-5)
 
 
-DYING = """
-import os, signal, sys
-from anomaly_bench.commands.main import main
-from anomaly_bench.methods.cs_flow import Likelihood
-
-step = Likelihood.training_step
-
-def dying(self, batch, batch_idx):
-    if self.current_epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-
-Likelihood.training_step = dying
-main(["train", *sys.argv[1:]])
-"""
-
-
-def test_a_killed_run_goes_on(place: Path, weights: Path, events: list[str]) -> None:
+def test_a_killed_run_goes_on(place: Path, weights: Path, events: list[str], forks: Forks) -> None:
     given = overrides(make_images(place / "widgets"), weights)
-    child = subprocess.run(
-        [sys.executable, "-c", DYING, *given], cwd=place, env=environment(), capture_output=True, timeout=120
-    )
+    child = forks.run([TOYS / "die_in_training.py", "cs_flow", "Likelihood", *given], place, environment())
     assert child.returncode < 0, child.stderr
     (killed,) = find("outputs")
     assert killed.status == "running"

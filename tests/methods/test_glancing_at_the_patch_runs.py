@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,8 +20,9 @@ from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods import glancing_at_the_patch
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.runs.folder import RunFolder, find
+from tests.forks import Forks
 from tests.nets.small_teachers import teachers
-from tests.small_runs import ROOT, curve, environment, equal, make_images
+from tests.small_runs import ROOT, TOYS, curve, environment, equal, make_images
 
 # Configurations
 
@@ -152,27 +152,10 @@ def test_a_run_with_a_tuned_local_network(place: Path, weights: Path) -> None:
     assert load_file(folder.path / "weights.safetensors")["calibration"].tolist() == [[0, 1], [0, 1]]
 
 
-DYING = """
-import os, signal, sys
-from anomaly_bench.commands.main import main
-from anomaly_bench.methods import glancing_at_the_patch as glf
-
-glf.EPOCH = 2
-step = glf.Consistency.training_step
-
-def dying(self, batch, batch_idx):
-    if self.current_epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-
-glf.Consistency.training_step = dying
-main(["train", *sys.argv[1:]])
-"""
-
-
-def test_a_killed_run_goes_on(place: Path, whole: RunFolder) -> None:
-    command = [sys.executable, "-c", DYING, *overrides(place / "widgets", "output_dir=killed")]
-    child = subprocess.run(command, cwd=place, env=environment(), capture_output=True, timeout=120)
+def test_a_killed_run_goes_on(place: Path, whole: RunFolder, forks: Forks) -> None:
+    given = overrides(place / "widgets", "output_dir=killed")
+    script = TOYS / "die_in_training.py"
+    child = forks.run([script, "glancing_at_the_patch", "Consistency", *given], place, environment())
     assert child.returncode < 0, child.stderr
     (killed,) = find("killed")
     assert (killed.status, curve(killed)) == ("running", [("global", 0)])

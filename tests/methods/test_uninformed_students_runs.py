@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -20,8 +19,9 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.teachers import save_teacher
 from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.runner import run
+from tests.forks import Forks
 from tests.methods.small_us import PATCH, method, scales
-from tests.small_runs import curve, environment, equal, make_images
+from tests.small_runs import TOYS, curve, environment, equal, make_images
 
 
 @pytest.fixture
@@ -83,31 +83,13 @@ def overrides(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
     ]  # fmt: skip
 
 
-DYING = """
-import os, signal, sys
-from anomaly_bench.commands.main import main
-from anomaly_bench.methods.uninformed_students import StudentTraining
-
-step = StudentTraining.training_step
-
-def dying(self, batch, batch_idx):
-    if self.current_epoch == 1:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-
-StudentTraining.training_step = dying
-main(["train", *sys.argv[1:]])
-"""
-
-
 def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
-    tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, photos: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, forks: Forks
 ) -> None:
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
     first = overrides(make_few_images(tmp_path / "first"), photos, weights)
-    child = subprocess.run(
-        [sys.executable, "-c", DYING, *first], cwd=tmp_path, env=environment(), capture_output=True, timeout=120
-    )
+    script = TOYS / "die_in_training.py"
+    child = forks.run([script, "uninformed_students", "StudentTraining", *first], tmp_path, environment())
     assert child.returncode < 0, child.stderr
     (killed,) = find(tmp_path / "outputs")
     assert killed.status == "running"
