@@ -83,7 +83,7 @@ def _folder(arguments: Namespace) -> Path:
 
 
 def find(folder: Path) -> list[Entry]:
-    """The files of the cache, kind by kind, the last used first.  [] without such a folder."""
+    """Return the files of the cache, kind by kind, the last used first.  [] without such a folder."""
     try:
         os.scandir(folder).close()  # a glob is silent
     except FileNotFoundError:
@@ -99,7 +99,7 @@ def find(folder: Path) -> list[Entry]:
 
 
 def _file(path: Path, kind: str) -> Entry | None:
-    """None for what is no file, or no longer: a running process renames its part."""
+    """Return None for what is no file, or no longer: a running process renames its part."""
     try:
         status = path.lstat()
     except OSError:
@@ -116,7 +116,7 @@ def _file(path: Path, kind: str) -> Entry | None:
 
 
 def _demo(folder: Path, kind: str) -> Entry | None:
-    """A texture's images, or some of them that an interrupted drawing left; None for what is no folder."""
+    """Return a texture's images, or some of them that an interrupted drawing left; None for what is no folder."""
     try:
         found = {path: path.lstat() for path in (folder, *folder.rglob("*"))}
     except OSError:
@@ -134,7 +134,7 @@ def _demo(folder: Path, kind: str) -> Entry | None:
 
 
 def _checksums(path: Path) -> tuple[str, str]:
-    """How many checksums a file holds, and its state."""
+    """Return how many checksums a file holds, and its state."""
     if isinstance(known := read_sealed(path), dict):
         return f"checksums of {len(known)} files", ""
     try:
@@ -145,7 +145,7 @@ def _checksums(path: Path) -> tuple[str, str]:
 
 
 def _rows(path: Path) -> tuple[str, str]:
-    """What a file of rows holds, and its state by its header and its size: its rows are not read."""
+    """Return what a file of rows holds, and its state by its header and its size: its rows are not read."""
     try:
         with path.open("rb") as file:
             header, size = read_header(file), os.fstat(file.fileno()).st_size
@@ -163,7 +163,7 @@ def _rows(path: Path) -> tuple[str, str]:
 
 
 def _teacher(path: Path) -> tuple[str, str]:
-    """What a teacher is, and its state; its weights are not read."""
+    """Return what a teacher is, and its state; its weights are not read."""
     ours = TEACHER.fullmatch(path.name) is not None
     try:
         with safe_open(path, framework="np") as file:
@@ -177,7 +177,7 @@ def _teacher(path: Path) -> tuple[str, str]:
 
 
 def _goes(entry: Entry, kinds: list[str]) -> bool:
-    """Whether `clear` removes it: what is in NAMED and young parts only when they are named."""
+    """Return whether `clear` removes it: what is in NAMED and young parts only when they are named."""
     if entry.state == "foreign":
         return False
     return entry.kind in kinds if kinds else entry.kind not in NAMED and entry.state != "young"

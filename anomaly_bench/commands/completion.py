@@ -71,7 +71,7 @@ def _candidates(verb: Verb, before: list[str], word: str) -> Iterator[str]:
 
 
 def _overrides(verb: Verb, before: list[str], key: str, equals: bool) -> Iterator[str]:
-    """What may follow in a configuration: keys, or the values of `key`."""
+    """Yield what may follow in a configuration: keys, or the values of `key`."""
     try:
         given = verb.parse(before)
     except UserError:
@@ -95,7 +95,7 @@ def _overrides(verb: Verb, before: list[str], key: str, equals: bool) -> Iterato
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The strings of every Literal in a type."""
+    """Return the strings of every Literal in a type."""
     found: list[str] = []
     for argument in get_args(annotation):
         found += [argument] if isinstance(argument, str) else _choices(argument)

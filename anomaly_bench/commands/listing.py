@@ -41,7 +41,7 @@ def runs_command(arguments: Namespace) -> int:
 
 
 def names(group: str) -> Iterator[str]:
-    """Each choice of a group with its first line of description."""
+    """Yield each choice of a group with its first line of description."""
     with config.hydra_context() as loader:
         choices = config.options(loader, group)
     width = max((len(c) for c in choices), default=0)
@@ -55,7 +55,7 @@ def names(group: str) -> Iterator[str]:
 
 
 def runs(outputs: Path, wanted: Mapping[str, list[str]], verify: bool) -> Iterator[str]:
-    """One line for each run folder below `outputs` with the wanted values.  verify: read each of its files."""
+    """Yield one line for each run folder below `outputs` with the wanted values.  verify: read each of its files."""
     found = [folder.path for folder in find(outputs)]
     with indexed(outputs, found) as folders:
         _refuse_unknown_names(wanted, folders)
@@ -74,7 +74,7 @@ def runs(outputs: Path, wanted: Mapping[str, list[str]], verify: bool) -> Iterat
 
 
 def values_of(manifest: Mapping[str, Any]) -> dict[str, set[str]]:
-    """What a run may be called by each of RUN_KEYS; a category also by `mvtec/bottle`."""
+    """Return what a run may be called by each of RUN_KEYS; a category also by `mvtec/bottle`."""
     values = {key: {str(manifest.get(key))} for key in RUN_KEYS}
     values["dataset"].add(f"{manifest.get('dataset')}/{manifest.get('category')}")
     return values
@@ -96,7 +96,7 @@ def _refuse_unknown_names(wanted: Mapping[str, list[str]], folders: Sequence[Run
 
 
 def _figures(folder: RunFolder) -> str:
-    """The main metrics, when the run ended or began, what went wrong."""
+    """Return the main metrics, when the run ended or began, what went wrong."""
     manifest, metrics = folder.manifest, folder.metrics
     figures = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
     if when := manifest.get("finished") or manifest.get("started"):

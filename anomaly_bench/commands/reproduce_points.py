@@ -21,11 +21,11 @@ class Point:
 
     @property
     def missing(self) -> list[Job]:
-        """What can run and is not done."""
+        """The runs that can run and are not done."""
         return [job for job in self.jobs if job.state in ("to run", "to resume")]
 
     def sweep(self) -> list[str]:
-        """Its missing runs as overrides of `bench train -m`, which may name finished ones again."""
+        """Return its missing runs as overrides of `bench train -m`, which may name finished ones again."""
         several: dict[str, dict[str, None]] = {"dataset": {}, "seed": {}}
         for job in self.missing:
             for key, value in _chosen(job).items():
@@ -33,7 +33,7 @@ class Point:
         return [*self.overrides, *(f"{key}={','.join(values)}" for key, values in several.items() if values)]
 
     def place(self, job: Job) -> Place:
-        """Where a run runs, by its overrides; an experiment without a choice has the data set of its file."""
+        """Return where a run runs, by its overrides; an experiment without a choice has the data set of its file."""
         chosen = _chosen(job).get("dataset")
         if chosen is None:
             return places(self.experiment)[0]
@@ -42,7 +42,7 @@ class Point:
 
 
 def planned(experiment: str, request: Request) -> list[Point]:
-    """The experiment's points."""
+    """Return the experiment's points."""
     points: dict[tuple[str, ...], Point] = {}
     for job in plan(request.overrides_of(experiment)):
         overrides = [each for each in job.overrides if key_of(each) not in ("dataset", "seed")]
@@ -51,7 +51,7 @@ def planned(experiment: str, request: Request) -> list[Point]:
 
 
 def lines(points: Sequence[Point]) -> Iterator[str]:
-    """What is done, what will run, and what cannot: with the way to supply what it lacks."""
+    """Yield what is done, what will run, and what cannot, with the way to supply what it lacks."""
     yield f"{points[0].experiment}: {summary([job for point in points for job in point.jobs])}"
     reasons: dict[str, dict[str, int]] = {}
     for point in points:
@@ -65,7 +65,7 @@ def lines(points: Sequence[Point]) -> Iterator[str]:
 
 
 def status(job: Job) -> str:
-    """Of its folder, as it is now; `new` where there is none."""
+    """Return the status of its folder as it is now; `new` where there is none."""
     return job.folder.status if job.folder else "new"
 
 

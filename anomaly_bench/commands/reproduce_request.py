@@ -41,7 +41,7 @@ class Request:
 
 
 def request_of(arguments: Namespace) -> Request:
-    """What was asked for.  Raises UserError for a key that none of the experiments has."""
+    """Return the request that the command line makes.  Raises UserError for a key that none of the experiments has."""
     preset: Any = {}
     if name := arguments.keys.get("preset"):
         preset = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "preset" / f"{name}.yaml"))
@@ -56,12 +56,12 @@ def request_of(arguments: Namespace) -> Request:
 
 
 def presets() -> list[str]:
-    """The names that `preset=` takes."""
+    """Return the names that `preset=` takes."""
     return sorted(file.stem for file in (config.conf_dir() / "preset").glob("*.yaml"))
 
 
 def experiments() -> Iterator[str]:
-    """The published tables: experiments with a matrix."""
+    """Yield the published tables: experiments with a matrix."""
     for file in sorted((config.conf_dir() / "experiment").glob("*.yaml")):
         if matrix(file.stem):
             yield file.stem
@@ -69,14 +69,14 @@ def experiments() -> Iterator[str]:
 
 @cache
 def matrix(experiment: str) -> dict[str, str]:
-    """The keys that an experiment's file gives several values, and these."""
+    """Return the keys that an experiment's file gives several values, and these."""
     file = OmegaConf.load(config.conf_dir() / "experiment" / f"{experiment}.yaml")
     return {str(key): str(values) for key, values in (OmegaConf.select(file, "hydra.sweeper.params") or {}).items()}
 
 
 @cache
 def places(experiment: str) -> tuple[Place, ...]:
-    """Each data set and category that an experiment's file names."""
+    """Return each data set and category that an experiment's file names."""
     found: list[Place] = []
     with config.hydra_context() as loader:
         for value in filter(None, matrix(experiment).get("dataset", "").split(",")):
@@ -87,13 +87,13 @@ def places(experiment: str) -> tuple[Place, ...]:
 
 
 def where(cfg: Any) -> Place:
-    """The data set and the category of a configuration; a set without categories is its own."""
+    """Return the data set and the category of a configuration; a set without categories is its own."""
     return str(cfg.dataset.name), str(cfg.dataset.get("category") or cfg.dataset.name)
 
 
 @cache
 def written(experiment: str) -> Any:
-    """The configuration of an experiment as its file has it."""
+    """Return the configuration of an experiment as its file has it."""
     return config.compose([f"experiment={experiment}"])
 
 
@@ -103,10 +103,10 @@ def keys_of(experiment: str) -> frozenset[str]:
 
 
 def has_key(experiment: str, override: str) -> bool:
-    """Whether an override fits an experiment.  Only keys of methods and data sets differ between experiments."""
+    """Return whether an override fits an experiment.  Only keys of methods and data sets differ between experiments."""
     return not key_of(override).startswith(("method.", "dataset.")) or key_of(override) in keys_of(experiment)
 
 
 def key_of(override: str) -> str:
-    """The key of KEY=VALUE."""
+    """Return the key of KEY=VALUE."""
     return override.partition("=")[0].lstrip("+~")

@@ -31,18 +31,17 @@ LACKING = {  # the key that a mistake names -> what is missing, in a cell of a t
 
 
 def write_tables(points: Sequence[Point], request: Request) -> Path:
-    """Paper versus ours from all finished runs of these settings, written to <outputs>/reproduce and printed."""
+    """Write paper versus ours from all finished runs of these settings to <outputs>/reproduce, and print it."""
     rows = collect(request.outputs).rows if Path(request.outputs).is_dir() else []
-    tables = compare_with_published(
-        [asked for point in points for asked in asked_of(point, bool(request.preset))], rows
-    )
+    wanted = [table for point in points for table in table_requests(point, stand_in=bool(request.preset))]
+    tables = compare_with_published(wanted, rows)
     folder = write_versus(tables, Path(request.outputs) / "reproduce", request.warning)
     _print(tables, request.warning, folder)
     return folder
 
 
-def asked_of(point: Point, stand_in: bool) -> Iterator[TableRequest]:
-    """What a point is compared with, for each data set that the experiment's file names.
+def table_requests(point: Point, stand_in: bool) -> Iterator[TableRequest]:
+    """Yield what a point is compared with, for each data set that the experiment's file names.
 
     stand_in: the places that are run stand for the file's categories in turn; otherwise each stands for itself.
     """
@@ -55,14 +54,14 @@ def asked_of(point: Point, stand_in: bool) -> Iterator[TableRequest]:
     why = {point.place(job): _reason(job) for job in point.jobs}
     title = dict(line.split(maxsplit=1) for line in names("experiment"))[point.experiment]
     for name in dict.fromkeys(name for name, _ in meant):
-        own = {category: place for (of, category), place in chosen.items() if of == name}
+        run_for = {category: place for (dataset, category), place in chosen.items() if dataset == name}
         cfg = as_written(point, name)
-        ran = configs.get(next(iter(own.values()))[0], flat(cfg))
-        yield TableRequest(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), own, why)
+        ran = configs.get(next(iter(run_for.values()))[0], flat(cfg))
+        yield TableRequest(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), run_for, why)
 
 
 def as_written(point: Point, dataset: str) -> Any:
-    """The configuration that the experiment's file has for a point on a data set: what was published is of that."""
+    """Return the configuration that the experiment's file has for a point on a data set: the published one."""
     keys = set(matrix(point.experiment)) - {"dataset", "seed"}
     overrides = [each for each in point.overrides if key_of(each) in keys]
     first = next("/".join(dict.fromkeys(place)) for place in places(point.experiment) if place[0] == dataset)
@@ -70,13 +69,13 @@ def as_written(point: Point, dataset: str) -> Any:
 
 
 def flat(cfg: Any) -> dict[str, Any]:
-    """The method's keys, and the data set's as `dataset.split_file`."""
+    """Return the method's keys, and the data set's as `dataset.split_file`."""
     values: Any = OmegaConf.to_container(cfg, resolve=True)
     return {**values["method"], **{f"dataset.{key}": value for key, value in values["dataset"].items()}}
 
 
 def _reason(job: Job) -> str:
-    """Why a cell is empty, in a few words."""
+    """Return why a cell is empty, in a few words."""
     if job.state == CANNOT:
         key = job.why.partition(":")[0]
         return f"not run: {LACKING.get(key, key)}"
