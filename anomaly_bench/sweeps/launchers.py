@@ -54,7 +54,7 @@ def _run(main: Main, argv: list[str]) -> None:
 
 
 def _end_with_parent() -> None:
-    """A sweep that is killed leaves no run behind that goes on alone."""
+    """End this process when the sweep does: one that is killed leaves no run behind that goes on alone."""
     parent = multiprocessing.parent_process()
     if parent:
         parent.join()
@@ -63,8 +63,7 @@ def _end_with_parent() -> None:
 
 
 def launch(jobs: Sequence[list[str]], master: DictConfig, loader: Loader, main: Main) -> list[int | None]:
-    """Train each job where the launcher of the configuration `master` puts it; return the exit codes of
-    `run_in_subprocess` there.
+    """Train each job where the launcher of the configuration `master` puts it, and return their exit codes.
 
     None for all of them where the launcher failed: a job that is taken from it ends its wait for the others.
     """
@@ -85,7 +84,7 @@ def launch(jobs: Sequence[list[str]], master: DictConfig, loader: Loader, main: 
 
 
 def _code_of(job: JobReturn) -> int:
-    """The exit code that a job returned; 1 where its worker failed."""
+    """Return the exit code that a job returned; 1 where its worker failed."""
     try:
         return int(job.return_value)
     except Exception as error:
@@ -94,7 +93,7 @@ def _code_of(job: JobReturn) -> int:
 
 
 def launcher_task(main: Main, cfg: DictConfig) -> int:
-    """What a worker of a launcher calls (pickled by reference): one run in another process, which may die alone."""
+    """Train one run in another process, which may die alone.  A launcher's worker calls this; pickled by reference."""
     hydra = HydraConfig.get()
     os.chdir(hydra.runtime.cwd)  # relative paths mean the same as where the sweep was started
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
@@ -103,7 +102,7 @@ def launcher_task(main: Main, cfg: DictConfig) -> int:
 
 
 def require_resources(launcher: DictConfig) -> None:
-    """A Ray of this machine would wait for ever for what the machine does not have.  Raises UserError."""
+    """Raise UserError for what this machine does not have: a Ray of its own would wait for it for ever."""
     ray = launcher.get("ray")
     if not ray or ray.init.get("address") != "local":
         return

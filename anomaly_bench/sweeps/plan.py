@@ -75,7 +75,7 @@ def summary(jobs: Sequence[Job]) -> str:
 
 
 def folder_of(overrides: Sequence[str], extra: str | None = None) -> RunFolder | None:
-    """The folder of a run whose weights were not here when it was planned; None where they still are not."""
+    """Return the folder of a run whose weights were not here when it was planned; None where they still are not."""
     try:
         settings = config.validate(config.compose(overrides, extra))
         return run_folder(settings, config.identify(settings, config.weight_files(settings)).run)

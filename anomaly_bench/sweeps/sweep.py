@@ -25,7 +25,7 @@ HYDRA = ("hydra/", "hydra.")  # overrides that say how to run, not what
 
 
 def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int:
-    """Run what is missing of `bench train -m OVERRIDES`; the exit code: 0 all done, 1 some failed, 2 user error.
+    """Run what is missing of `bench train -m OVERRIDES`.  Returns 0: all done, 1: some failed, 2: user error.
 
     main: the command line's entry point, called in other processes.  extra: the folder of `--config-dir`.  Raises
     Mistakes before anything starts.
@@ -48,8 +48,8 @@ def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int
                 _note_death(job, code)
             # What another sweep was at when its turn came may have been given up since.
             missing = [job for job in missing if codes[str(job.overrides)] == RunningElsewhere.code and not _held(job)]
-    told = [job if job.folder else replace(job, folder=folder_of(job.overrides, extra)) for job in jobs]
-    return _outcome(told, codes)
+    located = [job if job.folder else replace(job, folder=folder_of(job.overrides, extra)) for job in jobs]
+    return _outcome(located, codes)
 
 
 def _master(loader: Loader, overrides: list[str]) -> DictConfig:
@@ -78,7 +78,7 @@ def _launch_here(jobs: Sequence[Job], plain: Sequence[list[str]], main: Main, ex
 
 
 def _note_death(job: Job, code: int | None) -> None:
-    """Write for a run that was killed that it failed, as it could not.  code: of `launch`."""
+    """Record that a run failed which was killed and could not do so itself.  code: of `launch`."""
     if (code is not None and code >= 0) or not job.folder or job.folder.status != "running":
         return
     if code is None and _held(job):  # it may live; with a code it does not, whatever the lock of a dead machine says
@@ -95,7 +95,7 @@ def _held(job: Job) -> bool:
 
 
 def _outcome(jobs: Sequence[Job], codes: dict[str, int | None]) -> int:
-    """Say how each job ended; the sweep's exit code.  codes: of `launch`, by the jobs' overrides."""
+    """Print how each job ended and return the sweep's exit code.  codes: of `launch`, by the jobs' overrides."""
     worst, ended = 0, []
     for job in jobs:
         known, manifest = codes.get(str(job.overrides), 0), job.folder.manifest if job.folder else {}
