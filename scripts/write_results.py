@@ -8,13 +8,13 @@ the runs of its title; those of other titles stay.
 from __future__ import annotations
 
 import re
-import statistics
 import sys
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 from anomaly_bench.results.collect import Row, collect
+from anomaly_bench.results.seed_means import mean_over_seeds
 from anomaly_bench.runs.folder import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
@@ -76,7 +76,8 @@ def section(rows: list[Row]) -> str:
 def summary(title: str, name: str, rows: list[Row], metrics: list[str]) -> str:
     """Mean and standard deviation over runs, as a row of the table."""
     columns = [[row.metrics[m] for row in rows] for m in metrics]
-    cells = [f"{statistics.fmean(column):.4f} ± {statistics.stdev(column):.4f}" for column in columns]
+    means = [mean_over_seeds(column) for column in columns]
+    cells = [f"{mean.value:.4f} ± {mean.std:.4f}" for mean in means]
     return f"| **{title}** | {name} | {' | '.join(cells)} | | |"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from anomaly_bench.html_report import thumbnails
 from anomaly_bench.html_report.run_data import Run
 from anomaly_bench.runs.folder import RunFolder
-from anomaly_bench.runs.heatmaps import Mistake, find_mistakes
+from anomaly_bench.runs.heatmaps import VERDICTS, Mistake, find_mistakes
 
 MOST = 500  # normal test images, and as many anomalous ones: the worst mistakes of any run
 
@@ -40,7 +40,8 @@ def gallery(runs: Sequence[Run], target: Path, pool: Executor) -> tuple[dict[str
         for entry, maps in zip(entries, drawn, strict=True):
             entry["maps"] = maps.result()
 
-    return {"images": images, "runs": entries, "total": len(set().union(*mistakes))}, finish
+    total = len(set().union(*mistakes))
+    return {"images": images, "runs": entries, "total": total, "verdicts": VERDICTS}, finish
 
 
 def _crop_images(folders: Sequence[RunFolder], names: Sequence[dict[int, str]], target: Path) -> None:

@@ -22,6 +22,12 @@ from anomaly_bench.runs.folder import ScoreRow
 ANCHORS = "000004 1b0c42 4b0c6b 781c6d a52c60 cf4446 ed6925 fb9a06 f7d03c fcffa4"
 SMALLEST, LARGEST = 192, 512  # pixels; smaller maps are shown in larger pixels, larger ones shrunk
 CYAN, BLACK, GREY, RED = (0, 255, 255), (0, 0, 0), (90, 90, 90), (190, 0, 0)
+VERDICTS = {  # of an image; the report's gallery fills in the same sentences
+    "missed": "{wrong} of {others} normal images score as high",
+    "found": "above all {others} normal images",
+    "false alarm": "{wrong} of {others} anomalous images score as low",
+    "calm": "below all {others} anomalous images",
+}
 MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 take a minute and 180 MB
 GAP, HEADER, FOOTER, BAR = 8, 20, 60, 70  # pixels: between panels, above, below, right of them
 
@@ -46,13 +52,8 @@ class Mistake:
         """What the image is, in words: found, missed, calm or a false alarm."""
         if not self.others:
             return f"no {'normal' if self.row.label else 'anomalous'} images to compare with"
-        if self.row.label and self.wrong:
-            return f"missed: {self.wrong} of {self.others} normal images score as high"
-        if self.row.label:
-            return f"found: above all {self.others} normal images"
-        if self.wrong:
-            return f"false alarm: {self.wrong} of {self.others} anomalous images score as low"
-        return f"calm: below all {self.others} anomalous images"
+        name = ("missed" if self.wrong else "found") if self.row.label else "false alarm" if self.wrong else "calm"
+        return f"{name}: {VERDICTS[name].format(wrong=self.wrong, others=self.others)}"
 
 
 def write_heatmaps(

@@ -69,7 +69,7 @@ addEventListener("beforeprint", () => { for (const part of $$("details")) part.o
 openTarget();
 
 // --- the gallery
-const startGallery = ({ images, runs, total }) => {
+const startGallery = ({ images, runs, total, verdicts }) => {
   const BATCH = 24, cards = $("#cards"), dialog = $("#large"), more = $("#more");
   const field = (name) => $(`#${name}`)?.value ?? "";
   let shown = [], drawn = 0, at = 0;
@@ -102,8 +102,8 @@ const startGallery = ({ images, runs, total }) => {
     const n = run.wrong[i], others = run.others[images[i].label];
     if (n === null) return ["not in this run", false];
     if (!others) return ["nothing to compare with", false];
-    if (images[i].label) return n ? [`missed: ${n} of ${others} normal images score as high`, true] : ["found: above all normal images", false];
-    return n ? [`false alarm: ${n} of ${others} anomalous images score as low`, true] : ["calm: below all anomalous images", false];
+    const name = images[i].label ? (n ? "missed" : "found") : n ? "false alarm" : "calm";
+    return [`${name}: ${verdicts[name].replace("{wrong}", n).replace("{others}", others)}`, n > 0];
   };
   const brief = (run, i) => {
     const [text, wrong] = verdict(run, i), word = text.split(":")[0];
