@@ -10,6 +10,7 @@ from typing import Any
 from anomaly_bench.commands.parser import grammar
 from anomaly_bench.commands.verb import HELP
 from anomaly_bench.console import explain, open_streams, say, to_stderr
+from anomaly_bench.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +38,9 @@ def run_verb(argv: list[str]) -> int:
 
         sys.stdout.write("".join(f"{each}\n" for each in candidates(argv[1:])))
         return 0
-    if argv == ["--version"]:
+    if argv[:1] == ["--version"]:
+        if more := argv[1:]:
+            raise UserError("bench --version", f"takes nothing more, '{more[0]}' given")
         from anomaly_bench import __version__
 
         sys.stdout.write(f"{__version__}\n")
