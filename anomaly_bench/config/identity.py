@@ -72,8 +72,8 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
 def identify_by_rule_1(settings: Settings) -> str:
     """Return the run's identity as earlier versions had it, so that their folders are found."""
     dataset = {key: value for key, value in settings.dataset.items() if key != "root"}
-    parts = {"method": _with_former_keys(settings.method), "dataset": dataset}
-    contents = {part: {key: _content_by_rule_1(key, v) for key, v in values.items()} for part, values in parts.items()}
+    groups = {"method": _with_former_keys(settings.method), "dataset": dataset}
+    contents = {name: {key: _content_by_rule_1(key, v) for key, v in values.items()} for name, values in groups.items()}
     return _hash({"seed": settings.seed, **contents})
 
 
