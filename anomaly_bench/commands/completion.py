@@ -37,7 +37,7 @@ compdef _bench bench
 
 def script_command(arguments: Namespace) -> int:
     """Run `bench completion bash|zsh`."""
-    sys.stdout.write({"bash": BASH, "zsh": ZSH}[arguments.shell or "bash"])
+    sys.stdout.write({"bash": BASH, "zsh": ZSH}[arguments.shell])
     return 0
 
 

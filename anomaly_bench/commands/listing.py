@@ -34,7 +34,7 @@ def runs_command(arguments: Namespace) -> int:
     if wrong := [seed for seed in wanted.get("seed", []) if not seed.isdecimal()]:
         raise UserError("seed", f"'{wrong[0]}' given, allowed: whole numbers from 0")
     code = 0
-    for line in runs(Path(arguments.outputs or "outputs"), wanted, arguments.verify):
+    for line in runs(Path(arguments.outputs), wanted, arguments.verify):
         sys.stdout.write(f"{line}\n")
         code |= arguments.verify and line.startswith("damaged")
     return code

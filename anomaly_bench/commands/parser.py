@@ -17,7 +17,6 @@ LISTS = {  # of `bench list`: what they list, and the group of the configuration
 }
 RUN_KEYS = ("method", "dataset", "category", "seed")  # of `bench list runs`, besides status
 RUN_STATES = ("done", "running", "interrupted", "failed", "damaged", "new")
-CACHE_KINDS = ("pixels", "features", "teachers", "demo", "checksums", "parts")
 CONFIG_DIR = "also look for method/*.yaml, dataset/*.yaml ... and for their classes in DIR"
 EPILOG = """keys of a run: bench show method=NAME
 what a verb takes: bench VERB --help
@@ -32,7 +31,7 @@ def grammar() -> Verb:
     _train(bench)
     _eval(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
-    report.argument("OUTPUTS", "the folder of runs; default: outputs", "?")
+    report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     _reproduce(bench)
     _data(bench)
     _list(bench)
@@ -40,7 +39,7 @@ def grammar() -> Verb:
     show.option("--config-dir", metavar="DIR", help=CONFIG_DIR)
     show.argument("KEY=VALUE", "method=rd, dataset=mvtec/bottle, and any key of theirs", "*", name="overrides")
     shell = bench.verb("completion", "tab completion for a shell", COMPLETION, function="completion:script_command")
-    shell.argument("SHELL", "bash or zsh; default: bash", "?", ("bash", "zsh"))
+    shell.argument("SHELL", "bash or zsh", "?", ("bash", "zsh"), default="bash")
     about = bench.verb("help", "explain a verb", function="main:help_command")
     about.argument("VERB", "bench help data cache", "*")
     return bench
@@ -60,7 +59,6 @@ EVAL = """Measure a finished run again from its stored maps; its metrics are con
 Or measure the maps of any program: --maps DIR --masks DIR."""
 REPRODUCE = """Run what is missing of the papers' tables, then write paper versus ours to OUTPUTS/reproduce.
 Exit code: 0 all that can run is done, 1 a run failed, 2 a user error."""
-CACHE = """What the cache folder holds; make room in it."""
 
 
 def _train(bench: Verb) -> None:
@@ -123,28 +121,32 @@ def _datasets() -> Iterable[str]:
     return NAMES
 
 
+def _cache_kinds() -> Iterable[str]:
+    from anomaly_bench.commands.cache import FILES
+
+    return FILES
+
+
 def _data(bench: Verb) -> None:
     data = bench.verb("data", "data sets: what is here, download, check; the cache")
-    root = "where the data sets lie; default: $ANOMALY_BENCH_DATA, else ./data"
-    each = {
-        "list": data.verb("list", "what is here", function="data:list_command"),
-        "prepare": data.verb("prepare", "download and unpack a data set", function="data:prepare_command"),
-        "verify": data.verb("verify", "check the files of a data set", function="data:verify_command"),
-    }
-    for name, verb in each.items():
-        if name != "list":
-            verb.argument("NAME", "of the data set", choices=_datasets)
-        verb.key("root", "DIR", root)
-    each["prepare"].key("urls", "[ADDRESS,...]", "where to download from instead")
-    each["verify"].key("decode", "true", "decode each image", ("true", "false"))
-    cache_ = data.verb("cache", "what the cache folder holds; make room in it", CACHE, default="list")
-    clear = "remove files of the cache; teachers, demo and checksums only when named"
-    for name, summary in (("list", "what the cache folder holds"), ("clear", clear)):
-        verb = cache_.verb(name, summary, function=f"cache:{name}_command")
+    listing = data.verb("list", "what is here", function="data:list_command")
+    prepare = data.verb("prepare", "download and unpack a data set", function="data:prepare_command")
+    verify = data.verb("verify", "check the files of a data set", function="data:verify_command")
+    for verb in (prepare, verify):
+        verb.argument("NAME", "of the data set", choices=_datasets)
+    for verb in (listing, prepare, verify):
+        verb.key("root", "DIR", "where the data sets lie; default: $ANOMALY_BENCH_DATA, else ./data")
+    prepare.key("urls", "[ADDRESS,...]", "where to download from instead")
+    verify.key("decode", "true", "decode each image", ("true", "false"))
+    cached = data.verb("cache", "what the cache folder holds; make room in it", default="list")
+    summary = "remove files of the cache; teachers, demo and checksums only when named"
+    held = cached.verb("list", "what the cache folder holds", function="cache:list_command")
+    clear = cached.verb("clear", summary, function="cache:clear_command")
+    for verb in (held, clear):
         verb.key("cache_dir", "DIR", "the cache folder")
         verb.key("root", "DIR", "the same")
-    verb.argument("KIND", ", ".join(CACHE_KINDS), "*", CACHE_KINDS)
-    verb.key("older", "DAYS", "only what was not used for so long")
+    clear.argument("KIND", "as `bench data cache` names them", "*", _cache_kinds)
+    clear.key("older", "DAYS", "only what was not used for so long")
 
 
 def _list(bench: Verb) -> None:
@@ -152,7 +154,7 @@ def _list(bench: Verb) -> None:
     for name in LISTS:
         lists.verb(name, f"the {name} there are", function="listing:list_command")
     runs = lists.verb("runs", "a line for each run folder", function="listing:runs_command")
-    runs.argument("OUTPUTS", "the folder of runs; default: outputs", "?")
+    runs.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     for key in RUN_KEYS:
         runs.key(key, "VALUE[,VALUE]", f"only runs of this {key}")
     runs.key("status", "failed,interrupted", f"only runs of this state: {', '.join(RUN_STATES)}", RUN_STATES)

@@ -22,7 +22,7 @@ from anomaly_bench.results.text import comparisons_csv, report_markdown, runs_cs
 
 def report_command(arguments: Namespace) -> int:
     """Run `bench report`."""
-    write_report(arguments.outputs or "outputs")
+    write_report(arguments.outputs)
     return 0
 
 

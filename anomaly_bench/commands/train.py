@@ -11,6 +11,7 @@ from typing import Any
 
 from anomaly_bench import config
 from anomaly_bench.commands.main import main
+from anomaly_bench.config.hydra_private import run_with_hydra
 from anomaly_bench.console import to_stderr
 from anomaly_bench.errors import UserError, none_of
 
@@ -38,8 +39,7 @@ def train_command(arguments: Namespace) -> int:
     if not any(each.lstrip("+~").startswith("hydra") for each in overrides):
         return train(cfg, overrides, extra)
     with config.hydra_app(extra) as hydra:  # it has keys for Hydra itself, such as hydra.job.chdir=true
-        done = hydra.run("config", partial(train, overrides=overrides, extra=extra), overrides)
-        return int(done.return_value)
+        return run_with_hydra(hydra, overrides, partial(train, overrides=overrides, extra=extra))
 
 
 def train(cfg: Any, overrides: list[str], extra: str | None) -> int:

@@ -58,11 +58,17 @@ class Verb:
         self.options |= dict.fromkeys(names, None if action.nargs == 0 else choices)
 
     def argument(
-        self, metavar: str, summary: str, nargs: str | None = None, choices: Choices = (), name: str = ""
+        self,
+        metavar: str,
+        summary: str,
+        nargs: str | None = None,
+        choices: Choices = (),
+        default: str | None = None,
+        name: str = "",
     ) -> None:
         """Add an argument that is neither option nor key.  choices: all that it may be; empty: anything."""
-        name = name or metavar.lower()
-        self._parser.add_argument(name, nargs=nargs or "?")
+        name, summary = name or metavar.lower(), f"{summary}; default: {default}" if default else summary
+        self._parser.add_argument(name, nargs=nargs or "?", default=default)
         self._arguments.add_argument(name, metavar=metavar, nargs=nargs, help=summary)
         self.arguments[name] = choices
         self.required |= set() if nargs else {name}

@@ -27,7 +27,7 @@ from hydra.types import HydraContext
 from hydra.version import setbase
 from omegaconf import DictConfig
 
-__all__ = ["Hydra", "Loader", "hydra_over", "launcher_of", "put_values"]
+__all__ = ["Hydra", "Loader", "hydra_over", "launcher_of", "put_values", "run_with_hydra"]
 
 
 @contextmanager
@@ -43,6 +43,21 @@ def hydra_over(folder: Path, extra: str | None) -> Iterator[Hydra]:
         yield Hydra.create_main_hydra2("bench", path)
     finally:
         GlobalHydra.instance().hydra = outer
+
+
+def run_with_hydra(hydra: Hydra, overrides: Sequence[str], task: Callable[[DictConfig], int]) -> int:
+    """Return what `task` returns when Hydra runs it, and raise what it raises, of which Hydra would print a line."""
+
+    def caught(cfg: DictConfig) -> int | Exception:
+        try:
+            return task(cfg)
+        except Exception as error:
+            return error
+
+    returned = hydra.run("config", caught, list(overrides)).return_value
+    if isinstance(returned, Exception):
+        raise returned
+    return int(returned)
 
 
 def put_values(cfg: DictConfig, overrides: Sequence[Override]) -> None:

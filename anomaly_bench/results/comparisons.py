@@ -42,7 +42,7 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """Who is better, in words, or why that cannot be told."""
+        """Which of the two is better, or why that cannot be told."""
         if not self.distinguishable:
             return f"not distinguishable ({self.why})"
         if self.check:

@@ -49,7 +49,7 @@ class Mistake:
 
     @property
     def verdict(self) -> str:
-        """What the image is, in words: found, missed, calm or a false alarm."""
+        """Whether the image is found, missed, calm or a false alarm, and by how many others."""
         if not self.others:
             return f"no {'normal' if self.row.label else 'anomalous'} images to compare with"
         name = ("missed" if self.wrong else "found") if self.row.label else "false alarm" if self.wrong else "calm"

@@ -236,6 +236,16 @@ def test_a_mistake_in_any_job_of_a_sweep_stops_it_before_the_first(bench: Bench,
     assert not (tmp_path / "outputs").exists()
 
 
+def test_keys_of_hydra_itself_reach_it(bench: Bench, images: Path, tmp_path: Path) -> None:
+    given = [*TOY, "method.epochs=1", "resamples=0", "hydra.job.chdir=true", "hydra.run.dir=there"]
+    assert bench("train", *given, f"dataset.root={images}").returncode == 0
+    (folder,) = find(tmp_path / "there" / "outputs")
+    assert folder.status == "done"
+    done = bench("train", *given, "seed=1", "dataset.root=/nowhere")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.startswith("bench: dataset.root: ")
+
+
 def test_help_and_version(bench: Bench) -> None:
     done = bench("--help")
     assert done.returncode == 0
