@@ -48,12 +48,12 @@ class Teachers:
         decoder: gets what the teacher was distilled with.  Returns the SHA-256 of the teacher's file.  Raises what
         `load` raises.
         """
-        if (sha256 := self.load(net, decoder)) is None:
+        if (digest := self.load(net, decoder)) is None:
             yield (stage := self.stage(net))
-            sha256 = self.store(net, stage.module.decoder)  # type: ignore[arg-type]
+            digest = self.store(net, stage.module.decoder)  # type: ignore[arg-type]
             if decoder:
                 self.load(net, decoder)
-        return sha256
+        return digest
 
     def load(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str | None:
         """Load a teacher's weights into `net`, and into `decoder` what the same file holds of D.
