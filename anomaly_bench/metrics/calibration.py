@@ -101,7 +101,7 @@ def clopper_pearson(count: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def benjamini_hochberg(p: np.ndarray, rate: float) -> np.ndarray:
-    """Return which of a lot's images to reject, bool [m], so that at most `rate` of those rejected are normal on average.
+    """Return which of a lot's images to reject, bool [m]: on average at most `rate` of those rejected are normal.
 
     p: [m] p-values (Benjamini and Hochberg 1995; it holds for conformal p-values, which depend positively on each
     other: Bates et al. 2023).
