@@ -34,3 +34,10 @@ class Dataset(ABC):
 
         Raises UserError naming the folder or file that is missing or wrong.
         """
+
+    def validation_records(self) -> list[Record]:
+        """Return the normal images that the data set itself keeps apart from training and test; mostly none.
+
+        A threshold is calibrated on them.  Raises UserError as `records`.
+        """
+        return []

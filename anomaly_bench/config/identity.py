@@ -50,9 +50,11 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     method |= {key: _checksums(paths, values[key]) for key, paths in files.items()}
     dataset = {key: _content(key, value) for key, value in settings.dataset.items() if key != "root"}
     setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
+    held_out = {key: v for key in ("calibration_share", "calibration_fold") if (v := getattr(settings, key))}
+    setting |= held_out
     if settings.dataset["name"] == OWN_FOLDER:
         dataset["place"] = str(place_of(settings.dataset))
-    run = {"rule": RULE, "seed": settings.seed, "method": method, "dataset": dataset}
+    run = {"rule": RULE, "seed": settings.seed, "method": method, "dataset": dataset, **held_out}
     return Identity(_hash(run), _hash(setting))
 
 

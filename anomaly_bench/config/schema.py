@@ -57,6 +57,14 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*map(_types, arguments)) if arguments else {annotation}
 
 
+def checked_fold(given: object) -> object:
+    """Return k/K as it is.  Raises ValueError unless k is one of 1 to K, and K at least 2."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", str(given))
+    if given is not None and not (found and 1 <= int(found[1]) <= int(found[2]) >= 2):
+        raise ValueError("k/K with k from 1 to K, as 1/5")
+    return given
+
+
 class Hardware(Checked):
     """conf/hardware: where and how fast, never what."""
 
@@ -82,6 +90,8 @@ class Settings(Checked):
     output_dir: Path
     cache_dir: Annotated[Path, BeforeValidator(lambda given: given or cache_root()), AfterValidator(Path.expanduser)]
     force: bool
+    calibration_share: Annotated[float, Field(ge=0, lt=1)]
+    calibration_fold: Annotated[str, BeforeValidator(checked_fold)] | None
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     weights_dtype: Literal["float32", "float16"]
     save_maps: bool

@@ -20,9 +20,11 @@ UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (Path, np.ndarray, type(None))}
 
 
-def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[Record]:
-    """Return the images of a split.  Raises UserError unless `dataset.records` returns what `Record` describes."""
-    where, records, paths = f"{type(dataset).__qualname__}.records('{split}')", dataset.records(split), set()
+def checked_records(dataset: Dataset, split: Literal["train", "test", "validation"]) -> list[Record]:
+    """Return the images of a split.  Raises UserError unless the data set returns what `Record` describes."""
+    call = "validation_records()" if split == "validation" else f"records('{split}')"
+    where, paths = f"{type(dataset).__qualname__}.{call}", set()
+    records = dataset.validation_records() if split == "validation" else dataset.records(split)
     if not isinstance(records, list):
         raise UserError(where, f"returned {type(records).__name__}; a list of Record is needed")
     for record in records:
@@ -36,6 +38,8 @@ def checked_records(dataset: Dataset, split: Literal["train", "test"]) -> list[R
             raise UserError(where, f"'{record.path}' is no path below the data root")
         if record.kind in ("", ".", "..") or "/" in record.kind:
             raise UserError(where, f"the kind of '{record.path}' is '{record.kind}'; the name of a folder is needed")
+        if split == "validation" and record.label:
+            raise UserError(where, f"the kind of '{record.path}' is '{record.kind}'; only normal images calibrate")
         if record.path in paths:
             raise UserError(where, f"two images have the path '{record.path}'", "each needs one of its own")
         paths.add(record.path)
@@ -52,12 +56,18 @@ def check_names(records: Iterable[Record]) -> None:
 
 
 def check_overlap(train: Sequence[Record], test: Sequence[Record], entries: Sequence[Entry]) -> None:
-    """Compare images by content.  entries: of train, then of test (`list_images`).
+    """Compare images by content.  entries: of train, of test, and of the validation images (`list_images`).
 
     Raises UserError where a defective test image is also a normal one, in the training or in the test: one of the two
-    labels is wrong.  For arrays, which come from official files, this is a warning.  Warns of normal test images that
-    are training images too.
+    labels is wrong; for arrays, which come from official files, this is a warning.  Raises it as well where a
+    validation image is also another one.  Warns of normal test images that are training images too.
     """
+    validation = entries[len(train) + len(test) :]
+    entries = entries[: len(train) + len(test)]
+    others = {entry.image: f"{entry.split}/{entry.path}" for entry in entries}
+    if seen := [entry for entry in validation if entry.image in others]:
+        text = _describe("validation images that are training or test images too", seen, others)
+        raise UserError("dataset", text, "remove each from one of the two places")
     training = {entry.image: entry.path for entry in entries[: len(train)]}
     tested = list(zip(test, entries[len(train) :], strict=True))
     normal = {entry.image: entry.path for record, entry in tested if not record.label} | training

@@ -20,9 +20,16 @@ def to_records(found: list[Found], root: Path) -> list[Record]:
     return [Record(image.relative_to(root).as_posix(), kind, image, mask) for image, kind, mask in found]
 
 
+def validation_images(root: Path, inside: str = ".") -> list[Record]:
+    """Return the images of `root`/`inside`/validation/good, if there is such a folder."""
+    base = root / inside
+    return to_records(find_images(base, "validation"), root) if (base / "validation" / "good").is_dir() else []
+
+
 class Folder(Dataset):
     """A folder with `root`/train/good, test/<kind> and perhaps ground_truth/<kind>, or with two flat folders.
 
+    Normal images in validation/good calibrate a threshold.
     Without a folder `train`, the flat folders hold good and bad images, and a seeded share of the good ones is held out
     for the test.
     """
@@ -47,6 +54,10 @@ class Folder(Dataset):
                 what = f"'{value}' given, but {root} has a folder train, whose layout would be read"
                 raise UserError(f"dataset.{key}", what, "rename one of them, or leave out the key")
         return to_records(find_images(root, split), root)
+
+    def validation_records(self) -> list[Record]:
+        root = self._existing_root()
+        return validation_images(root) if (root / "train").is_dir() else []
 
     def _existing_root(self) -> Path:
         if self.root is None:

@@ -66,17 +66,18 @@ class UnusedFiles:
             warnings.warn(str(self), stacklevel=2)
 
 
-def find_images(base: Path, split: Literal["train", "test"]) -> list[Found]:
-    """Return the images of `base`/train/good or of every `base`/test/<kind>, sorted by kind and name.
+def find_images(base: Path, split: Literal["train", "test", "validation"]) -> list[Found]:
+    """Return the images of `base`/train/good, validation/good or every test/<kind>, sorted by kind and name.
 
     Warns of what is there and not used.  Raises UserError naming the folder that is missing or empty, or the image
     that lacks its mask.
     """
     test, masks = base / "test", [base / name for name in MASK_FOLDERS]
-    if split == "train":
-        good = base / "train" / "good"
-        unused = UnusedFiles(base, [good, test, *masks])
-        unused.add_others(base)
+    if split != "test":
+        good, validation = (base / name / "good" for name in (split, "validation"))
+        unused = UnusedFiles(base, [good, test, *masks, *([validation] if validation.is_dir() else [])])
+        if split == "train":
+            unused.add_others(base)
         unused.add_others(good.parent)
         found = require_masks(pair_with_masks(good.parent, {"good": good}, unused))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anomaly_bench.datasets.folder import to_records
+from anomaly_bench.datasets.folder import to_records, validation_images
 from anomaly_bench.datasets.layout import find_images
 from anomaly_bench.loading.image_files import data_root
 from anomaly_bench.records import Dataset, Record
@@ -24,3 +24,6 @@ class MVTec(Dataset):
     def records(self, split: Literal["train", "test"]) -> list[Record]:
         root = data_root(self.root, "mvtec", self.category)
         return to_records(find_images(root / self.category, split), root)
+
+    def validation_records(self) -> list[Record]:
+        return validation_images(data_root(self.root, "mvtec", self.category), self.category)

@@ -103,7 +103,7 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
         same, changes = fingerprint(train + records) == folder.manifest["checksums"]["data"], ""
     else:
         with remembered():
-            entries = list_images(train, records)
+            entries = list_images(train, records, checked_records(dataset, "validation"))
         changes = image_changes(folder, entries, list_checksum(entries))
         same, changes = not changes, f": {changes}" if changes else ""
     if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:

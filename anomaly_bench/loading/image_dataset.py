@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import Record, Sample
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, image_of, mask_of
+from anomaly_bench.loading.image_files import width_and_height
+from anomaly_bench.loading.image_statistics import ImageStatistics, image_statistics
 from anomaly_bench.loading.row_file import RowFile
 
 
@@ -37,6 +40,12 @@ class ImageSet(TorchDataset[Sample]):
         if self._masked:
             mask = torch.from_numpy(mask_of(row, self.size).copy())
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
+
+    def statistics(self) -> Iterator[ImageStatistics]:
+        """Yield shape, brightness and sharpness of each image."""
+        for index, record in enumerate(self.records):
+            width, height = width_and_height(record.image) or (1, 1)
+            yield image_statistics(image_of(self._rows[index], self.size), width, height)
 
     @property
     def key(self) -> str:

@@ -116,12 +116,12 @@ def describe_images(train: Sequence[Record], test: Sequence[Record]) -> str:
     line = f"{counts} ({masks or 'none'} with masks)"
     with warnings.catch_warnings(), ThreadPoolExecutor(4) as pool:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # no pixel is read
-        sizes = list(filter(None, pool.map(_size, [record.image for record in (*train, *test)])))
+        sizes = list(filter(None, pool.map(width_and_height, [record.image for record in (*train, *test)])))
     spans = [str(min(n)) if min(n) == max(n) else f"{min(n)}-{max(n)}" for n in zip(*sizes, strict=True)]
     return f"{line}, {' x '.join(spans)} px" if spans else line
 
 
-def _size(image: Path | np.ndarray) -> tuple[int, int] | None:
+def width_and_height(image: Path | np.ndarray) -> tuple[int, int] | None:
     """Return width and height, or None where a file's header cannot be read."""
     if isinstance(image, np.ndarray):
         return image.shape[1], image.shape[0]

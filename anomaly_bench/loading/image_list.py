@@ -20,16 +20,16 @@ SHOWN = 5  # files that a message names
 class Entry(NamedTuple):
     """One image of a data set."""
 
-    split: str  # train or test
+    split: str  # train, test or validation
     path: str  # relative to the data root
     kind: str
     image: str  # SHA-256 of the file; of an array's bytes
     mask: str  # likewise; empty where there is none
 
 
-def list_images(train: Sequence[Record], test: Sequence[Record]) -> list[Entry]:
+def list_images(train: Sequence[Record], test: Sequence[Record], validation: Sequence[Record] = ()) -> list[Entry]:
     """Return an entry for each image, in the order of the records.  Raises UserError naming an unreadable file."""
-    records = [*train, *test]
+    records = [*train, *test, *validation]
     files = {source for r in records for source in (r.image, r.mask) if isinstance(source, Path)}
     digests = dict(zip(files, checksums(files), strict=True))
 
@@ -38,7 +38,7 @@ def list_images(train: Sequence[Record], test: Sequence[Record]) -> list[Entry]:
             return ""
         return digests[source] if isinstance(source, Path) else array_checksum(source)
 
-    splits = ["train"] * len(train) + ["test"] * len(test)
+    splits = ["train"] * len(train) + ["test"] * len(test) + ["validation"] * len(validation)
     return [Entry(s, r.path, r.kind, digest(r.image), digest(r.mask)) for s, r in zip(splits, records, strict=True)]
 
 

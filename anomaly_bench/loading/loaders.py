@@ -17,6 +17,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.loading.feature_cache import FeatureSet
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_files import hold_out
+from anomaly_bench.loading.image_statistics import ranges
 
 
 def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -31,6 +32,27 @@ def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Reco
     if not train:
         raise UserError("val_share", f"a share of {share} leaves none of the {len(records)} normal images to train on")
     return train, val
+
+
+def hold_out_calibration(
+    records: list[Record], share: float, fold: str | None, seed: int
+) -> tuple[list[Record], list[Record]]:
+    """Return (train, calibration): a share of the normal images drawn by the seed, or a fold k/K of them.
+
+    Raises UserError when one of the two is empty.
+    """
+    where, given = ("calibration_fold", fold) if fold else ("calibration_share", share)
+    if fold:
+        k, folds = map(int, fold.split("/"))
+        parts = np.array_split(np.random.default_rng(seed).permutation(len(records)), folds)
+        drawn = set(parts[k - 1].tolist())
+        train, calibration = ([r for i, r in enumerate(records) if (i in drawn) is each] for each in (False, True))
+    else:
+        train, calibration = hold_out(records, max(1, round(share * len(records))) if share else 0, seed)
+    if not train or (fold and not calibration):
+        left = "to train on" if not train else "to calibrate on"
+        raise UserError(where, f"{given} leaves none of the {len(records)} normal images {left}")
+    return train, calibration
 
 
 class EpochSampler(RandomSampler):
@@ -99,6 +121,10 @@ class NormalLoaders:
         """Return the same with the features of a frozen network in place of the images; raises as `FeatureSet`."""
         self._check(split, batch_size)  # before anything is computed
         return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
+
+    def statistics(self) -> dict[str, tuple[float, float]]:
+        """Return the ranges of shape, brightness and sharpness of the training images."""
+        return ranges(self._images["train"].statistics())
 
     def _loader(
         self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any], rounds: int = 1

@@ -30,6 +30,7 @@ class Data:
 
     train: list[Record]
     test: list[Record]
+    validation: list[Record]  # normal images that the data set keeps apart
     entries: list[Entry]  # of all of them, with the checksums of their content
     checksum: str  # of the entries
     warnings: list[str]  # a line for each kind of file that was passed over
@@ -80,8 +81,9 @@ def find_data(settings: config.Settings) -> Data:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train, test = checked_records(dataset, "train"), checked_records(dataset, "test")
-        check_names([*train, *test])
-        entries = list_images(train, test)
+        validation = checked_records(dataset, "validation")
+        check_names([*train, *test, *validation])
+        entries = list_images(train, test, validation)
         check_overlap(train, test, entries)
     lines = list(dict.fromkeys(str(warning.message) for warning in caught))
     for line in lines:
@@ -89,7 +91,7 @@ def find_data(settings: config.Settings) -> Data:
     for split, records in (("train", train), ("test", test)):
         if not records:
             raise UserError("dataset", f"has no {split} images")
-    return Data(train, test, entries, list_checksum(entries), lines)
+    return Data(train, test, validation, entries, list_checksum(entries), lines)
 
 
 def require_same_data(folder: RunFolder, data: Data) -> None:
@@ -107,7 +109,10 @@ def image_changes(folder: RunFolder, entries: list[Entry], checksum: str) -> str
     if folder.manifest.get("checksums", {}).get("data", checksum) == checksum:
         return ""
     try:
-        return describe_changes(read_list((folder.path / IMAGES).read_text(encoding="utf-8")), entries)
+        old = read_list((folder.path / IMAGES).read_text(encoding="utf-8"))
+        if not any(entry.split == "validation" for entry in old):  # a run that did not look for them
+            entries = [entry for entry in entries if entry.split != "validation"]
+        return describe_changes(old, entries) if sorted(old) != sorted(entries) else ""
     except (OSError, ValueError):  # killed before it was written, or damaged
         return f"{IMAGES}, which lists them, is missing or damaged"
 

@@ -23,7 +23,10 @@ from anomaly_bench.runs.lock import LOCK, Lock
 
 MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with their checksums; 1: images by size
 IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
-SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)  # checked whenever a run is read
+CALIBRATION = "calibration.csv"  # path, source, score, map_max of normal images that were held out
+NORMALS, FOLDS = "normals.csv", "folds.csv"  # likewise, of `bench threshold --normals` and `--folds`
+CALIBRATIONS = (CALIBRATION, NORMALS, FOLDS)
+SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES, *CALIBRATIONS)  # checked at each reading
 LARGE = ("maps.npy", "weights.safetensors")
 MEASURED = ("metrics.json", "curves.json")  # what `bench eval` makes anew
 STATES = ("running", "done", "failed")

@@ -28,11 +28,15 @@ def describe(
 ) -> dict[str, Any]:
     """Return the manifest as far as it is known before the training.  command: what was typed after `bench train`."""
     command = [masked(word) for word in command]
-    changed = sorted(o for o in command if o.startswith(("method.", "experiment=")) and "weights" not in o)
+    changed = sorted(
+        o for o in command if o.startswith(("method.", "experiment=", "calibration_")) and "weights" not in o
+    )
     versions = {package: version(package) for package in PACKAGES}
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
     anomalous = sum(record.label for record in splits["test"])
+    calibration = len(splits["held out"]) + len(splits["validation"])
     images = {"train": len(splits["train"]), "val": len(splits["val"])}
+    images |= {"calibration": calibration} if calibration else {}
     images |= {"test_good": len(splits["test"]) - anomalous, "test_anomalous": anomalous}
     return {
         "method": settings.method["name"],
@@ -83,7 +87,12 @@ def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
     """Return sentences on what was chosen how."""
     size, val = method.image_size, len(splits["val"])
     lines = ["the last epoch is the result; nothing was chosen on test images"]
-    lines += [f"{val} normal training images were set aside for calibration"] if val else []
+    lines += [f"{val} normal training images were set aside for the method's own validation"] if val else []
+    for name in ("held out", "validation"):
+        if count := len(splits[name]):
+            lines.append(
+                f"{count} normal images ({name}) took no part in the training: the threshold is calibrated on them"
+            )
     lines.append(
         f"images resized to {size} x {size} (bilinear); a mask pixel counts from half coverage on, no defect is lost"
     )

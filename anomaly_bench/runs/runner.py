@@ -18,14 +18,15 @@ from anomaly_bench.contracts import Method, NormalData, Record, Stage
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_list import list_text
-from anomaly_bench.loading.loaders import NormalLoaders, split_val
+from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
 from anomaly_bench.paths import cache_at
-from anomaly_bench.runs.find import find_run
+from anomaly_bench.runs.calibration import calibrate_run
+from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
 from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
-from anomaly_bench.runs.scoring import measure, score
+from anomaly_bench.runs.scoring import calibration_rows, measure, score
 from anomaly_bench.runs.weights import store_weights
 
 __all__ = ["console_log", "run"]
@@ -54,8 +55,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         device, method = pick_device(settings.hardware), config.build("method", settings.method)
         require_contract(method)
         require_space(folder.path, method, len(plan.data.test))
-        train, val = split_val(plan.data.train, method.val_share, settings.seed)
-        splits = {"train": train, "val": val, "test": plan.data.test}
+        splits = split(plan.data, method, settings)
         with folder.locked():
             if folder.status != "done" or settings.force:  # another process may have finished it just now
                 log.info("%s: %s", settings.dataset["name"], plan.data)
@@ -67,12 +67,22 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     return folder
 
 
+def split(data: Data, method: Method, settings: config.Settings) -> dict[str, list[Record]]:
+    """Return the images by what they are for; `val` is the method's, a threshold is calibrated on the next two."""
+    share, fold = settings.calibration_share, settings.calibration_fold
+    normal, held_out = hold_out_calibration(data.train, share, fold, settings.seed)
+    train, val = split_val(normal, method.val_share, settings.seed)
+    return {"train": train, "val": val, "held out": held_out, "validation": data.validation, "test": data.test}
+
+
 def execute(folder: RunFolder, settings: config.Settings, method: Method, splits: dict[str, list[Record]]) -> None:
     """Fit the stages that are not fitted yet, then score, measure and store."""
     hardware, size, train, val = settings.hardware, method.image_size, splits["train"], splits["val"]
     workers, devices = hardware.workers, count_devices(hardware)
     data = NormalLoaders(train, val, size, settings.cache_dir, workers, settings.seed, devices)
     images = ImageSet(splits["test"], size, settings.cache_dir)  # names an unusable file before the training
+    normals = {name: ImageSet(splits[name], size, settings.cache_dir) for name in ("held out", "validation")}
+    folder.update(training_images=data.statistics())
     loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
     for stage in stages_of(method, data):  # statistics are computed where the training is
@@ -92,6 +102,7 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         measure(folder, settings, images, score(folder, method, images, Path(scratch)))
+    calibrate_run(folder, [row for name, each in normals.items() for row in calibration_rows(method, each, name)])
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")

@@ -19,6 +19,7 @@ from anomaly_bench.contracts import Method, Sample, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
 from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.runs.calibration import CalibrationRow
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
@@ -67,6 +68,32 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
     folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
     return scored
+
+
+def calibration_rows(method: Method, images: ImageSet, source: str) -> list[CalibrationRow]:
+    """Score normal images that were held out.  source: where they come from, for the record."""
+    rows: list[CalibrationRow] = []
+    method.eval()
+    with torch.inference_mode():
+        for batch in track(DataLoader(images, batch_size=method.batch_size), f"scoring normal images, {source}"):
+            scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
+            rows += rows_of_normals(scores, batch["path"], source)
+    return rows
+
+
+def rows_of_normals(scores: Scores, paths: list[str], source: str) -> list[CalibrationRow]:
+    """Return a row for each image of a batch.  Raises UserError naming one whose score or map is not finite."""
+    values = scores.image.float().cpu().numpy()
+    refuse_not_finite(values, paths)
+    if scores.map is None:
+        return [CalibrationRow(path, source, float(value), None) for path, value in zip(paths, values, strict=True)]
+    maps = scores.map.float().cpu().numpy()
+    refuse_not_finite(maps, paths)
+    peaks = maps.max((1, 2))
+    return [
+        CalibrationRow(path, source, float(value), float(peak))
+        for path, value, peak in zip(paths, values, peaks, strict=True)
+    ]
 
 
 def checked(method: Method, scores: Scores, shape: torch.Size) -> Scores:
