@@ -46,6 +46,15 @@ def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
+def present_method(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the same with blocks of keys: {"teacher": {"steps": 10}}."""
+    found: dict[str, Any] = {}
+    for key, value in present_keys(method).items():
+        block, _, name = key.rpartition(".")
+        (found.setdefault(block, {}) if block else found)[name] = value
+    return found
+
+
 def renamed(key: str, known: Collection[str]) -> str:
     """Return a hint with the present key for a former one, `method.teacher_steps`; empty unless it is in `known`."""
     group, _, name = key.rpartition(".")

@@ -21,7 +21,7 @@ LEVELS = [
     ["__main__"],
     ["commands"],
     ["html_report"],
-    ["results", "sweeps", "evaluation"],
+    ["results", "sweeps", "evaluation", "inference"],
     ["runs"],
     ["methods", "datasets"],
     ["nets"],

@@ -25,6 +25,7 @@ from anomaly_bench.config.schema import (
     Hardware,
     Settings,
     build,
+    checked_part,
     validate,
 )
 from anomaly_bench.config.sweep_jobs import RunConfig, check, check_values, compose_jobs, count, for_method

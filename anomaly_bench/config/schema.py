@@ -123,6 +123,15 @@ def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
     return settings
 
 
+def checked_part(part: str, given: Any) -> dict[str, Any]:
+    """Return a method's or data set's part of a stored configuration in its declared types.  Raises Mistakes."""
+    mistakes: list[UserError] = []
+    values = _checked(part, given, True, mistakes)
+    if mistakes:
+        raise Mistakes(mistakes)
+    return values
+
+
 def _checked(part: str, given: Any, signatures: bool, mistakes: list[UserError]) -> dict[str, Any]:
     """The arguments of a method or data set in their declared types; `_target_` and `name` kept."""
     if not isinstance(given, dict) or not all(isinstance(given.get(key), str) for key in NOT_ARGUMENTS):

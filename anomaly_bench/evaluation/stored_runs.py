@@ -7,15 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ValidationError
 
 from anomaly_bench import __version__, config
 from anomaly_bench.checksums import remembered
-from anomaly_bench.config.schema import signature_model
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
@@ -72,10 +69,7 @@ def open_run(path: Path, options: EvalOptions) -> Stored:
     Raises UserError for a file that is not as the run wrote it, unless changes are accepted or it is computed anew.
     """
     folder = RunFolder(path)
-    manifest = folder.manifest if path.is_dir() else {}
-    if manifest.get("status") != "done":
-        what = f"the run is not finished (status: {folder.status})" if manifest else "no run is here"
-        raise UserError(str(path), what, "`bench list runs` shows where runs are")
+    folder.require_done()
     if not options.accept_changes:
         folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in MEASURED])
     cfg = _config(path / "config.yaml", options.overrides)
@@ -152,15 +146,7 @@ def _scores(folder: RunFolder) -> list[ScoreRow]:
 
 
 def _dataset(cfg: DictConfig) -> Dataset:
-    values: dict[str, Any] = OmegaConf.to_container(cfg.dataset)  # type: ignore[assignment]
-    model = signature_model(config.locate("dataset._target_", str(values.get("_target_"))))
-    try:
-        checked = model(**{key: v for key, v in values.items() if key not in config.NOT_ARGUMENTS})
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        raise UserError(f"dataset.{'.'.join(map(str, wrong['loc']))}", wrong["msg"]) from error
-    arguments = {key: getattr(checked, key) for key in model.model_fields}
-    dataset: Dataset = config.build("dataset", {**values, **arguments})
+    dataset: Dataset = config.build("dataset", config.checked_part("dataset", OmegaConf.to_container(cfg.dataset)))
     return dataset
 
 

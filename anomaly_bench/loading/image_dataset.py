@@ -17,6 +17,11 @@ from anomaly_bench.loading.image_statistics import ImageStatistics, image_statis
 from anomaly_bench.loading.row_file import RowFile
 
 
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """Return uint8 [S, S, 3] as float32 [3, S, S] in [0, 1]."""
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C") / 255)
+
+
 class ImageSet(TorchDataset[Sample]):
     """A torch dataset of records as samples of `size` x `size` pixels, decoded once into `cache_dir`.
 
@@ -35,7 +40,7 @@ class ImageSet(TorchDataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         record, row = self.records[index], self._rows[index]
-        image = torch.from_numpy(image_of(row, self.size).transpose(2, 0, 1).astype(np.float32, order="C") / 255)
+        image = to_tensor(image_of(row, self.size))
         mask = torch.zeros(self.size, self.size, dtype=torch.bool)
         if self._masked:
             mask = torch.from_numpy(mask_of(row, self.size).copy())

@@ -8,7 +8,7 @@ scores are seen.  With ties the share is smaller, so that the promise still hold
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy.special import betaincinv
@@ -23,15 +23,6 @@ class Threshold(NamedTuple):
     rate: float  # of false alarms, as requested
     confidence: float  # with which `promised` holds
     promised: float  # at most this share of normal images is above the threshold
-
-    @property
-    def kept(self) -> bool:
-        """Whether what is promised is what was requested; if not, there were too few calibration images."""
-        return self.promised <= self.rate
-
-    def record(self) -> dict[str, Any]:
-        """Return the values as JSON holds them."""
-        return self._asdict()
 
 
 def promised_rate(n: int, r: int, confidence: float) -> float:

@@ -72,6 +72,14 @@ class RunFolder:
         """`new`, `running`, `done` or `failed`."""
         return str(self.manifest.get("status", "new"))
 
+    def require_done(self) -> dict[str, Any]:
+        """Return the manifest of a finished run.  Raises UserError for any other folder."""
+        manifest = self.manifest if self.path.is_dir() else {}
+        if manifest.get("status") != "done":
+            what = f"the run is not finished (status: {self.status})" if manifest else "no run is here"
+            raise UserError(str(self.path), what, "`bench list runs` shows where runs are")
+        return manifest
+
     @property
     def metrics(self) -> dict[str, float]:
         """{"image_auroc": 0.991, ...}; undefined values are nan."""
@@ -88,6 +96,16 @@ class RunFolder:
         """float32 [N, H, W], memory-mapped; None where the run stored none."""
         file = self.path / "maps.npy"
         return np.load(file, mmap_mode="r") if file.exists() else None
+
+    def test_values(self, level: str) -> np.ndarray | None:
+        """Return what is compared with a threshold of the test images, [N]: scores, or the maximum of each map.
+
+        level: image or pixel.  None where the run stored no maps.
+        """
+        if level == "image":
+            return np.array([row.score for row in self.scores])
+        maps = self.maps
+        return None if maps is None else np.array([values.max() for values in maps], np.float64)
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name

@@ -86,7 +86,7 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
     for stage in stages_of(method, data):  # statistics are computed where the training is
-        to_memory_format(stage.module, hardware)
+        to_memory_format(stage.module, hardware.memory_format)
         if stage.name in finished and load_fitted(stage, folder.path):
             log.info("%s: fitted in an earlier attempt", stage.name)
         else:
@@ -98,7 +98,7 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     folder.update(provenance=method.provenance())
-    to_memory_format(method.to(device), hardware)
+    to_memory_format(method.to(device), hardware.memory_format)
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         measure(folder, settings, images, score(folder, method, images, Path(scratch)))
@@ -138,9 +138,9 @@ def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
         yield stage
 
 
-def to_memory_format(module: torch.nn.Module, hardware: config.Hardware) -> None:
+def to_memory_format(module: torch.nn.Module, memory_format: str) -> None:
     """Convert a module to channels_last, in which convolutions are fastest, if that is configured."""
-    if hardware.memory_format == "channels_last":
+    if memory_format == "channels_last":
         module.to(memory_format=torch.channels_last)
 
 

@@ -1,0 +1,85 @@
+"""A finished run as a model, from its own folder alone: config.yaml, weights.safetensors, manifest.json."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from anomaly_bench import config
+from anomaly_bench.contracts import Method
+from anomaly_bench.errors import UserError
+from anomaly_bench.former_names import present_method
+from anomaly_bench.inference.predict import Model
+from anomaly_bench.runs.calibration import read_rows
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.runner import require_contract, to_memory_format
+
+WEIGHTS = "weights.safetensors"
+ANEW = "force=true trains the run anew"
+
+
+def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | None = None) -> Model:
+    """Return a finished run as a model that scores new images.
+
+    No file but the run's own is opened, and no network is used.  device: `cpu`, `cuda`, `cuda:1` ...; `auto`: a GPU
+    where there is one.  config_dir: where the class of a method of your own lies, as of `--config-dir`.  Raises
+    UserError for a folder that is no finished run, and naming a file that is missing or not as the run wrote it.
+    """
+    folder = RunFolder(run_folder)
+    manifest = folder.require_done()
+    folder.require_undamaged(["config.yaml", WEIGHTS])
+    if config_dir:
+        config.allow_folder(config_dir)
+    cfg = stored_config(folder)
+    method: Method = config.build("method", config.checked_part("method", present_method(cfg["method"])))
+    require_contract(method)
+    _load_weights(method, folder.path / WEIGHTS)
+    to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))
+    method.to(_device(device)).eval().requires_grad_(False)
+    thresholds = manifest.get("thresholds", {})
+    scores = None
+    if "image" in thresholds:
+        scores = np.array([row.score for row in read_rows(folder, thresholds["image"]["file"])])
+    return Model(folder, manifest, method, thresholds, scores)
+
+
+def stored_config(folder: RunFolder) -> dict[str, Any]:
+    """Return a run's configuration.  Raises UserError where config.yaml is missing or damaged."""
+    file = folder.path / "config.yaml"
+    try:
+        cfg = OmegaConf.load(file)
+        values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else None
+    except Exception as error:  # a damaged yaml can raise anything in its parser
+        raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
+    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in ("method", "dataset")):
+        raise UserError(str(file), "holds no configuration of a run", ANEW)
+    return {str(key): value for key, value in values.items()}
+
+
+def _load_weights(method: Method, file: Path) -> None:
+    try:
+        method.load_state_dict(load_file(file))
+    except (OSError, SafetensorError) as error:
+        raise UserError(str(file), f"cannot be read: {error}", ANEW) from error
+    except RuntimeError as error:  # other tensors than the method's
+        raise UserError(str(file), shorten(f"does not fit {type(method).__qualname__}: {error}", 300), ANEW) from error
+
+
+def _device(name: str) -> torch.device:
+    """Return the device of this name.  Raises UserError for one that PyTorch does not know or has not found."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        what = f"'{name}' cannot be used: {str(error).partition(chr(10))[0]}"
+        raise UserError("device", what, "auto, cpu or cuda") from error
+    return device
