@@ -3,7 +3,7 @@ PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint bench clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint docs bench clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -60,6 +60,13 @@ lint: .venv/installed  ## ruff and mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.venv/docs: .venv/installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,docs]'
+	@touch $@
+
+docs: .venv/docs  ## the site: guides, reference, API from the docstrings; writes site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_start.py
 	$(BIN)/python scripts/benchmark_rd_step.py --write
@@ -69,4 +76,4 @@ bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_glf_windows.py --write
 
 clean:  ## remove the environments and the tools' caches; outputs/ stays
-	rm -rf .venv $(MINIMUM) .mypy_cache .pytest_cache .ruff_cache dist
+	rm -rf .venv $(MINIMUM) .mypy_cache .pytest_cache .ruff_cache dist site

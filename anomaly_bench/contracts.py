@@ -35,7 +35,7 @@ class NormalBatch(TypedDict):
     """One batch as a method sees it while it learns: labels and masks never get here."""
 
     image: Tensor  # [B, 3, H, W] float32 RGB in [0, 1]
-    path: list[str]
+    path: list[str]  # relative to the data root
 
 
 @final
@@ -43,7 +43,7 @@ class FeatureBatch(TypedDict):
     """One batch of a frozen network's features of normal images."""
 
     features: list[Tensor]  # for each layer, or each size of the image: [B, C, h, w] float32
-    path: list[str]
+    path: list[str]  # of the images, relative to the data root
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class FrozenFeatures:
     compute: images [B, 3, H, W] in [0, 1] on `device` -> [B, C, h, w] for each layer, or each size of the image.
     """
 
-    compute: Callable[[Tensor], list[Tensor]]
+    compute: Callable[[Tensor], list[Tensor]]  # without gradients
     key: str  # all that the features depend on besides the images: network, layers, checksum of the weights, ...
     dtype: Literal["float32", "float16"]  # on disk
-    device: torch.device
+    device: torch.device  # of the network
 
 
 class Scores(NamedTuple):
@@ -67,7 +67,7 @@ class Scores(NamedTuple):
 
     image: Tensor  # [B] float32; larger = more anomalous; any range, never squashed
     map: Tensor | None  # [B, H, W] float32 at input resolution; None where the method has no map
-    components: Mapping[str, Scores] | None = None
+    components: Mapping[str, Scores] | None = None  # by name
 
 
 class NormalData(Protocol):
@@ -95,7 +95,7 @@ class Stage:
 
     name: str  # of the folder of its checkpoints
     module: LightningModule  # has its loss and its optimiser
-    loader: DataLoader[Any]
+    loader: DataLoader[Any]  # of the batches that `module.training_step` gets
     trainer: Mapping[str, Any]  # arguments of Lightning's Trainer that are science: max_epochs, max_steps, clipping
 
 
