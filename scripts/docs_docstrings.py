@@ -39,5 +39,7 @@ class PlainDocstrings(Extension):
         """Change the docstring of a module, class, function or attribute in place."""
         if obj.docstring:
             obj.docstring.value = to_markdown(obj.docstring.value)
-        elif isinstance(obj, Attribute) and obj.lines and (comment := COMMENT.search(obj.lines[0])):
-            obj.docstring = Docstring(to_markdown(comment[1]), parent=obj)
+        elif isinstance(obj, Attribute) and obj.lines:
+            comment = COMMENT.search(obj.lines[0]) or COMMENT.search(obj.lines[-1])
+            if comment or (obj.parent.is_class and obj.annotation):  # a field is shown even where its name says it all
+                obj.docstring = Docstring(to_markdown(comment[1]) if comment else "&nbsp;", parent=obj)
