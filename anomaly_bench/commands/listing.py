@@ -17,7 +17,7 @@ from anomaly_bench.commands.show import heading, parse
 from anomaly_bench.console import age
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.results.aggregate import MAIN
-from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, find
+from anomaly_bench.runs.folder import CHECKED, LARGE, RunFolder, find
 from anomaly_bench.runs.index import indexed, state
 
 
@@ -61,7 +61,7 @@ def runs(outputs: Path, wanted: Mapping[str, list[str]], verify: bool) -> Iterat
         _refuse_unknown_names(wanted, folders)
         for folder in folders:
             try:
-                damage = folder.damage((*SMALL, *LARGE) if verify else SMALL)
+                damage = folder.damage((*CHECKED, *LARGE) if verify else CHECKED)
                 status = "damaged" if damage else state(folder)
                 manifest, line = folder.manifest, "; ".join(damage) or _figures(folder)
             except UserError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from anomaly_bench.commands.verb import Verb, whole_number
+from anomaly_bench.commands.verb import Verb, share, whole_number
 
 LISTS = {  # of `bench list`: what they list, and the group of the configuration
     "methods": "method",
@@ -30,6 +30,7 @@ def grammar() -> Verb:
     bench.option("--version", action="store_true", help="print the version")
     _train(bench)
     _eval(bench)
+    _threshold(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     _reproduce(bench)
@@ -57,6 +58,8 @@ TRAIN = """Train and measure a run.  A finished run is not repeated, an interrup
 Without method, dataset and experiment: method=us_fast dataset=demo/brick."""
 EVAL = """Measure a finished run again from its stored maps; its metrics are confirmed or corrected.
 Or measure the maps of any program: --maps DIR --masks DIR."""
+THRESHOLD = """Calibrate a finished run's thresholds on normal images that its training has not seen: those that it
+held out (calibration_share=0.1), those of the data set's validation/good, those of --normals DIR, or --folds K."""
 REPRODUCE = """Run what is missing of the papers' tables, then write paper versus ours to OUTPUTS/reproduce.
 Exit code: 0 all that can run is done, 1 a run failed, 2 a user error."""
 
@@ -88,6 +91,24 @@ def _eval(bench: Verb) -> None:
     resamples = "of the test images, for the intervals; 0: no intervals"
     option("--resamples", type=whole_number(0, 100_000), metavar="N", help=resamples)
     option("--threads", type=whole_number(1, 1024), default=1, metavar="N", help="CPU threads; default: 1")
+
+
+def _threshold(bench: Verb) -> None:
+    summary = "a threshold that promises at most so many false alarms"
+    threshold = bench.verb("threshold", summary, THRESHOLD, function="threshold:threshold_command")
+    threshold.argument("RUN", "folder of a finished run")
+    threshold.other_keys("with --folds: dataset.root=DIR, where the run's images lie now")
+    option = threshold.option
+    rate = "share of normal images that may be called anomalous; default: 0.05"
+    option("--false-alarms", type=share, default=0.05, metavar="RATE", help=rate)
+    confidence = "with which the share is not larger; default: 0.95"
+    option("--confidence", type=share, default=0.95, metavar="SHARE", help=confidence)
+    option("--per", choices=("image", "pixel"), help="only the threshold of images' scores, or of the pixels of maps")
+    option("--normals", type=Path, metavar="DIR", help="calibrate on the normal images in this folder")
+    folds = "calibrate on the training images in K parts, each scored by a model trained on the others; no guarantee"
+    option("--folds", type=whole_number(2, 100), metavar="K", help=folds)
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
+    option("--json", action="store_true", help="print JSON")
 
 
 def _reproduce(bench: Verb) -> None:

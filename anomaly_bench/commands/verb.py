@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from anomaly_bench.errors import UserError, none_of
@@ -159,6 +160,14 @@ def check_choice(where: str, values: Iterable[str], choices: Choices) -> None:
 def list_of(choices: Choices) -> list[str]:
     """Return choices as a list."""
     return list(choices() if callable(choices) else choices)
+
+
+def share(text: str) -> float:
+    """Return a text as a number between 0 and 1, neither of them; raises ArgumentTypeError."""
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(f"'{text}' given, allowed: a number above 0 and below 1, as 0.05")
 
 
 def whole_number(least: int, most: int) -> Callable[[str], int]:

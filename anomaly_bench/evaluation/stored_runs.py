@@ -26,7 +26,7 @@ from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.find import image_changes
-from anomaly_bench.runs.folder import LARGE, MEASURED, SMALL, RunFolder, ScoreRow, now
+from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
 
 ANEW = "force=true trains the run anew"
 
@@ -71,7 +71,7 @@ def open_run(path: Path, options: EvalOptions) -> Stored:
     folder = RunFolder(path)
     folder.require_done()
     if not options.accept_changes:
-        folder.require_undamaged([name for name in (*SMALL, *LARGE) if name not in MEASURED])
+        folder.require_undamaged([name for name in (*CHECKED, *LARGE) if name not in MEASURED])
     cfg = _config(path / "config.yaml", options.overrides)
     with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
         return _open(folder, cfg)

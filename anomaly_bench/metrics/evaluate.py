@@ -31,6 +31,10 @@ class Measurement:
     seed: int = SEED
     curves: dict[str, Points] = field(default_factory=dict, repr=False)  # see `curves`
 
+    def __getitem__(self, name: str) -> float:
+        """Return the value of a metric."""
+        return self.metrics[name]
+
     def record(self) -> dict[str, Any]:
         """Return all but the metrics and the curves, for a manifest."""
         return {key: value for key, value in asdict(self).items() if key not in ("metrics", "curves")}

@@ -19,7 +19,7 @@ from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_files import describe_images, fingerprint
 from anomaly_bench.loading.image_list import Entry, describe_changes, list_checksum, list_images, read_list
 from anomaly_bench.records import Dataset, Record
-from anomaly_bench.runs.folder import IMAGES, SMALL, RunFolder
+from anomaly_bench.runs.folder import CHECKED, IMAGES, RunFolder
 
 log = logging.getLogger("anomaly_bench")
 
@@ -71,7 +71,7 @@ def find_run(settings: config.Settings, fetch: bool = False, known: MutableMappi
             return RunPlan(old, "done", data, identity, note)
         return RunPlan(folder, "to run", data, identity)
     require_same_data(folder, data)
-    folder.require_undamaged(SMALL)
+    folder.require_undamaged(CHECKED)
     return RunPlan(folder, "done" if folder.status == "done" else "to resume", data, identity)
 
 

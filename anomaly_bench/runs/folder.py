@@ -26,7 +26,8 @@ IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
 CALIBRATION = "calibration.csv"  # path, source, score, map_max of normal images that were held out
 NORMALS, FOLDS = "normals.csv", "folds.csv"  # likewise, of `bench threshold --normals` and `--folds`
 CALIBRATIONS = (CALIBRATION, NORMALS, FOLDS)
-SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES, *CALIBRATIONS)  # checked at each reading
+SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)
+CHECKED = (*SMALL, *CALIBRATIONS)  # whenever a run is read; the latter where it has them
 LARGE = ("maps.npy", "weights.safetensors")
 MEASURED = ("metrics.json", "curves.json")  # what `bench eval` makes anew
 STATES = ("running", "done", "failed")
@@ -143,7 +144,7 @@ class RunFolder:
         for item in sorted(items, key=lambda item: item.name != MANIFEST):  # it goes first: no half of a run is `done`
             item.rename(self.replaced / item.name) if keep else remove(item)
 
-    def damage(self, names: Iterable[str] = SMALL) -> list[str]:
+    def damage(self, names: Iterable[str] = CHECKED) -> list[str]:
         """Return a line for each of these result files that is missing or is not the one that the finished run wrote.
 
         Runs of format 1 hold no checksums: of them only `metrics.json` must be there.  Empty for an unfinished run.
@@ -169,10 +170,10 @@ class RunFolder:
         except OSError:
             return None
 
-    def require_undamaged(self, names: Iterable[str] = (*SMALL, *LARGE)) -> None:
+    def require_undamaged(self, names: Iterable[str] = (*CHECKED, *LARGE)) -> None:
         """Raises UserError naming the first of these files that is not as the run wrote it."""
         for name, what in self._damaged(names).items():
-            measured = self._damaged((*SMALL, *LARGE)).keys() <= set(MEASURED)
+            measured = self._damaged((*CHECKED, *LARGE)).keys() <= set(MEASURED)
             again = f"bench eval {self.path} measures it again" if measured else "force=true trains the run anew"
             raise UserError(str(self.path / name), what, again)
 
@@ -206,7 +207,7 @@ class RunFolder:
         """
         self.write_text("curves.json", json.dumps(curves))
         self.write_metrics(metrics)
-        changed = [name for name, what in self._damaged((*SMALL, *LARGE)).items() if what != "is missing"]
+        changed = [name for name, what in self._damaged((*CHECKED, *LARGE)).items() if what != "is missing"]
         accepted = [name for name in changed if name not in MEASURED]
         manifest, more = self.manifest, {}
         if accepted:
@@ -216,7 +217,7 @@ class RunFolder:
         self.update(measurement=measurement, files=self._digests(), **more)
 
     def _digests(self) -> dict[str, str]:
-        return {name: digest for name in (*SMALL, *LARGE) if (digest := self.digest(name))}
+        return {name: digest for name in (*CHECKED, *LARGE) if (digest := self.digest(name))}
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -21,7 +21,8 @@ def walk(verb: Verb, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 
 VERBS = dict(walk(grammar()))
 LEAVES = {path: verb for path, verb in VERBS.items() if not verb.verbs}
-SAMPLES = {"--threads": "2", "--memory-mb": "2", "--resamples": "2", "older": "2", "seed": "2"}
+SAMPLES = {"--threads": "2", "--memory-mb": "2", "--resamples": "2", "older": "2", "seed": "2",
+           "--folds": "2", "--false-alarms": "0.1", "--confidence": "0.9"}  # fmt: skip
 
 
 def option_with_value(verb: Verb, name: str) -> list[str]:
@@ -31,7 +32,7 @@ def option_with_value(verb: Verb, name: str) -> list[str]:
 
 def needed(verb: Verb) -> list[str]:
     """The arguments that a verb cannot do without."""
-    return ["mvtec"] if "name" in verb.arguments else []
+    return ["mvtec"] if "name" in verb.arguments else ["RUN"] if "run" in verb.required else []
 
 
 @pytest.mark.parametrize("path", VERBS, ids=" ".join)

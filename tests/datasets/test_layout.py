@@ -79,7 +79,7 @@ def socket_at(path: Path) -> None:
         (lambda b: [(b / f"test/good/{i}.raw").touch() for i in range(5)],
          "5 x unknown extension (test/good/0.raw, test/good/1.raw, test/good/2.raw, ...)"),
         (lambda b: save(b / "train/bad/x.png", grey(1)), "1 x folder that is no part of the layout (train/bad)"),
-        (lambda b: save(b / "validation/good/x.png", grey(1)), "1 x folder that is no part of the layout (validation)"),
+        (lambda b: save(b / "validated/good/x.png", grey(1)), "1 x folder that is no part of the layout (validated)"),
         (lambda b: [save(b / f"{kind}/x.png", grey(1)) for kind in ("good", "bad")],
          "2 x folder that is no part of the layout (bad, good)"),
         (lambda b: save(b / "test/x.png", grey(1)), "1 x image outside the folders of the layout (test/x.png)"),

@@ -1,0 +1,33 @@
+"""`bench threshold`: calibrate a finished run's thresholds, and say what they promise."""
+
+from __future__ import annotations
+
+import json
+import sys
+from argparse import Namespace
+
+from anomaly_bench.console import print_lines
+from anomaly_bench.runs.calibration import LEVELS, SCORED, promise, test_line
+
+
+def threshold_command(arguments: Namespace) -> int:
+    """Run `bench threshold`."""
+    from anomaly_bench.inference.threshold import ThresholdRequest, set_threshold
+
+    request = ThresholdRequest(
+        arguments.false_alarms,
+        arguments.confidence,
+        [arguments.per] if arguments.per else LEVELS,
+        arguments.normals,
+        arguments.folds,
+        config_dir=arguments.config_dir,
+        overrides=dict(each.split("=", 1) for each in arguments.overrides),
+    )
+    found = set_threshold(arguments.run, request)
+    if arguments.json:
+        sys.stdout.write(json.dumps(found) + "\n")
+        return 0
+    for level, entry in found.items():
+        line = f"{SCORED[level]}: above {entry['threshold']:.6g} is anomalous: {promise(entry)}"
+        print_lines(line, f"  {test_line(entry)}", f"  calibrated on: {entry['source']}")
+    return 0

@@ -1,0 +1,153 @@
+"""`bench threshold`: calibrate a finished run's thresholds on normal images that its training has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from anomaly_bench.errors import UserError
+from anomaly_bench.files import sha256_of
+from anomaly_bench.inference.load import load, stored_config
+from anomaly_bench.inference.sources import images_below
+from anomaly_bench.loading.image_files import expand_user, is_folder
+from anomaly_bench.loading.image_list import read_list
+from anomaly_bench.runs.calibration import (
+    CONFIDENCE,
+    FALSE_ALARMS,
+    LEVELS,
+    CalibrationRow,
+    read_rows,
+    threshold_entry,
+    write_rows,
+)
+from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, IMAGES, NORMALS, RunFolder
+from anomaly_bench.runs.runner import run
+
+WAYS = (
+    "train with calibration_share=0.1, or put normal images into the data set's validation/good, or give "
+    "--normals DIR; for very few images --folds 5"
+)
+
+
+@dataclass(frozen=True)
+class ThresholdRequest:
+    """What a threshold is to promise, and from which images.
+
+    At most one of `normals` and `folds`; with neither, the images that the training held out or, where there are none,
+    those of an earlier call.
+    """
+
+    rate: float = FALSE_ALARMS  # of false alarms, in (0, 1)
+    confidence: float = CONFIDENCE  # in (0, 1)
+    levels: Sequence[str] = LEVELS
+    normals: Path | None = None  # a folder of normal images
+    folds: int | None = None  # parts of the training images, each scored by a model trained on the others
+    device: str = "auto"
+    config_dir: Path | None = None  # where the class of a method of your own lies
+    overrides: Mapping[str, str] = field(default_factory=dict)  # of the folds' trainings: dataset.root=DIR
+
+
+def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str, dict[str, Any]]:
+    """Calibrate the thresholds, store them in the run's manifest, and return those that were set, by level.
+
+    Raises UserError for a folder that is no finished run, for calibration images that the run was trained or measured
+    on, and where there are none.
+    """
+    folder = RunFolder(run_folder)
+    manifest = folder.require_done()
+    if request.normals and request.folds:
+        raise UserError("bench threshold", "--normals and --folds exclude each other", "leave out one of them")
+    if request.normals:
+        name, rows = NORMALS, score_normals(folder, request.normals, request)
+    elif request.folds:
+        name, rows = FOLDS, score_folds(folder, request.folds, request)
+    else:
+        name = stored_name(folder, manifest)
+        rows = read_rows(folder, name)
+    levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
+    with folder.locked():
+        found = {
+            level: threshold_entry(folder, level, rows, name, request.rate, request.confidence) for level in levels
+        }
+        if anew := bool(request.normals or request.folds):
+            write_rows(folder, name, rows)
+        manifest = folder.manifest  # as it is now
+        files = {**manifest.get("files", {}), name: folder.digest(name)}
+        kept = {k: e for k, e in manifest.get("thresholds", {}).items() if not anew or e["file"] != name}
+        folder.update(thresholds={**kept, **found}, files=files)
+    return found
+
+
+def stored_name(folder: RunFolder, manifest: Mapping[str, Any]) -> str:
+    """Return the file of the calibration scores that a run has.  Raises UserError where it has none."""
+    for name in CALIBRATIONS:
+        if name in manifest.get("files", {}):
+            return name
+    raise UserError(str(folder.path), "has no calibration images, and a threshold needs some", WAYS)
+
+
+def score_normals(folder: RunFolder, place: Path, request: ThresholdRequest) -> list[CalibrationRow]:
+    """Score a folder of normal images.
+
+    Raises UserError for one that cannot be used, and for images that the run was trained or measured on: with them the
+    promise would not hold.
+    """
+    root = expand_user(str(place))
+    if not is_folder(root):
+        raise UserError("--normals", f"no such folder: {place}")
+    if not (paths := images_below(root)):
+        raise UserError("--normals", f"{place} holds no image")
+    refuse_known(folder, paths)
+    model = load(folder.path, request.device, request.config_dir)
+    rows = []
+    for result in model.predict(list(paths)):
+        if result.error:
+            raise UserError(result.path, result.error, "remove it, or mend it")
+        peak = None if result.map is None else float(result.map.max())
+        rows.append(CalibrationRow(result.path, str(place), result.score, peak))
+    return rows
+
+
+def refuse_known(folder: RunFolder, paths: Sequence[Path]) -> None:
+    """Raise UserError where calibration images are, by content, images of the run, or the same image twice."""
+    known = {}
+    if (file := folder.path / IMAGES).is_file():  # runs of format 1 have no list
+        folder.require_undamaged([IMAGES])
+        known = {entry.image: f"{entry.split}/{entry.path}" for entry in read_list(file.read_text(encoding="utf-8"))}
+    shared = []
+    for path in paths:
+        if other := known.setdefault(sha256_of(path), str(path)):
+            shared += [(str(path), other)] if other != str(path) else []
+    if shared:
+        raise UserError(
+            "--normals",
+            f"{len(shared)} of {len(paths)} images are already images of the run, or there twice, by content "
+            f"(first: {shared[0][0]} is {shared[0][1]})",
+            "a promise needs normal images that were not seen before",
+        )
+
+
+def score_folds(folder: RunFolder, folds: int, request: ThresholdRequest) -> list[CalibrationRow]:
+    """Train the run's method on all but one of each of `folds` parts of its training images, and score that part.
+
+    The trainings are runs in <run>/folds; finished ones are not repeated.
+    """
+    rows = []
+    for k in range(1, folds + 1):
+        cfg = OmegaConf.create(stored_config(folder))
+        for key, value in request.overrides.items():
+            OmegaConf.update(cfg, key, value)
+        changes: dict[str, Any] = {
+            "calibration_share": 0,
+            "calibration_fold": f"{k}/{folds}",
+            "output_dir": str(folder.path / "folds"),
+        }
+        changes |= {"logger": {}, "force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
+        fold = run(DictConfig(OmegaConf.merge(cfg, changes)))
+        held_out = [row for row in read_rows(fold, CALIBRATION) if row.source == "held out"]
+        rows += [CalibrationRow(row.path, f"{folds} folds", row.score, row.map_max) for row in held_out]
+    return rows
