@@ -70,9 +70,8 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
         rows = read_rows(folder, name)
     levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
     with folder.locked():
-        found = {
-            level: threshold_entry(folder, level, rows, name, request.rate, request.confidence) for level in levels
-        }
+        request_of_level = (rows, name, request.rate, request.confidence, folder.scores)
+        found = {level: threshold_entry(level, *request_of_level, folder.peaks()) for level in levels}
         if anew := bool(request.normals or request.folds):
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now

@@ -56,11 +56,18 @@ def read_rows(folder: RunFolder, name: str) -> list[CalibrationRow]:
 
 
 def threshold_entry(
-    folder: RunFolder, level: str, rows: Sequence[CalibrationRow], name: str, rate: float, confidence: float
+    level: str,
+    rows: Sequence[CalibrationRow],
+    name: str,
+    rate: float,
+    confidence: float,
+    test: Sequence[ScoreRow],
+    peaks: np.ndarray | None,
 ) -> dict[str, Any]:
     """Return what the manifest holds of a threshold: its promise, where it comes from, and figures of the test images.
 
-    name: the file of the calibration scores.  Raises UserError where the method has no such scores.
+    name: the file of the calibration scores.  peaks: the largest value of each test image's map, [N]; None where they
+    are not stored.  Raises UserError where the method has no such scores.
     """
     values = np.array([value for row in rows if (value := row.at(level)) is not None])
     if not len(values):
@@ -70,8 +77,8 @@ def threshold_entry(
     entry = {**found._asdict(), "file": name, "source": source}
     if name == FOLDS:  # each was scored by a model that had seen fewer images than this one
         entry |= {"promised": min(1.0, 2 * found.promised), "approximate": True}
-    tested = folder.test_values(level)
-    return entry if tested is None else {**entry, "test": test_figures(folder.scores, tested, found.threshold)}
+    tested = np.array([row.score for row in test]) if level == "image" else peaks
+    return entry if tested is None else {**entry, "test": test_figures(test, tested, found.threshold)}
 
 
 def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -91,13 +98,17 @@ def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float)
     return {"false_alarms": sum(alarms), "normal": len(alarms), "interval": list(interval), "found": found}
 
 
-def calibrate_run(folder: RunFolder, rows: Sequence[CalibrationRow]) -> None:
-    """Store the scores of the images that were held out, if there are any, and the thresholds of every level."""
+def calibrate_run(folder: RunFolder, peaks: np.ndarray | None, rows: Sequence[CalibrationRow]) -> None:
+    """Store the scores of the images that were held out, if there are any, and the thresholds of every level.
+
+    peaks: the largest value of each test image's map, [N]; None without maps.
+    """
     if not rows:
         return
     write_rows(folder, CALIBRATION, rows)
     levels = [level for level in LEVELS if rows[0].at(level) is not None]
-    found = {level: threshold_entry(folder, level, rows, CALIBRATION, FALSE_ALARMS, CONFIDENCE) for level in levels}
+    request = (CALIBRATION, FALSE_ALARMS, CONFIDENCE)
+    found = {level: threshold_entry(level, rows, *request, folder.scores, peaks) for level in levels}
     folder.update(thresholds=found)
     for level, entry in found.items():
         log.info("threshold of the %s: %s; %s", SCORED[level], promise(entry), test_line(entry))

@@ -98,13 +98,8 @@ class RunFolder:
         file = self.path / "maps.npy"
         return np.load(file, mmap_mode="r") if file.exists() else None
 
-    def test_values(self, level: str) -> np.ndarray | None:
-        """Return what is compared with a threshold of the test images, [N]: scores, or the maximum of each map.
-
-        level: image or pixel.  None where the run stored no maps.
-        """
-        if level == "image":
-            return np.array([row.score for row in self.scores])
+    def peaks(self) -> np.ndarray | None:
+        """Return the largest value of each test image's map, [N]; None where the run stored no maps."""
         maps = self.maps
         return None if maps is None else np.array([values.max() for values in maps], np.float64)
 

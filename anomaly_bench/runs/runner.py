@@ -101,8 +101,12 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     to_memory_format(method.to(device), hardware.memory_format)
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
-        measure(folder, settings, images, score(folder, method, images, Path(scratch)))
-    calibrate_run(folder, [row for name, each in normals.items() for row in calibration_rows(method, each, name)])
+        scored = score(folder, method, images, Path(scratch))
+        measure(folder, settings, images, scored)
+        peaks = scored[""].peaks()
+    calibrate_run(
+        folder, peaks, [row for name, each in normals.items() for row in calibration_rows(method, each, name)]
+    )
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")
