@@ -13,7 +13,9 @@ from anomaly_bench.runs.calibration import LEVELS, SCORED, promise, test_line
 def threshold_command(arguments: Namespace) -> int:
     """Run `bench threshold`."""
     from anomaly_bench.inference.threshold import ThresholdRequest, set_threshold
+    from anomaly_bench.runs.logs import console_log
 
+    console_log()  # the folds are trained
     request = ThresholdRequest(
         arguments.false_alarms,
         arguments.confidence,

@@ -58,7 +58,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     on, and where there are none.
     """
     folder = RunFolder(run_folder)
-    manifest = folder.require_done()
+    folder.require_done()
     if request.normals and request.folds:
         raise UserError("bench threshold", "--normals and --folds exclude each other", "leave out one of them")
     if request.normals:
@@ -66,7 +66,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     elif request.folds:
         name, rows = FOLDS, score_folds(folder, request.folds, request)
     else:
-        name = stored_name(folder, manifest)
+        name = stored_name(folder)
         rows = read_rows(folder, name)
     levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
     with folder.locked():
@@ -75,16 +75,16 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
         if anew := bool(request.normals or request.folds):
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
-        files = {**manifest.get("files", {}), name: folder.digest(name)}
+        files = {"files": {**manifest["files"], name: folder.digest(name)}} if "files" in manifest else {}  # format 1
         kept = {k: e for k, e in manifest.get("thresholds", {}).items() if not anew or e["file"] != name}
-        folder.update(thresholds={**kept, **found}, files=files)
+        folder.update(thresholds={**kept, **found}, **files)
     return found
 
 
-def stored_name(folder: RunFolder, manifest: Mapping[str, Any]) -> str:
+def stored_name(folder: RunFolder) -> str:
     """Return the file of the calibration scores that a run has.  Raises UserError where it has none."""
     for name in CALIBRATIONS:
-        if name in manifest.get("files", {}):
+        if (folder.path / name).is_file():
             return name
     raise UserError(str(folder.path), "has no calibration images, and a threshold needs some", WAYS)
 
