@@ -54,11 +54,12 @@ class ThresholdRequest:
 def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str, dict[str, Any]]:
     """Calibrate the thresholds, store them in the run's manifest, and return those that were set, by level.
 
-    Raises UserError for a folder that is no finished run, for calibration images that the run was trained or measured
-    on, and where there are none.
+    Raises UserError for a folder that is no finished run or a damaged one, for calibration images that the run was
+    trained or measured on, and where there are none.
     """
     folder = RunFolder(run_folder)
     folder.require_done()
+    folder.require_undamaged()
     if request.normals and request.folds:
         raise UserError("bench threshold", "--normals and --folds exclude each other", "leave out one of them")
     if request.normals:
