@@ -1,13 +1,14 @@
 """A threshold with a promise, from the scores of normal images that no training has seen.
 
-Let the n calibration scores and the score of the next normal image be exchangeable, with a continuous law.  The share
-of normal images above the (r + 1)-th largest calibration score is then Beta(r + 1, n - r) distributed (order
-statistics; Wilks 1941; Vovk 2012, "Conditional validity of inductive conformal predictors").  r is fixed before the
-scores are seen.  With ties the share is smaller, so that the promise still holds.
+Let the scores of normal images be independent draws from one continuous law, those of n calibration images as well as
+those to come.  The share of normal images above the (r + 1)-th largest calibration score is then Beta(r + 1, n - r)
+distributed (order statistics; Wilks 1941; Vovk 2012, "Conditional validity of inductive conformal predictors").  r is
+fixed before the scores are seen.  With ties the share is smaller, so that the promise still holds.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import NamedTuple
 
 import numpy as np
@@ -42,9 +43,8 @@ def rank_for(n: int, rate: float, confidence: float) -> int:
     >>> rank_for(59, 0.05, 0.95), rank_for(93, 0.05, 0.95), rank_for(32, 0.05, 0.95)
     (0, 1, 0)
     """
-    ranks = np.arange(n)
-    fitting = np.flatnonzero(betaincinv(ranks + 1, n - ranks, confidence) <= rate)
-    return int(fitting[-1]) if len(fitting) else 0
+    fitting = bisect_right(range(n), rate, key=lambda r: promised_rate(n, r, confidence))  # it grows with r
+    return max(fitting - 1, 0)
 
 
 def normals_needed(rate: float, confidence: float) -> int:
@@ -59,9 +59,15 @@ def normals_needed(rate: float, confidence: float) -> int:
 def calibrate(scores: np.ndarray, rate: float, confidence: float) -> Threshold:
     """Return the threshold that keeps false alarms at `rate` with `confidence`; with too few scores the largest one.
 
-    scores: [n] of normal images that took no part in the training, n >= 1.  rate, confidence: in (0, 1).
+    scores: [n] of normal images that took no part in the training.  rate, confidence: in (0, 1).  Raises ValueError
+    without a score and for one that is not finite.
+
+    >>> calibrate(np.arange(100.0), 0.05, 0.95)[:3]
+    (98.0, 100, 1)
     """
     n = len(scores)
+    if not n or not np.isfinite(scores).all():
+        raise ValueError(f"{n} calibration scores; at least one is needed, and all must be finite")
     r = rank_for(n, rate, confidence)
     threshold = float(np.sort(scores)[n - 1 - r])
     return Threshold(threshold, n, r, rate, confidence, promised_rate(n, r, confidence))
@@ -70,7 +76,8 @@ def calibrate(scores: np.ndarray, rate: float, confidence: float) -> Threshold:
 def p_values(calibration: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """Return the conformal p-value of each score: (1 + how many calibration scores are as high or higher) / (n + 1).
 
-    For a normal image P(p <= a) <= a.  calibration: [n].  scores: [m].
+    For a normal image P(p <= a) <= a on average over calibration sets; given one of them, the share of normal images
+    with p <= a can be larger than a.  calibration: [n] of normal images.  scores: [m].
 
     >>> p_values(np.array([1.0, 2.0, 3.0]), np.array([0.5, 2.0, 9.0])).tolist()
     [1.0, 0.75, 0.25]
