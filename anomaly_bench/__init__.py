@@ -1,12 +1,10 @@
 """Train, measure and compare unsupervised visual anomaly detection.
 
-```python
-from anomaly_bench import load, train
+    from anomaly_bench import load, train
 
-run = train("rd", "mvtec/bottle", overrides=["calibration_share=0.1"])  # the run folder of the same command
-for result in run.model().predict("images/*.png"):                       # or load(run.path), on any machine
-    print(result.path, result.score, result.p_value, result.label)
-```
+    run = train("rd", "mvtec/bottle", overrides=["calibration_share=0.1"])  # the run folder of the same command
+    for result in load(run.path).predict("images/*.png"):
+        print(result.path, result.score, result.p_value, result.label)
 
 The names below are imported when they are first used, so that `import anomaly_bench` waits for no torch.
 """

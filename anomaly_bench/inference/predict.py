@@ -36,7 +36,7 @@ class Result:
     path: str  # as it was given
     score: float  # raw, larger: more anomalous; nan where there is an error
     map: np.ndarray | None  # float32 [S, S] at the model's size; None where the method has none
-    p_value: float | None  # share of normal images that score as high, at most; None without calibration images
+    p_value: float | None  # small where few calibration images score as high; None where there are none
     label: int | None  # 0 normal, 1 anomalous: the score is above the threshold; None without a threshold
     width: int  # pixels of the image itself
     height: int
