@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import __version__, config
 from anomaly_bench.checksums import remembered
+from anomaly_bench.console import say
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
@@ -21,6 +22,7 @@ from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.image_list import list_checksum, list_images
+from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.loading.row_file import RowFile
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
@@ -84,7 +86,11 @@ def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
         return Stored(folder, cfg, records, None, None, None)
     size = maps[0].shape[0]
     rows = cached_rows(records, size, cache_root())
-    return Stored(folder, cfg, records, maps, rows, CachedMasks(rows, size) if has_masks(records) else None)
+    masks = CachedMasks(rows, size) if has_masks(records) else None
+    if masks and (rule := folder.manifest.get("resize_rule", 1)) != RESIZE_RULE:
+        what = f"the run has resize rule {rule}, its masks are now resized by rule {RESIZE_RULE}"
+        say(f"{folder.path}: {what} (docs/metrics.md)")
+    return Stored(folder, cfg, records, maps, rows, masks)
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:

@@ -15,30 +15,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import PIL
 
 from anomaly_bench.console import track
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256, unreadable
 from anomaly_bench.loading.decode import read_image, read_mask
 from anomaly_bench.loading.image_list import list_images
-from anomaly_bench.loading.resize import resize_image, resize_mask
+from anomaly_bench.loading.resize import RESIZE_RULE, resize_image, resize_mask
 from anomaly_bench.loading.row_file import RowFile, get_or_create
 from anomaly_bench.records import Record
 
-VERSION = 3  # of everything that changes a pixel here: reading, resizing
+VERSION = 3  # of how images and masks are read; RESIZE_RULE is that of resizing
 AT_ONCE = 64  # images held in memory while they wait to be written
 
 
 def cached_rows(records: list[Record], size: int, cache_dir: Path) -> RowFile:
     """Return uint8 [S * S * 3 or 4] of each record, stored on disk; made when missing or damaged.
 
-    Their key holds all that the pixels depend on: the images' and masks' content, side, format, and Pillow's version,
-    because Pillow 13 resizes in another order of passes than earlier versions, which changes a fifth of the values by
-    one grey level.  Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be written.
+    Their key holds all that the pixels depend on: the images' and masks' content, side, format, and the rule of
+    resizing.  Pillow's version is not in it: those from 10.1 to 13.0 decode all formats to the same pixels
+    (docs/metrics.md).  Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be
+    written.
     """
     digests = [(entry.image, entry.mask) for entry in list_images([], records)]
-    key = sha256(json.dumps([VERSION, PIL.__version__, size, digests]))
+    key = sha256(json.dumps([VERSION, RESIZE_RULE, size, digests]))
     about = {"images": len(records), "size": size, "first": records[0].path}
     return get_or_create(cache_dir / f"{key[:32]}.pixels", key, lambda: (about, _rows(records, digests, size)))
 

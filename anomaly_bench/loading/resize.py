@@ -1,4 +1,4 @@
-"""Images and masks to a square side, as the papers' code does it."""
+"""Images and masks to a square side, as the papers' code does it, with the same pixels in every version of Pillow."""
 
 from __future__ import annotations
 
@@ -6,15 +6,34 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+# Version of the rule that `resize_bilinear` follows.  1 was both axes in one call, which begins with the width in
+# Pillow up to 12.1, but with the height where an image is very tall (12.2) or its height shrinks much more (13).
+RESIZE_RULE = 2
 EIGHT = np.ones((3, 3), dtype=bool)  # neighbours of a pixel, diagonal ones too, as in the per-region-overlap metrics
+
+
+def resize_bilinear(
+    image: Image.Image, width: int, height: int, box: tuple[float, float, float, float] | None = None
+) -> Image.Image:
+    """Return an image of width x height pixels: bilinear with antialiasing, the width first, then the height.
+
+    Each call resizes one axis and rounds to 8 bits, because the order of two axes in one call depends on Pillow's
+    version.  box: left, top, right and bottom of the part that is resized, in pixels; None is all of the image.
+    """
+    left, top, right, bottom = np.array(box or (0, 0, *image.size), np.float32).tolist()  # as precise as in Pillow
+    reach = max(1, (bottom - top) / height)  # rows outside the box that the filter weighs too
+    first, last = max(0, int(top - reach)), min(image.height, int(bottom + reach) + 1)
+    rows = image.resize((width, last - first), Image.Resampling.BILINEAR, (left, first, right, last))
+    return rows.resize((width, height), Image.Resampling.BILINEAR, (0, top - first, width, bottom - first))
 
 
 def resize_image(image: np.ndarray, size: int) -> np.ndarray:
     """Resize uint8 [H, W, 3] to uint8 [S, S, 3]: bilinear with antialiasing, whatever the aspect ratio.
 
-    As the code of Reverse Distillation and most of the field do: torchvision's Resize((S, S)) on a PIL image.
+    As the code of Reverse Distillation and most of the field do: torchvision's Resize((S, S)) on a PIL image, with
+    Pillow up to 12.1.
     """
-    return np.array(Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR))
+    return np.array(resize_bilinear(Image.fromarray(image), size, size))
 
 
 def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
@@ -32,8 +51,8 @@ def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
 
 def _coverage(mask: np.ndarray, size: int) -> np.ndarray:
     """Return bool [S, S] of a mask bool [H, W]: where more than half is covered under PIL's bilinear filter."""
-    grey = Image.fromarray(mask.astype(np.uint8) * 255).resize((size, size), Image.Resampling.BILINEAR)
-    return np.asarray(grey) > 127
+    grey = Image.fromarray(mask.astype(np.uint8) * 255)
+    return np.asarray(resize_bilinear(grey, size, size)) > 127
 
 
 def _footprint(mask: np.ndarray, size: int) -> np.ndarray:

@@ -29,6 +29,7 @@ from torch.utils.data import Dataset
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
 from anomaly_bench.config.schema import Checked
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.resize import resize_bilinear
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
 
@@ -115,8 +116,7 @@ def zoomed_crop(image: Image.Image, side: int, p: int, x: int, y: int) -> np.nda
     """Return the p x p pixels at (x, y) of the image zoomed to side x side: float32 [3, p, p] in [0, 1]."""
     w, h = image.width / side, image.height / side
     box = (x * w, y * h, (x + p) * w, (y + p) * h)
-    patch = image.resize((p, p), Image.Resampling.BILINEAR, box=box)
-    return np.asarray(patch, np.float32).transpose(2, 0, 1) / 255
+    return np.asarray(resize_bilinear(image, p, p, box), np.float32).transpose(2, 0, 1) / 255
 
 
 class Distillation(LightningModule):

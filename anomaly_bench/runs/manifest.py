@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly_bench import __version__
 from anomaly_bench.config import OWN_FOLDER, Settings, place_of
 from anomaly_bench.contracts import Method, Record
+from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.find import RunPlan
 
 SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
@@ -49,6 +50,7 @@ def describe(
         "label": " ".join([settings.method["name"], *changed]),
         "command": shlex.join(["bench", "train", *command]),
         "versions": {"python": platform.python_version(), "anomaly_bench": __version__, **versions},
+        "resize_rule": RESIZE_RULE,
         "device": torch.cuda.get_device_name() if gpu else f"{cpu_model()}, threads: {torch.get_num_threads()}",
         "hardware": settings.hardware.model_dump(),
         "git_commit": git_commit(),

@@ -89,6 +89,21 @@ def test_what_is_measured_is_what_is_stored(trained: Train, capsys: Capsys) -> N
     assert folder.metrics == found
 
 
+def test_a_run_with_masks_of_another_resize_rule_is_told_so(trained: Train, capsys: Capsys) -> None:
+    folder = trained()
+    assert main(["eval", str(folder.path)]) == 0
+    assert "resize rule" not in capsys.readouterr().err
+    manifest = folder.manifest
+    del manifest["resize_rule"]  # as in runs before it was stored
+    write_json(folder.path / "manifest.json", manifest)
+    assert main(["eval", str(folder.path)]) == 0
+    out, err = capsys.readouterr()
+    assert out.endswith("the stored metrics are confirmed\n")
+    assert err.count("\n") == 1
+    assert f"{folder.path}: the run has resize rule 1, its masks are now resized by rule 2" in err
+    assert "resize_rule" not in folder.manifest  # its images were, whatever its masks are now
+
+
 def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:
     """16 x 16, straight from the files of the small data set."""
     masks = {}

@@ -6,26 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image, ImageDraw
-from scipy import ndimage
-from small_images import grey, save, square
+from PIL import Image
+from small_images import grey, save
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import read_image, read_mask
 from anomaly_bench.loading.resize import resize_image, resize_mask
-
-EIGHT = np.ones((3, 3))
-
-
-def pieces(mask: np.ndarray) -> int:
-    return int(ndimage.label(mask, EIGHT)[1])
-
-
-def plain(mask: np.ndarray, size: int) -> np.ndarray:
-    image = Image.fromarray(np.where(mask, 255, 0).astype(np.uint8))
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR)) > 127
 
 
 @pytest.mark.parametrize(
@@ -165,76 +151,3 @@ def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m.png: the mask has 8 x 6 pixels, its image 6 x 8"):
         read_mask(file, (8, 6))
     assert not read_mask(np.zeros((6, 8), bool), (6, 8)).any()
-
-
-def test_images_are_resized_with_antialiasing_and_without_their_aspect() -> None:
-    stripes = np.zeros((8, 16, 3), np.uint8)
-    stripes[:, ::2] = 255
-    small = resize_image(stripes, 4)
-    assert small.shape == (4, 4, 3)
-    assert np.abs(small.astype(int) - 127).max() < 40  # without antialiasing: 0 or 255
-
-
-@pytest.mark.parametrize("ends", [((0, 0), (1023, 1023)), ((1000, 17), (30, 900)), ((5, 500), (1000, 500))])
-def test_a_thin_line_survives_in_one_piece(ends: tuple[tuple[int, int], tuple[int, int]]) -> None:
-    image = Image.new("1", (1024, 1024))
-    ImageDraw.Draw(image).line(ends, fill=1)
-    mask = np.asarray(image)
-    expected = np.zeros((256, 256), bool)
-    for y, x in np.argwhere(mask):  # the rule a second way: 4 x 4 pixels fall into one
-        expected[y // 4, x // 4] = True
-    assert not plain(mask, 256).any()  # the plain rule loses it
-    assert (resize_mask(mask, 256) == expected).all()
-    assert pieces(resize_mask(mask, 256)) == 1
-
-
-def test_a_single_pixel_survives() -> None:
-    mask = np.zeros((1024, 1024), bool)
-    mask[1023, 6] = True
-    assert np.argwhere(resize_mask(mask, 256)).tolist() == [[255, 1]]
-
-
-@pytest.mark.parametrize(
-    ("shape", "size"), [((1024, 1024), 256), ((700, 900), 256), ((384, 384), 256), ((100, 80), 256)]
-)
-def test_big_blobs_follow_the_plain_rule_to_the_bit(shape: tuple[int, int], size: int) -> None:
-    y, x = np.mgrid[: shape[0], : shape[1]]
-    mask = np.hypot(y - shape[0] / 2, (x - shape[1] / 3) * 1.3) < shape[1] / 5
-    mask |= (abs(y - shape[0] * 0.8) < shape[0] / 12) & (x > shape[1] * 0.7)
-    assert pieces(mask) == 2
-    assert (resize_mask(mask, size) == plain(mask, size)).all()
-
-
-def test_a_blob_is_as_it_was_beside_a_thin_line() -> None:
-    blob = np.zeros((512, 512), bool)
-    blob[100:200, 103:230] = True
-    line = np.zeros_like(blob)
-    line[400, 50:450] = True
-    both = resize_mask(blob | line, 200)
-    assert (both == (plain(blob, 200) | resize_mask(line, 200))).all()
-    assert pieces(both) == 2
-
-
-def test_the_same_size_changes_nothing() -> None:
-    mask = np.random.default_rng(0).random((32, 32)) < 0.2
-    assert (resize_mask(mask, 32) == mask).all()
-
-
-masks = st.tuples(st.integers(1, 40), st.integers(1, 40), st.integers(0, 10**6), st.sampled_from([0.02, 0.2, 0.5]))
-
-
-@given(masks, st.integers(4, 60))
-def test_no_component_is_lost_or_broken(shape: tuple[int, int, int, float], size: int) -> None:
-    height, width, seed, share = shape
-    mask = np.random.default_rng(seed).random((height, width)) < share
-    labels, count = ndimage.label(mask, EIGHT)
-    whole = resize_mask(mask, size)
-    assert whole.any() == mask.any()
-    for i in range(1, count + 1):
-        alone = resize_mask(labels == i, size)
-        assert pieces(alone) == 1
-        assert not (alone & ~whole).any()
-
-
-def test_a_whole_mask_stays_whole() -> None:
-    assert resize_mask(square() < 300, 5).all()

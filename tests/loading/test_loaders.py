@@ -125,6 +125,9 @@ def test_no_file_is_decoded_twice(screws: list[Record], tmp_path: Path, monkeypa
     assert all(torch.equal(a, b["image"]) for a, b in zip(before, again, strict=True))
     with pytest.raises(AssertionError):  # another size is another cache
         ImageSet(screws, 6, tmp_path / "c")
+    monkeypatch.setattr(cache, "RESIZE_RULE", 1)
+    with pytest.raises(AssertionError):  # as are pixels of another rule
+        ImageSet(screws, 8, tmp_path / "c")
 
 
 def test_a_changed_image_is_seen(screws: list[Record], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets import distillation
 from anomaly_bench.nets.distillation import Triplets, natural_images, zoomed_crop
+from tests.references.resize import bilinear
 
 P = 17
 
@@ -143,6 +144,14 @@ def test_cut_is_a_zoom_then_a_crop(side: int) -> None:
         assert patch.dtype == np.float32
         inside = patch[:, 1:-1, 1:-1]
         np.testing.assert_allclose(inside, whole[:, y + 1 : y + P - 1, x + 1 : x + P - 1], atol=2.01 / 255)
+
+
+def test_a_patch_of_a_tall_image_is_the_same_in_every_version_of_pillow() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (300, 90, 3), dtype=np.uint8)
+    w, h = 90 / (5 * P), 300 / (5 * P)
+    expected = bilinear(image, P, P, (7 * w, 40 * h, (7 + P) * w, (40 + P) * h))
+    found = zoomed_crop(Image.fromarray(image), 5 * P, P, 7, 40)
+    np.testing.assert_array_equal(found, expected.astype(np.float32).transpose(2, 0, 1) / 255)
 
 
 def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:

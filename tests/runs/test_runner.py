@@ -100,6 +100,7 @@ def test_the_manifest_says_what_was_done(train: Train) -> None:
     assert manifest["parameters"]["trainable"] == 2 * 3 * 16 * 16
     assert manifest["command"].endswith("seed=3 method.epochs=2")
     assert manifest["versions"]["torch"] == torch.__version__.split("+")[0]
+    assert manifest["resize_rule"] == 2
     assert len(manifest["checksums"]["data"]) == 64
     assert any("nothing was chosen on test images" in line for line in manifest["protocol"])
     assert "error" not in manifest
