@@ -13,10 +13,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from anomaly_bench import config
+from anomaly_bench.console import say
 from anomaly_bench.contracts import Method
 from anomaly_bench.errors import UserError
 from anomaly_bench.former_names import present_method
 from anomaly_bench.inference.predict import Model
+from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.calibration import read_rows
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import require_contract, to_memory_format
@@ -35,6 +37,9 @@ def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | 
     folder = RunFolder(run_folder)
     manifest = folder.require_done()
     folder.require_undamaged(["config.yaml", WEIGHTS])
+    if (rule := manifest.get("resize_rule", 1)) != RESIZE_RULE:
+        what = f"the run has resize rule {rule}, new images are resized by rule {RESIZE_RULE}"
+        say(f"{folder.path}: {what} (docs/metrics.md)")
     if config_dir:
         config.allow_folder(config_dir)
     cfg = stored_config(folder)
