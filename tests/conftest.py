@@ -139,36 +139,37 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fixtu
 
 
 @pytest.fixture(scope="session")
-def trained_once(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Callable[[int], Path]:
-    """trained_once(seed): a folder with the notes and the outputs of `train(seed=seed)`, which is called once."""
+def trained_once(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Callable[..., Path]:
+    """trained_once(seed, *words): a folder with the notes and the outputs of `train(*words, seed=seed)`, which is
+    called once."""
 
     @cache
-    def make(seed: int) -> Path:
+    def make(seed: int, *words: str) -> Path:
         place = tmp_path_factory.mktemp("once")
         nowhere = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(nowhere), redirect_stderr(nowhere):
             work_in(place, patch)
-            train_toy(shared_images, seed=seed)
+            train_toy(shared_images, *words, seed=seed)
         return place
 
     return make
 
 
 @pytest.fixture
-def trained(train: Train, trained_once: Callable[[int], Path], request: pytest.FixtureRequest) -> Train:
-    """trained(): what `train()` returns and leaves behind, as a copy of a run that was trained once for all tests.
+def trained(train: Train, trained_once: Callable[..., Path], request: pytest.FixtureRequest) -> Train:
+    """trained(*words): what `train(*words)` returns and leaves behind, as a copy of a run that was trained once.
 
     For tests of what becomes of a finished run, which leave the images as they are.
     """
     assert "images" not in request.fixturenames
 
-    def copy(outputs: str = "outputs", seed: int = 0) -> RunFolder:
-        shutil.copytree(
-            trained_once(seed) / "outputs", outputs, ignore=shutil.ignore_patterns(".index*"), dirs_exist_ok=True
-        )
+    def copy(*words: str, outputs: str = "outputs", seed: int = 0) -> RunFolder:
+        place = trained_once(seed, *words)
+        shutil.copytree(place / "outputs", outputs, ignore=shutil.ignore_patterns(".index*"), dirs_exist_ok=True)
         with Path("notes/notes.jsonl").open("a") as file:
-            file.write((trained_once(seed) / "notes/notes.jsonl").read_text())
-        return next(folder for folder in find(outputs) if folder.manifest["seed"] == seed)
+            file.write((place / "notes/notes.jsonl").read_text())
+        (folder,) = find(place / "outputs")
+        return RunFolder(outputs / folder.path.relative_to(place / "outputs"))
 
     return copy
 

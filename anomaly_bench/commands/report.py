@@ -17,7 +17,7 @@ from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import compare_settings, skipped
 from anomaly_bench.results.latex import report_latex
 from anomaly_bench.results.terminal import print_report
-from anomaly_bench.results.text import comparisons_csv, report_markdown, runs_csv, tables_csv
+from anomaly_bench.results.text import comparisons_csv, decisions_csv, report_markdown, runs_csv, tables_csv
 
 
 def report_command(arguments: Namespace) -> int:
@@ -29,8 +29,9 @@ def report_command(arguments: Namespace) -> int:
 def write_report(outputs: Path | str, target: Path | str | None = None, console: Console | None = None) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
-    Files: runs.csv (a line for each run), table_<dataset>.csv, comparisons.csv, report.md, report.tex, index.html for a
-    browser and what it needs.  Returns their folder.  Raises UserError where there is no finished run.
+    Files: runs.csv (a line for each run), table_<dataset>.csv, decisions.csv (a line for each threshold),
+    comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.  Raises
+    UserError where there is no finished run.
     """
     collected = collect(outputs)
     if not collected.rows:
@@ -39,6 +40,8 @@ def write_report(outputs: Path | str, target: Path | str | None = None, console:
     compared, notes = compare_settings(collected.rows), skipped(collected.rows)
     files = {"runs.csv": runs_csv(collected.rows), "report.tex": report_latex(tables, compared)}
     files["report.md"] = report_markdown(tables, collected, compared, notes)
+    if any(row.thresholds for row in collected.rows):
+        files["decisions.csv"] = decisions_csv(collected.rows)
     if compared:
         files["comparisons.csv"] = comparisons_csv(compared)
     for dataset, group in groupby(tables, key=lambda table: table.dataset):

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from anomaly_bench.console import print_lines
-from anomaly_bench.runs.calibration import LEVELS, SCORED, promise, test_line
+from anomaly_bench.runs.calibration import LEVELS, threshold_lines
 
 
 def threshold_command(arguments: Namespace) -> int:
@@ -30,6 +30,5 @@ def threshold_command(arguments: Namespace) -> int:
         sys.stdout.write(json.dumps(found) + "\n")
         return 0
     for level, entry in found.items():
-        line = f"{SCORED[level]}: above {entry['threshold']:.6g} is anomalous: {promise(entry)}"
-        print_lines(line, f"  {test_line(entry)}", f"  calibrated on: {entry['source']}")
+        print_lines(*threshold_lines(level, entry))
     return 0

@@ -27,6 +27,7 @@ from anomaly_bench.loading.row_file import RowFile
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
+from anomaly_bench.runs.calibration import tested_anew
 from anomaly_bench.runs.find import image_changes
 from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
 
@@ -55,7 +56,8 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         folder, m = stored.folder, measure_run(stored, options)
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
-            folder.replace_metrics(m.metrics, m.curves, {**m.record(), "measured": now(), "anomaly_bench": __version__})
+            measurement = {**m.record(), "measured": now(), "anomaly_bench": __version__}
+            folder.replace_metrics(m.metrics, m.curves, measurement, **tested_anew(folder))
         found[str(folder.path)] = m
         if not options.json:
             show(folder)

@@ -24,10 +24,15 @@ from anomaly_bench.html_report.thumbnails import colour_steps
 from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.results.text import ABSENT, PUBLISHED_NOTE
+from anomaly_bench.results.text import ABSENT, DECISIONS_NOTE, PUBLISHED_NOTE
+from anomaly_bench.runs.calibration import WAYS, alarms_text, defects_found, exceeded, promise
 
 STATIC = ("report.css", "report.js")
 WORKERS = 2
+FILTERS = (
+    *(four, as_published, short_number, tick_label, joined, by_setting, protocol_lines),
+    *(promise, exceeded, alarms_text, defects_found),
+)
 
 
 def write_html(
@@ -76,9 +81,16 @@ def _environment() -> Environment:
     """Return the templates, compiled once."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.loader = PackageLoader("anomaly_bench.html_report")
-    for function in (four, as_published, short_number, tick_label, joined, by_setting, protocol_lines):
+    for function in FILTERS:
         environment.filters[function.__name__] = function
-    environment.globals.update(ABSENT=ABSENT, COSTS=COSTS, PUBLISHED_NOTE=PUBLISHED_NOTE, version=__version__)
+    environment.globals.update(
+        DECISIONS_NOTE=DECISIONS_NOTE,
+        ABSENT=ABSENT,
+        COSTS=COSTS,
+        PUBLISHED_NOTE=PUBLISHED_NOTE,
+        WAYS=WAYS,
+        version=__version__,
+    )
     return environment
 
 

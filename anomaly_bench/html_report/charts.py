@@ -139,6 +139,7 @@ class Histograms:
     title: str
     x: Axis
     rows: Sequence[tuple[str, str, bool, Sequence[float]]]  # kind of image, remark, is it normal, share in each bin
+    threshold: float | None = None  # drawn as an upright line
     width, left, right, top = 400, 96, 316, 26
     step = 26  # height of a row
 

@@ -13,7 +13,7 @@ from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by
 from anomaly_bench.results.aggregate import MAIN, Table, summarise
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.results.text import CELLS_NOTE
+from anomaly_bench.results.text import CELLS_NOTE, Grid, decision_grid
 from anomaly_bench.runs.folder import now
 
 
@@ -54,6 +54,10 @@ class DatasetResults:
     def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
         """Return the rows of a table of settings x metrics."""
         return setting_rows(tables, self.runs, self.best)
+
+    def decisions(self) -> Grid:
+        """Return the table of thresholds, means over seeds; only its headings without thresholds."""
+        return decision_grid([run.row for run in self.runs])
 
     def cost_charts(self) -> Charts:
         """Return the charts of accuracy against cost."""

@@ -73,7 +73,9 @@ def _histograms(run: Run) -> Histograms | None:
         scores.setdefault((row.label, row.kind), []).append(row.score)
     if not scores:
         return None
-    axis = spanning("image score", np.quantile(np.concatenate([*scores.values()]), [0.005, 0.995]).tolist())
+    threshold = run.row.thresholds.get("image", {}).get("threshold")
+    title = "image score" if threshold is None else f"image score; dashed: threshold {threshold:.4g}"
+    axis = spanning(title, np.quantile(np.concatenate([*scores.values()]), [0.005, 0.995]).tolist())
     normal = np.sort(np.concatenate([s for (label, _), s in scores.items() if not label] or [[]]))
     rows = []
     for (label, kind), values in sorted(scores.items()):
@@ -83,7 +85,7 @@ def _histograms(run: Run) -> Histograms | None:
             below = np.searchsorted(normal, values) + np.searchsorted(normal, values, "right")  # ties count half
             remark = f"{below.mean() / 2 / len(normal):.3f}, {remark}"
         rows.append((kind, remark, not label, (counts / len(values)).tolist()))
-    return Histograms(run.title, axis, rows)
+    return Histograms(run.title, axis, rows, threshold)
 
 
 def loss_charts(runs: Sequence[Run]) -> Charts:

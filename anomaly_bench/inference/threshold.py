@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,18 +20,15 @@ from anomaly_bench.runs.calibration import (
     CONFIDENCE,
     FALSE_ALARMS,
     LEVELS,
+    WAYS,
     CalibrationRow,
     read_rows,
+    stored_thresholds,
     threshold_entry,
     write_rows,
 )
 from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, IMAGES, NORMALS, RunFolder
 from anomaly_bench.runs.runner import run
-
-WAYS = (
-    "train with calibration_share=0.1, or put normal images into the data set's validation/good, or give "
-    "--normals DIR; for very few images --folds 5"
-)
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,10 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
         files = {"files": {**manifest["files"], name: folder.digest(name)}} if "files" in manifest else {}  # format 1
-        kept = {k: e for k, e in manifest.get("thresholds", {}).items() if not anew or e["file"] != name}
+        stored: dict[str, dict[str, Any]] = {}
+        with suppress(UserError):  # damaged, and about to be set anew
+            stored = stored_thresholds(manifest)
+        kept = {level: entry for level, entry in stored.items() if not anew or entry.get("file") != name}
         folder.update(thresholds={**kept, **found}, **files)
     return found
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from anomaly_bench.errors import NAME, UserError, check_name
 from anomaly_bench.files import sha256
+from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, find
 from anomaly_bench.runs.index import IndexedFolder, indexed, state
 
@@ -52,6 +53,7 @@ class Row:
     config: dict[str, Any] = field(repr=False)  # the method's part of the configuration
     measured: Measured = field(repr=False)
     data: str = field(default="", repr=False)  # checksum of the data set's files
+    thresholds: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # as `stored_thresholds` returns
     place: str = field(default="", repr=False)  # the folder of images, where the data set is `folder`
 
 
@@ -200,6 +202,7 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         path=folder.path,
         config=folder.index.parsed(file, content, lambda: method_config(content)),
         measured=measurement(manifest),
+        thresholds=stored_thresholds(manifest),
         data=str(manifest.get("checksums", {}).get("data", "")),
         place=str(manifest.get("place", "")),
     )

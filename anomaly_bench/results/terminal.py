@@ -15,7 +15,8 @@ from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
 from anomaly_bench.results.published import Published, published
-from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.calibration import stored_thresholds, threshold_lines
+from anomaly_bench.runs.folder import MANIFEST, RunFolder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,10 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     print_lines(_title(manifest), console=console, style="bold")
     _print_metrics(metrics, manifest, console, "ours", components, figures)
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
-    lines += [f"measured: {measurement(manifest)}", *(f"protocol: {line}" for line in manifest.get("protocol", []))]
+    lines.append(f"measured: {measurement(manifest)}")
+    for level, entry in stored_thresholds(manifest, folder.path / MANIFEST).items():
+        lines += threshold_lines(level, entry)
+    lines += [f"protocol: {line}" for line in manifest.get("protocol", [])]
     print_lines(*lines, *_stages(manifest), f"run: {folder.path}", console=console)
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from itertools import groupby
-from typing import NamedTuple
+from statistics import fmean
+from typing import Any, NamedTuple
 
 from anomaly_bench.files import csv_text, records_csv
-from anomaly_bench.results.aggregate import Cell, Table, in_order
+from anomaly_bench.results.aggregate import Cell, Table, in_order, settings
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
+from anomaly_bench.runs.calibration import defects_found, percent, promised_text
 
 ABSENT = "–"
 CELLS_NOTE = (
@@ -22,6 +25,12 @@ PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unveri
 COMPARED_NOTE = (
     "Difference: first minus second, mean over the categories and seeds that both have, with its 95% bootstrap "
     "interval; p: Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm). See docs/statistics.md."
+)
+
+DECISIONS_NOTE = (
+    "Promised: at most this share of normal images is above the threshold, with this confidence. Test: what became "
+    "of the test images at that threshold, which is no part of the promise; of several seeds the mean (lowest to "
+    "highest)."
 )
 
 
@@ -99,6 +108,62 @@ def _record(table: Table, i: int) -> dict[str, object]:
     return record
 
 
+def decisions_csv(rows: Sequence[Row]) -> str:
+    """Return a CSV with one line for each run and level that has a threshold."""
+    names = ["setting", "label", "method", "dataset", "category", "seed"]
+    return records_csv(
+        [
+            {name: getattr(row, name) for name in names} | {"level": level} | _decision_record(entry)
+            for row in rows
+            for level, entry in row.thresholds.items()
+        ]
+    )
+
+
+def _decision_record(entry: Mapping[str, Any]) -> dict[str, object]:
+    """Return a threshold, its promise, and the figures of the test images where there are any."""
+    record: dict[str, object] = {key: entry[key] for key in ("threshold", "n", "rate", "confidence", "promised")}
+    record["source"] = entry["source"]
+    if test := entry.get("test"):
+        low, high = test["interval"]
+        found, defects = defects_found(test)
+        record |= {"false_alarms": test["false_alarms"], "normals": test["normal"], "low": low, "high": high}
+        record |= {"found": found, "defects": defects}
+        for kind, (found, defects) in test["found"].items():
+            record |= {f"{kind} found": found, f"{kind} defects": defects}
+    return record
+
+
+def decision_grid(rows: Sequence[Row]) -> Grid:
+    """Return a line for each setting, category and level that has a threshold: means over the seeds."""
+    cells = [
+        ["setting", "category", "level", "seeds", "promised", "confidence", "test: false alarms", "test: defects found"]
+    ]
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
+    for heading, runs in settings(rows).items():
+        for row in sorted(runs, key=lambda row: row.category):
+            for level, entry in row.thresholds.items():
+                groups[heading, row.category, level].append(entry)
+    for names, entries in groups.items():
+        promised = dict.fromkeys(map(promised_text, entries))
+        sure = dict.fromkeys(ABSENT if e.get("approximate") else percent(e["confidence"]) for e in entries)
+        tests = [entry["test"] for entry in entries if "test" in entry]
+        alarms = _share_text([(test["false_alarms"], test["normal"]) for test in tests])
+        found = _share_text([defects_found(test) for test in tests])
+        cells.append([*names, str(len(entries)), " or ".join(promised), " or ".join(sure), alarms, found])
+    return Grid(cells, "lllrrrrr")
+
+
+def _share_text(counts: Sequence[tuple[int, int]]) -> str:
+    """Return the mean of the shares: `2 of 41 (4.9 %)` of one run, `5.2 % (4.1 % to 6.3 %)` of several."""
+    if not counts or not all(every for _, every in counts):
+        return ABSENT
+    shares = [some / every for some, every in counts]
+    if len(counts) == 1:
+        return f"{counts[0][0]} of {counts[0][1]} ({percent(shares[0])})"
+    return f"{percent(fmean(shares))} ({percent(min(shares))} to {percent(max(shares))})"
+
+
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """Return a CSV with one line for each comparison; nan is empty."""
     headings = [*(f.name for f in fields(Comparison)), "verdict"]
@@ -123,6 +188,11 @@ def report_markdown(
         text += [f"## {dataset}", ""]
         for table in group:
             text += [f"### {table.metric}", "", *markdown_table(table_grid(table)), ""]
+    if any(row.thresholds for row in collected.rows):
+        text += ["## Decisions", "", DECISIONS_NOTE, ""]
+        for dataset, rows in groupby(sorted(collected.rows, key=lambda row: row.dataset), key=lambda row: row.dataset):
+            if len((grid := decision_grid(list(rows))).cells) > 1:
+                text += [f"### {dataset} decisions", "", *markdown_table(grid), ""]
     if comparisons:
         text += ["## Comparisons", "", COMPARED_NOTE, ""]
         for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))):

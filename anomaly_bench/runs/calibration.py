@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import csv_text
-from anomaly_bench.metrics.calibration import calibrate, clopper_pearson, normals_needed
-from anomaly_bench.runs.folder import CALIBRATION, FOLDS, RunFolder, ScoreRow
+from anomaly_bench.runs.folder import CALIBRATION, FOLDS, MANIFEST, RunFolder, ScoreRow
 
 FALSE_ALARMS, CONFIDENCE = 0.05, 0.95  # where nothing else is requested
 SCORED = {"image": "images' scores", "pixel": "maps' pixels"}  # what is compared with the threshold of each level
 LEVELS = tuple(SCORED)
+WAYS = (
+    "train with calibration_share=0.1, or put normal images into the data set's validation/good, or call "
+    "`bench threshold RUN --normals DIR`; for very few images --folds 5"
+)
 log = logging.getLogger("anomaly_bench")
 
 
@@ -69,6 +74,8 @@ def threshold_entry(
     name: the file of the calibration scores.  peaks: the largest value of each test image's map, [N]; None where they
     are not stored.  Raises UserError where the method has no such scores.
     """
+    from anomaly_bench.metrics.calibration import calibrate  # with scipy, which takes long to import
+
     values = np.array([value for row in rows if (value := row.at(level)) is not None])
     if not len(values):
         raise UserError("--per", f"'{level}' given, but the method gives no maps", "--per image")
@@ -77,8 +84,13 @@ def threshold_entry(
     entry = {**found._asdict(), "file": name, "source": source}
     if name == FOLDS:  # each was scored by a model that had seen fewer images than this one
         entry |= {"promised": min(1.0, 2 * found.promised), "approximate": True}
+    return {**entry, **_tested(level, found.threshold, test, peaks)}
+
+
+def _tested(level: str, threshold: float, test: Sequence[ScoreRow], peaks: np.ndarray | None) -> dict[str, Any]:
+    """Return {"test": figures of the test images}; empty at the level of pixels without `peaks`."""
     tested = np.array([row.score for row in test]) if level == "image" else peaks
-    return entry if tested is None else {**entry, "test": test_figures(test, tested, found.threshold)}
+    return {} if tested is None else {"test": test_figures(test, tested, threshold)}
 
 
 def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -86,6 +98,8 @@ def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float)
 
     values: [N], what is compared with the threshold.  `found` has (found, all) of each kind of defect.
     """
+    from anomaly_bench.metrics.calibration import clopper_pearson
+
     above = values > threshold
     alarms = [bool(a) for a, row in zip(above, rows, strict=True) if not row.label]
     found: dict[str, list[int]] = {}
@@ -114,6 +128,58 @@ def calibrate_run(folder: RunFolder, peaks: np.ndarray | None, rows: Sequence[Ca
         log.info("threshold of the %s: %s; %s", SCORED[level], promise(entry), test_line(entry))
 
 
+def tested_anew(folder: RunFolder) -> dict[str, Any]:
+    """Return {"thresholds": ...} as in a run's manifest, with the figures of its test images as they are stored now.
+
+    Empty where the run has no threshold.  Raises UserError for thresholds that no run can have written.
+    """
+    manifest = folder.manifest
+    if not (found := stored_thresholds(manifest, folder.path / MANIFEST)):
+        return {}
+    entries, peaks = manifest["thresholds"], folder.peaks()
+    return {
+        "thresholds": {
+            level: {**entries[level], **_tested(level, entry["threshold"], folder.scores, peaks)}
+            for level, entry in found.items()
+        }
+    }
+
+
+def stored_thresholds(manifest: Mapping[str, Any], file: Path | str = MANIFEST) -> dict[str, dict[str, Any]]:
+    """Return what a manifest holds of each level's threshold, as `threshold_entry` makes it; empty without thresholds.
+
+    file: the manifest's, for the message.  Raises UserError for thresholds that no run can have written.
+    """
+    try:
+        stored = manifest.get("thresholds", {})
+        if unknown := [*stored.keys() - set(LEVELS)]:
+            raise ValueError(f"'{unknown[0]}' is no level")
+        return {level: _checked(stored[level]) for level in LEVELS if level in stored}
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(str(file), f"its thresholds are damaged: {what}", "bench threshold sets them anew") from error
+
+
+def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an entry whose values have the types and ranges that they must have; raises an error otherwise."""
+    numbers = {key: float(entry[key]) for key in ("threshold", "rate", "confidence", "promised")}
+    if not math.isfinite(numbers["threshold"]):
+        raise ValueError(f"threshold {numbers['threshold']}")
+    for key in ("rate", "confidence"):
+        if not 0 < numbers[key] < 1:
+            raise ValueError(f"{key} {numbers[key]}")
+    if not 0 <= numbers["promised"] <= 1:
+        raise ValueError(f"promised {numbers['promised']}")
+    found = {**entry, **numbers, "n": int(entry["n"]), "source": str(entry["source"])}
+    if "test" in entry:
+        test = entry["test"]
+        low, high = map(float, test["interval"])
+        kinds = {str(kind): (int(some), int(every)) for kind, (some, every) in test["found"].items()}
+        counts = {key: int(test[key]) for key in ("false_alarms", "normal")}
+        found["test"] = {**counts, "interval": (low, high), "found": kinds}
+    return found
+
+
 def promise(entry: Mapping[str, Any]) -> str:
     """Return in one sentence what a threshold promises and, where that is less than requested, what that would take."""
     rate, confidence, n = percent(entry["rate"]), percent(entry["confidence"]), entry["n"]
@@ -123,20 +189,59 @@ def promise(entry: Mapping[str, Any]) -> str:
         return f"about {most} false alarms at most, without a guarantee ({images}, {entry['source']})"
     if entry["promised"] <= entry["rate"]:
         return f"at most {rate} false alarms ({confidence} confidence, {images})"
+    from anomaly_bench.metrics.calibration import normals_needed
+
     needed = normals_needed(entry["rate"], entry["confidence"])
     promised = percent(entry["promised"])
     return f"{rate} at {confidence} needs {needed} normal images, you have {n}: what {n} can promise is {promised}"
 
 
+def promised_text(entry: Mapping[str, Any]) -> str:
+    """Return the share of false alarms that a threshold promises at most: `5 %`."""
+    return f"about {percent(entry['promised'])}" if entry.get("approximate") else percent(stated_rate(entry))
+
+
+def stated_rate(entry: Mapping[str, Any]) -> float:
+    """Return the share of false alarms that a threshold promises at most: the requested one, or what could be kept."""
+    return max(entry["rate"], entry["promised"])
+
+
 def test_line(entry: Mapping[str, Any]) -> str:
-    """Return `on the test images: 2 of 41 normals (0.6-16.5 %), 87 of 119 defects found`."""
+    """Return `on the test images: 2 of 41 normals (0.6-16.5 %), 87 of 119 defects found`, and what contradicts it."""
     if "test" not in entry:
         return "its maps of the test images are not stored"
-    test = entry["test"]
+    found, total = defects_found(entry["test"])
+    line = f"on the test images: {alarms_text(entry['test'])}, {found} of {total} defects found"
+    return "; ".join(filter(None, [line, exceeded(entry)]))
+
+
+def alarms_text(test: Mapping[str, Any]) -> str:
+    """Return the false alarms with their interval: `2 of 41 normals (0.6-16.5 %)`."""
     low, high = (f"{100 * bound:.1f}" for bound in test["interval"])
-    found, total = (sum(counts) for counts in zip(*test["found"].values(), strict=True)) if test["found"] else (0, 0)
-    alarms = f"{test['false_alarms']} of {test['normal']} normals ({low}-{high} %)"
-    return f"on the test images: {alarms}, {found} of {total} defects found"
+    return f"{test['false_alarms']} of {test['normal']} normals ({low}-{high} %)"
+
+
+def defects_found(test: Mapping[str, Any]) -> tuple[int, int]:
+    """Return how many anomalous test images are above the threshold, and how many there are."""
+    counts = test["found"].values()
+    return sum(found for found, _ in counts), sum(every for _, every in counts)
+
+
+def exceeded(entry: Mapping[str, Any]) -> str:
+    """Return a sentence where the interval of the false alarms excludes what was promised; else an empty one."""
+    if "test" not in entry or entry["test"]["interval"][0] <= stated_rate(entry):
+        return ""
+    at_least = percent(entry["test"]["interval"][0])
+    return (
+        f"the normal test images score higher than the calibration images promise: at least {at_least} of such images "
+        f"are above the threshold, at most {percent(stated_rate(entry))} were promised"
+    )
+
+
+def threshold_lines(level: str, entry: Mapping[str, Any]) -> list[str]:
+    """Return a threshold with its promise, the figures of the test images, and the source of its calibration images."""
+    head = f"{SCORED[level]}: above {entry['threshold']:.6g} is anomalous: {promise(entry)}"
+    return [head, f"  {test_line(entry)}", f"  calibrated on: {entry['source']}"]
 
 
 def percent(share: float) -> str:

@@ -195,16 +195,19 @@ class RunFolder:
         for folder in (self.path / "checkpoints", self.replaced):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def replace_metrics(self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any]) -> None:
+    def replace_metrics(
+        self, metrics: dict[str, float], curves: dict[str, Any], measurement: dict[str, Any], **more: Any
+    ) -> None:
         """Replace a finished run's metrics and curves.  Other result files are taken from now on as they are.
 
+        more: other keys of the manifest that are set with `measurement`.
         Where this is cut short, the run is shown as damaged until it is measured once more.
         """
         self.write_text("curves.json", json.dumps(curves))
         self.write_metrics(metrics)
         changed = [name for name, what in self._damaged((*CHECKED, *LARGE)).items() if what != "is missing"]
         accepted = [name for name in changed if name not in MEASURED]
-        manifest, more = self.manifest, {}
+        manifest = self.manifest
         if accepted:
             line = f"changed after the run was done, and taken as it is: {', '.join(accepted)}"
             for key, values in {"accepted_changes": accepted, "protocol": [line]}.items():

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -102,6 +103,29 @@ def test_a_run_with_masks_of_another_resize_rule_is_told_so(trained: Train, caps
     assert err.count("\n") == 1
     assert f"{folder.path}: the run has resize rule 1, its masks are now resized by rule 2" in err
     assert "resize_rule" not in folder.manifest  # its images were, whatever its masks are now
+
+
+def test_thresholds_are_kept_and_their_test_figures_follow_the_stored_scores(trained: Train, capsys: Capsys) -> None:
+    folder = trained("calibration_share=0.25")
+    before = folder.manifest["thresholds"]
+    eval_json(capsys, folder.path)
+    assert folder.manifest["thresholds"] == before
+    assert main(["list", "runs", "outputs", "--verify"]) == 0
+    limits, rows = {level: entry["threshold"] for level, entry in before.items()}, folder.scores
+    folder.write_scores(replace(row, score=limits["image"] + (i % 2)) for i, row in enumerate(rows))
+    maps = np.full((len(rows), 16, 16), limits["pixel"], np.float32)  # on the threshold, which is not above it
+    maps[: len(rows) // 2, 3, 3] += 1
+    folder.write_maps(maps)
+    eval_json(capsys, folder.path, "--accept-changes")
+    above = {"image": [i % 2 == 1 for i in range(len(rows))], "pixel": [i < len(rows) // 2 for i in range(len(rows))]}
+    for level, entry in folder.manifest["thresholds"].items():
+        flags = dict(zip((row.path for row in rows), above[level], strict=True))
+        assert {key: value for key, value in entry.items() if key != "test"} == {
+            key: value for key, value in before[level].items() if key != "test"
+        }
+        assert entry["test"]["false_alarms"] == sum(flags[row.path] for row in rows if not row.label)
+        for kind in ("hole", "line"):
+            assert entry["test"]["found"][kind] == [sum(flags[r.path] for r in rows if r.kind == kind), 3]
 
 
 def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:

@@ -14,6 +14,8 @@ import pytest
 from synthetic import synthetic
 
 from anomaly_bench.commands.report import write_report
+from anomaly_bench.runs.calibration import LEVELS, CalibrationRow, threshold_entry
+from anomaly_bench.runs.folder import find
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
@@ -24,9 +26,14 @@ IMAGES = 40
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two categories, two methods, two seeds, 40 images each."""
+    """Two categories, two methods, two seeds, 40 images each; in one category all runs have thresholds."""
     outputs = tmp_path_factory.mktemp("outputs")
     synthetic(outputs, categories=2, methods=2, seeds=2, images=IMAGES)
+    for folder in find(outputs):
+        if folder.manifest["category"] == "category00":
+            normals = [CalibrationRow(f"{i}.png", "held out", i / 40, i / 20) for i in range(60)]
+            request = (normals, "calibration.csv", 0.05, 0.95, folder.scores, folder.peaks())
+            folder.update(thresholds={level: threshold_entry(level, *request) for level in LEVELS})
     return write_report(outputs)
 
 

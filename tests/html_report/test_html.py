@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy.stats import binomtest
+from small_runs import Train
 from synthetic import ROOT, synthetic
 
 from anomaly_bench.commands.report import write_report
@@ -23,6 +25,7 @@ from anomaly_bench.html_report.run_data import file_name
 from anomaly_bench.html_report.tables import best_settings
 from anomaly_bench.results.aggregate import Cell, Column, Table
 from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.runs.calibration import LEVELS
 from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
 
 Run = Callable[..., RunFolder]
@@ -171,6 +174,9 @@ def test_text_is_text(run: Run, tmp_path: Path) -> None:
     evil = "<script>alert(1)</script>&\"'"
     folder = run("screw", label=f"rd {evil}", image_auroc=0.5)
     folder.write_scores([ScoreRow(f"{evil}/a.png", evil, 1, 1.0), ScoreRow("b.png", "good", 0, 0.0)])
+    test = {"false_alarms": 1, "normal": 1, "interval": [0.6, 1], "found": {evil: [1, 1]}}
+    entry = {"threshold": -1.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.05, "source": evil}
+    folder.update(thresholds={"image": {**entry, "test": test, "approximate": True}})
     folder.update(command=evil, device=evil, protocol=[evil], provenance={evil: evil})
     folder.finish()
     for page in written(tmp_path).values():
@@ -324,3 +330,72 @@ def test_the_style_sheet_knows_all_colours_in_both_themes() -> None:
     css = (STATIC / "report.css").read_text()
     for name in [f"c{i}" for i in range(8)] + ["ground", "ink", "good", "bad"]:
         assert len(re.findall(rf"--{name}:", css)) >= 3  # light, dark by the system, dark by the switch
+
+
+KINDS = ("hole", "line")
+
+
+def above(folder: RunFolder, entry: dict[str, Any], kind: str) -> tuple[int, int]:
+    """How many test images of a kind have a score above the threshold, and how many there are."""
+    flags = [row.score > entry["threshold"] for row in folder.scores if row.kind == kind]
+    return sum(flags), len(flags)
+
+
+def test_a_threshold_stands_with_its_promise_and_apart_from_it_the_test_figures(trained: Train) -> None:
+    folder, _ = trained("calibration_share=0.25"), trained()
+    pages = written(Path("outputs"))
+    name = f"{folder.manifest['dataset']}.{folder.manifest['category']}"
+    page, entry = pages[f"pages/{name}.html"], folder.manifest["thresholds"]["image"]
+    alarms = above(folder, entry, "good")[0]
+    low, high = binomtest(alarms, 4).proportion_ci(0.95, "exact")
+    promise = "5 % at 95 % needs 59 normal images, you have 3: what 3 can promise is 63 %"
+    assert f"above {entry['threshold']:.6g} is anomalous: {promise}; calibrated on: held out" in page.text
+    by_kind = [above(folder, entry, kind) for kind in KINDS]
+    figures = [f"{found} of {n}" for found, n in (np.sum(by_kind, 0), *by_kind)]
+    head, *lines = [cells for cells in page.cells if "false alarms (95 % interval)" in cells or cells[0] in LEVELS]
+    assert head[-2:] == list(KINDS)
+    assert [line[0] for line in lines] == list(LEVELS)
+    assert lines[0][1:] == ["0", f"{alarms} of 4 normals ({100 * low:.1f}-{100 * high:.1f} %)", *figures]
+    assert "Without a threshold: toy notes=notes, seed 0. To get one, train with calibration_share=0.1" in page.text
+    (line,) = [
+        cells for cells in pages[f"pages/{folder.manifest['dataset']}.html"].cells if cells[2:4] == ["image", "1"]
+    ]
+    shares = alarms / 4, np.sum(by_kind, 0)[0] / 6
+    texts = [f"{100 * share:.{4 if share > 0.9 else 2}g} %" for share in shares]
+    assert line[4:] == ["63 %", "95 %", f"{alarms} of 4 ({texts[0]})", f"{figures[0]} ({texts[1]})"]
+
+
+def test_the_threshold_is_drawn_at_its_place_among_the_scores(trained: Train) -> None:
+    folder = trained("calibration_share=0.25")
+    (page,) = [page for name, page in written(Path("outputs")).items() if name.count(".") == 2]
+    (drawn,) = [given["d"] for tag, given in page.tags if tag == "path" and given.get("class") == "threshold"]
+    chart = page.text[: page.text.index('class="threshold"')].rpartition("<svg")[2]
+    ticks = [
+        (float(x), float(text)) for x, text in re.findall(r'<text x="([\d.]+)" y="\d+" class="mid">([^<]+)', chart)
+    ]
+    (x0, v0), (x1, v1) = ticks[0], ticks[-1]
+    threshold = folder.manifest["thresholds"]["image"]["threshold"]
+    assert float(drawn[1:].split(" ")[0]) == pytest.approx(x0 + (threshold - v0) / (v1 - v0) * (x1 - x0), abs=0.2)
+    assert f"dashed: threshold {threshold:.4g}" in page.text
+
+
+def test_without_thresholds_the_three_ways_are_named(pages: dict[str, Page]) -> None:
+    page = pages["pages/synthetic.category00.html"]
+    assert "Without a threshold: all runs." in page.text
+    assert all(way in page.text for way in ("calibration_share=0.1", "validation/good", "--normals DIR"))
+    assert "decisions" not in pages["pages/synthetic.html"].ids
+    assert not any(given.get("class") == "threshold" for page in pages.values() for _, given in page.tags)
+
+
+def test_test_images_that_contradict_the_promise_are_named(run: Run, tmp_path: Path) -> None:
+    for seed, low in ((0, 0.05), (1, 0.12)):
+        test = {"false_alarms": 9, "normal": 40, "interval": [low, 0.3], "found": {f"kind{seed}": [1, 2]}}
+        entry = {"threshold": 2.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.0489, "source": "held out"}
+        run("screw", seed, image_auroc=0.9).update(thresholds={"pixel": {**entry, "test": test}})
+    page = written(tmp_path)["pages/mvtec.screw.html"]
+    sentence = "the normal test images score higher than the calibration images promise: at least 12 % of such images"
+    assert page.text.count(sentence) == page.text.count("score higher than") == 1
+    assert f'<span class="status">pixel, seed 1:</span> {sentence}' in page.text
+    first, second = [cells for cells in page.cells if cells[0] == "pixel"]
+    assert first[3:] == ["1 of 2", "1 of 2", "–"]
+    assert second[3:] == ["1 of 2", "–", "1 of 2"]

@@ -189,7 +189,7 @@ def test_a_full_disk_is_named(both: Path) -> None:
 
 
 @pytest.fixture
-def whole(trained_once: Callable[[int], Path]) -> RunFolder:
+def whole(trained_once: Callable[..., Path]) -> RunFolder:
     """An undisturbed run."""
     return next(find(trained_once(0) / "outputs"))
 
