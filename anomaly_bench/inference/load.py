@@ -19,8 +19,8 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.former_names import present_method
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.resize import RESIZE_RULE
-from anomaly_bench.runs.calibration import read_rows
-from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.calibration import read_rows, stored_thresholds
+from anomaly_bench.runs.folder import MANIFEST, RunFolder
 from anomaly_bench.runs.runner import require_contract, to_memory_format
 
 WEIGHTS = "weights.safetensors"
@@ -48,7 +48,7 @@ def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | 
     _load_weights(method, folder.path / WEIGHTS)
     to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))
     method.to(_device(device)).eval().requires_grad_(False)
-    thresholds = manifest.get("thresholds", {})
+    thresholds = stored_thresholds(manifest, folder.path / MANIFEST)
     scores = None
     if "image" in thresholds:
         scores = np.array([row.score for row in read_rows(folder, thresholds["image"]["file"])])

@@ -78,7 +78,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
         stored: dict[str, dict[str, Any]] = {}
         with suppress(UserError):  # damaged, and about to be set anew
             stored = stored_thresholds(manifest)
-        kept = {level: entry for level, entry in stored.items() if not anew or entry.get("file") != name}
+        kept = {level: entry for level, entry in stored.items() if not anew or entry["file"] != name}
         folder.update(thresholds={**kept, **found}, **files)
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import csv_text
-from anomaly_bench.runs.folder import CALIBRATION, FOLDS, MANIFEST, RunFolder, ScoreRow
+from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST, RunFolder, ScoreRow
 
 FALSE_ALARMS, CONFIDENCE = 0.05, 0.95  # where nothing else is requested
 SCORED = {"image": "images' scores", "pixel": "maps' pixels"}  # what is compared with the threshold of each level
@@ -170,6 +170,8 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
             raise ValueError(f"{key} {numbers[key]}")
     if not 0 <= numbers["promised"] <= 1:
         raise ValueError(f"promised {numbers['promised']}")
+    if entry["file"] not in CALIBRATIONS:
+        raise ValueError(f"file {entry['file']!r}")
     found = {**entry, **numbers, "n": int(entry["n"]), "source": str(entry["source"])}
     if "test" in entry:
         test = entry["test"]

@@ -175,7 +175,8 @@ def test_text_is_text(run: Run, tmp_path: Path) -> None:
     folder = run("screw", label=f"rd {evil}", image_auroc=0.5)
     folder.write_scores([ScoreRow(f"{evil}/a.png", evil, 1, 1.0), ScoreRow("b.png", "good", 0, 0.0)])
     test = {"false_alarms": 1, "normal": 1, "interval": [0.6, 1], "found": {evil: [1, 1]}}
-    entry = {"threshold": -1.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.05, "source": evil}
+    entry = {"threshold": -1.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.05}
+    entry |= {"file": "folds.csv", "source": evil}
     folder.update(thresholds={"image": {**entry, "test": test, "approximate": True}})
     folder.update(command=evil, device=evil, protocol=[evil], provenance={evil: evil})
     folder.finish()
@@ -390,7 +391,8 @@ def test_without_thresholds_the_three_ways_are_named(pages: dict[str, Page]) -> 
 def test_test_images_that_contradict_the_promise_are_named(run: Run, tmp_path: Path) -> None:
     for seed, low in ((0, 0.05), (1, 0.12)):
         test = {"false_alarms": 9, "normal": 40, "interval": [low, 0.3], "found": {f"kind{seed}": [1, 2]}}
-        entry = {"threshold": 2.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.0489, "source": "held out"}
+        entry = {"threshold": 2.0, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.0489}
+        entry |= {"file": "normals.csv", "source": "normals"}
         run("screw", seed, image_auroc=0.9).update(thresholds={"pixel": {**entry, "test": test}})
     page = written(tmp_path)["pages/mvtec.screw.html"]
     sentence = "the normal test images score higher than the calibration images promise: at least 12 % of such images"

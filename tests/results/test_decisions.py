@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 from scipy.stats import binomtest
-from small_runs import Train
+from small_runs import TOYS, Train
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.errors import UserError
+from anomaly_bench.inference.load import load
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.terminal import print_run
 from anomaly_bench.results.text import decision_grid
@@ -27,8 +28,11 @@ from anomaly_bench.runs.folder import RunFolder
 Run = Callable[..., RunFolder]
 SHARE = "calibration_share=0.25"  # 3 of 12 images
 TEST = {"false_alarms": 2, "normal": 40, "interval": [0.006, 0.17], "found": {"cut": [3, 4], "hole": [1, 6]}}
-ENTRY = {"threshold": 1.5, "n": 60, "r": 0, "rate": 0.05, "confidence": 0.95, "promised": 0.049, "source": "held out"}
-IMAGE = {**ENTRY, "file": "calibration.csv", "test": TEST}
+ENTRY = {
+    **{"threshold": 1.5, "n": 60, "r": 0, "rate": 0.05, "confidence": 0.95, "promised": 0.049},
+    **{"file": "calibration.csv", "source": "held out"},
+}
+IMAGE = {**ENTRY, "test": TEST}
 
 
 def printed(folder: RunFolder) -> list[str]:
@@ -140,6 +144,8 @@ DAMAGES = [
     {"image": {**IMAGE, "confidence": 1}},
     {"image": {**IMAGE, "promised": math.nan}},
     {"image": {**IMAGE, "n": math.inf}},
+    {"image": {**IMAGE, "file": "../elsewhere.csv"}},
+    {"image": {**IMAGE, "file": []}},
     {"image": {**IMAGE, "test": None}},
     {"image": {**IMAGE, "test": {**TEST, "interval": [0.1]}}},
     {"image": {**IMAGE, "test": {**TEST, "found": {"cut": 3}}}},
@@ -173,5 +179,7 @@ def test_bench_threshold_mends_damaged_thresholds(trained: Train, capsys: pytest
         (line,) = capsys.readouterr().err.splitlines()
         assert "thresholds are damaged" in line
         assert "bench threshold" in line
+        with pytest.raises(UserError, match="thresholds are damaged"):
+            load(folder.path, config_dir=TOYS / "conf")
         assert main(["threshold", str(folder.path)]) == 0
         assert folder.manifest["thresholds"] == whole

@@ -287,7 +287,9 @@ def test_print_run_keeps_brackets_in_paths_and_protocols(run: Run) -> None:
 
 
 def test_the_report_needs_no_torch(run: Run, tmp_path: Path) -> None:
-    run("screw", image_auroc=0.9)
+    image = {"threshold": 1.5, "n": 60, "rate": 0.05, "confidence": 0.95, "promised": 0.049}
+    image |= {"file": "calibration.csv", "source": "held out"}
+    run("screw", image_auroc=0.9).update(thresholds={"image": image})
     code = (
         "import sys\nimport anomaly_bench.runs.heatmaps\nfrom anomaly_bench.commands.report import write_report\n"
         f"write_report({str(tmp_path)!r})\nassert not {{'torch', 'scipy', 'hydra'}} & set(sys.modules)"
