@@ -136,13 +136,10 @@ def tested_anew(folder: RunFolder) -> dict[str, Any]:
     manifest = folder.manifest
     if not (found := stored_thresholds(manifest, folder.path / MANIFEST)):
         return {}
-    entries, peaks = manifest["thresholds"], folder.peaks()
-    return {
-        "thresholds": {
-            level: {**entries[level], **_tested(level, entry["threshold"], folder.scores, peaks)}
-            for level, entry in found.items()
-        }
-    }
+    peaks = folder.peaks()
+    for level, entry in found.items():
+        found[level] = manifest["thresholds"][level] | _tested(level, entry["threshold"], folder.scores, peaks)
+    return {"thresholds": found}
 
 
 def stored_thresholds(manifest: Mapping[str, Any], file: Path | str = MANIFEST) -> dict[str, dict[str, Any]]:
@@ -163,15 +160,11 @@ def stored_thresholds(manifest: Mapping[str, Any], file: Path | str = MANIFEST) 
 def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
     """Return an entry whose values have the types and ranges that they must have; raises an error otherwise."""
     numbers = {key: float(entry[key]) for key in ("threshold", "rate", "confidence", "promised")}
-    if not math.isfinite(numbers["threshold"]):
-        raise ValueError(f"threshold {numbers['threshold']}")
-    for key in ("rate", "confidence"):
-        if not 0 < numbers[key] < 1:
-            raise ValueError(f"{key} {numbers[key]}")
-    if not 0 <= numbers["promised"] <= 1:
-        raise ValueError(f"promised {numbers['promised']}")
-    if entry["file"] not in CALIBRATIONS:
-        raise ValueError(f"file {entry['file']!r}")
+    sound = {key: 0 < numbers[key] < 1 for key in ("rate", "confidence")}
+    sound |= {"threshold": math.isfinite(numbers["threshold"]), "promised": 0 <= numbers["promised"] <= 1}
+    sound["file"] = entry["file"] in CALIBRATIONS
+    if wrong := [key for key, holds in sound.items() if not holds]:
+        raise ValueError(f"{wrong[0]} {entry[wrong[0]]!r}")
     found = {**entry, **numbers, "n": int(entry["n"]), "source": str(entry["source"])}
     if "test" in entry:
         test = entry["test"]
