@@ -32,6 +32,7 @@ UNWRITABLE = {
     errno.EEXIST,
 }
 STREAMS = ("stdin", "stdout", "stderr")  # by number
+OUTPUT = "standard output"
 Item = TypeVar("Item")
 
 
@@ -106,10 +107,10 @@ def explain(error: BaseException) -> int:
     if isinstance(error, UserError):
         say(str(error))
         return error.code
-    if isinstance(error, OSError) and (lost := output_error()):
+    if isinstance(error, OSError) and (lost := output_error() or (error if error.filename == OUTPUT else None)):
         if isinstance(lost, BrokenPipeError):  # `bench list runs | head`
             return 0
-        say(f"standard output: {lost.strerror}")
+        say(f"{OUTPUT}: {lost.strerror}")
         return 1
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         say(f"{error.filename or 'a file'}: {error.strerror} (free some space or choose another output_dir=DIR)")
@@ -117,6 +118,16 @@ def explain(error: BaseException) -> int:
     to_stderr("".join(traceback.format_exception(error)))
     say(f"failed: {type(error).__name__}: {error}")
     return 1
+
+
+def print_at_once(line: str) -> None:
+    """Print a line for a program that waits for it.  Raises OSError, with the file name OUTPUT."""
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:  # an unbuffered stream keeps nothing that would tell `output_error`
+        error.filename = OUTPUT
+        raise
 
 
 def say(text: str) -> None:

@@ -14,7 +14,11 @@ from anomaly_bench.errors import UserError
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run `bench ARGV`.  Exit codes: 0 done, 1 failed, 2 user error, 3 running elsewhere, 130 interrupted."""
+    """Run `bench ARGV`.
+
+    Exit codes: 0 done, 1 failed, or done in part, 2 user error, 3 running elsewhere, 4 an image is anomalous (of
+    `bench predict --fail-on-anomaly`), 130 interrupted.
+    """
     open_streams()
     try:
         code = run_verb(sys.argv[1:] if argv is None else argv)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from anomaly_bench.commands.verb import Verb, share, whole_number
+from anomaly_bench.commands.verb import Verb, seconds, share, whole_number
 
 LISTS = {  # of `bench list`: what they list, and the group of the configuration
     "methods": "method",
@@ -30,6 +30,7 @@ def grammar() -> Verb:
     bench.option("--version", action="store_true", help="print the version")
     _train(bench)
     _eval(bench)
+    _predict(bench)
     _threshold(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
@@ -58,6 +59,14 @@ TRAIN = """Train and measure a run.  A finished run is not repeated, an interrup
 Without method, dataset and experiment: method=us_fast dataset=demo/brick."""
 EVAL = """Measure a finished run again from its stored maps; its metrics are confirmed or corrected.
 Or measure the maps of any program: --maps DIR --masks DIR."""
+PREDICT = """Score new images with a finished run: a line an image, or files in --out DIR.
+
+  bench predict RUN parts --out results --overlays
+  find parts -name '*.png' | bench predict RUN - --json
+  bench predict RUN --watch incoming --out results
+
+Exit code: 0 all images are scored, 1 some could not be (they are named), 2 a user error, 3 another process writes
+to DIR; 4 with --fail-on-anomaly: all are scored, and some are anomalous."""
 THRESHOLD = """Calibrate a finished run's thresholds on normal images that its training has not seen: those that it
 held out (calibration_share=0.1), those of the data set's validation/good, those of --normals DIR, or --folds K."""
 REPRODUCE = """Run what is missing of the papers' tables, then write paper versus ours to OUTPUTS/reproduce.
@@ -91,6 +100,32 @@ def _eval(bench: Verb) -> None:
     resamples = "of the test images, for the intervals; 0: no intervals"
     option("--resamples", type=whole_number(0, 100_000), metavar="N", help=resamples)
     option("--threads", type=whole_number(1, 1024), default=1, metavar="N", help="CPU threads; default: 1")
+
+
+def _predict(bench: Verb) -> None:
+    predict = bench.verb("predict", "score new images with a finished run", PREDICT, function="predict:predict_command")
+    predict.argument("RUN", "folder of a finished run")
+    source = "image, folder or pattern; -: names of images, one a line, from standard input"
+    predict.argument("SOURCE", source, "*", name="sources")
+    option = predict.option
+    option("--out", type=Path, metavar="DIR", help="write scores.csv into DIR; and maps/ and overlays/, if requested")
+    maps = "tiff: the scores (float32); png16: 16-bit grey, its scale in the text chunks score_offset and score_scale"
+    option("--maps", choices=("tiff", "png16"), help=f"write each image's anomaly map: {maps}")
+    option(
+        "--overlays", action="store_true", help="write each image with the region above the pixel threshold outlined"
+    )
+    option("--json", action="store_true", help="print a JSON object an image, at once")
+    option("--watch", type=Path, metavar="DIR", help="score each image that appears in DIR, until Ctrl-C")
+    idle = "with --watch: end when no image has appeared for so long"
+    option("--until-idle", type=seconds, metavar="SECONDS", help=idle)
+    option("--fail-on-anomaly", action="store_true", help="exit code 4 where an image is anomalous")
+    lot = "reject images of all these as one lot: on average at most this share of the rejected ones is normal"
+    option("--lot", type=share, metavar="RATE", help=lot)
+    batch = "images scored together; default: as the run, with - and --watch 1"
+    option("--batch-size", type=whole_number(1, 65_536), metavar="N", help=batch)
+    option("--threads", type=whole_number(1, 1024), metavar="N", help="CPU threads; default: as the run")
+    option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
 
 
 def _threshold(bench: Verb) -> None:

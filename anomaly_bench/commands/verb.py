@@ -170,6 +170,14 @@ def share(text: str) -> float:
     raise argparse.ArgumentTypeError(f"'{text}' given, allowed: a number above 0 and below 1, as 0.05")
 
 
+def seconds(text: str) -> float:
+    """Return a text as a finite number of seconds, 0 or more; raises ArgumentTypeError."""
+    with suppress(ValueError):
+        if 0 <= float(text) < float("inf"):
+            return float(text)
+    raise argparse.ArgumentTypeError(f"'{text}' given, allowed: a number of seconds, 0 or more")
+
+
 def whole_number(least: int, most: int) -> Callable[[str], int]:
     """Return a converter of text to an integer from least to most; it raises ArgumentTypeError."""
 

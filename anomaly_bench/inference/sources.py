@@ -44,7 +44,9 @@ def open_source(source: Source) -> tuple[Iterator[NewImage], bool]:
 
 def _expand(source: object, numbers: Iterator[int]) -> Iterator[NewImage]:
     """Yield the images that one file, folder, pattern or array stands for, at least one."""
-    if isinstance(source, np.ndarray):
+    if isinstance(source, NewImage):
+        yield source
+    elif isinstance(source, np.ndarray):
         yield NewImage(f"array {next(numbers)}", source)
     elif isinstance(source, (str, Path)):
         place = expand_user(str(source))

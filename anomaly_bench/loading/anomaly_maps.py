@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import read_mask
@@ -16,6 +16,7 @@ from anomaly_bench.loading.resize import resize_mask
 
 SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # compared in lower case
 GREY = ("L", "I", "I;16", "I;16B")  # Pillow's modes of a PNG with 8 or 16 bits; before 11.3 it said "I"
+OFFSET, SCALE = "score_offset", "score_scale"  # text chunks of a PNG: score = offset + scale * value
 
 
 class LazySequence(Sequence[np.ndarray]):
@@ -55,7 +56,7 @@ def open_stored_maps(file: Path) -> LazySequence:
 
 
 def read_map(file: Path) -> np.ndarray:
-    """Read float16, 32, 64 or integer scores [H, W], as they are in the file.
+    """Read float16, 32, 64 or integer scores [H, W], as they are in the file; those of `write_png16` with their scale.
 
     Raises UserError naming the file: unreadable, a picture, several maps, no real numbers, or a score that is not
     finite (with its row and column).
@@ -104,11 +105,27 @@ def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, i
     return found
 
 
-def write_map(file: Path, scores: np.ndarray) -> None:
+def write_map(file: Path | IO[bytes], scores: np.ndarray) -> None:
     """Write scores [H, W] as a TIFF of float32, uncompressed."""
     import tifffile
 
     tifffile.imwrite(file, scores.astype(np.float32), photometric="minisblack", metadata=None)
+
+
+def write_png16(file: IO[bytes], scores: np.ndarray) -> None:
+    """Write finite scores [H, W] as a grey PNG of 16 bits: 0 is the smallest score, 65535 the largest one.
+
+    The text chunks `score_offset` and `score_scale` bring the scores back, to half a step of 1 / 65535 of their range:
+    score = offset + scale * value.
+    """
+    values = scores.astype(np.float64)
+    offset = float(values.min())
+    scale = (float(values.max()) - offset) / 65535
+    steps = np.rint((values - offset) / scale) if scale else np.zeros_like(values)
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in ((OFFSET, offset), (SCALE, scale)):
+        chunks.add_text(key, repr(value))
+    Image.fromarray(steps.astype(np.uint16)).save(file, "PNG", pnginfo=chunks)
 
 
 def _tiff(file: Path) -> np.ndarray:
@@ -131,4 +148,7 @@ def _png(file: Path) -> np.ndarray:
     with Image.open(file) as image:
         if image.mode not in GREY:
             raise UserError(str(file), f"is a picture ({image.mode}), not scores; grey with 8 or 16 bits is read")
-        return np.asarray(image)
+        values = np.asarray(image)
+        if OFFSET in image.info and SCALE in image.info:
+            return float(image.info[OFFSET]) + float(image.info[SCALE]) * values.astype(np.float64)
+        return values
