@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 from forks import Forks
 from hypothesis import settings
-from small_runs import TOY, TOYS, Begin, Bench, Noted, Train, environment, make_images
+from small_runs import QUICK, TOY, TOYS, Begin, Bench, Noted, Train, environment, make_images
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.runs.folder import RunFolder, find
@@ -172,6 +172,23 @@ def trained(train: Train, trained_once: Callable[..., Path], request: pytest.Fix
         return RunFolder(outputs / folder.path.relative_to(place / "outputs"))
 
     return copy
+
+
+@pytest.fixture(scope="session")
+def calibrated_once(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Path:
+    """The folder of a toy run that held out 3 of its 12 training images, and has thresholds."""
+    place, nowhere = tmp_path_factory.mktemp("calibrated"), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        work_in(place, patch)
+        folder = train_toy(shared_images, "calibration_share=0.25", *QUICK)
+        return folder.path.resolve()
+
+
+@pytest.fixture
+def calibrated(calibrated_once: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """A copy of it at tmp_path/run, to predict with; the working folder is tmp_path."""
+    work_in(tmp_path, monkeypatch)
+    return RunFolder(shutil.copytree(calibrated_once, tmp_path / "run"))
 
 
 @pytest.fixture

@@ -22,7 +22,8 @@ def walk(verb: Verb, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ..
 VERBS = dict(walk(grammar()))
 LEAVES = {path: verb for path, verb in VERBS.items() if not verb.verbs}
 SAMPLES = {"--threads": "2", "--memory-mb": "2", "--resamples": "2", "older": "2", "seed": "2",
-           "--folds": "2", "--false-alarms": "0.1", "--confidence": "0.9"}  # fmt: skip
+           "--folds": "2", "--false-alarms": "0.1", "--confidence": "0.9", "--lot": "0.1",
+           "--batch-size": "2", "--until-idle": "2"}  # fmt: skip
 
 
 def option_with_value(verb: Verb, name: str) -> list[str]:

@@ -19,6 +19,7 @@ from anomaly_bench.loading.anomaly_maps import (
     read_map,
     read_mask_for,
     write_map,
+    write_png16,
 )
 from anomaly_bench.loading.resize import resize_mask
 
@@ -48,6 +49,20 @@ def test_grey_png_is_a_map(tmp_path: Path, dtype: str) -> None:
     read = read_map(write(tmp_path / "a.png", scores))
     assert np.array_equal(read, scores)
     assert read.max() == np.iinfo(dtype).max
+
+
+@pytest.mark.parametrize("scores", [MAP, 1e-9 * MAP, 1e9 + MAP, np.zeros((2, 3)), np.full((2, 3), -7.25)])
+def test_a_png_of_16_bits_keeps_scores_to_half_a_step(tmp_path: Path, scores: np.ndarray) -> None:
+    with (tmp_path / "a.png").open("wb") as file:
+        write_png16(file, scores.astype(np.float32))
+    wanted = scores.astype(np.float32).astype(np.float64)
+    with Image.open(tmp_path / "a.png") as image:  # what any other program sees
+        values, chunks = np.asarray(image).astype(np.float64), image.text
+    assert np.ptp(values) == (65535 if np.ptp(wanted) else 0)
+    assert np.array_equal(
+        read_map(tmp_path / "a.png"), float(chunks["score_offset"]) + float(chunks["score_scale"]) * values
+    )
+    assert np.abs(read_map(tmp_path / "a.png") - wanted).max() <= np.ptp(wanted) / 65535 / 2 * (1 + 1e-9)
 
 
 def test_compressed_and_tiled_tiff_is_read(tmp_path: Path) -> None:
