@@ -89,6 +89,8 @@ def serve() -> None:
     """Answer the requests on standard input."""
     import anomaly_bench.commands.listing
     import anomaly_bench.evaluation.stored_runs
+    import anomaly_bench.inference.summary
+    import anomaly_bench.inference.watch
     import anomaly_bench.results.terminal  # noqa: F401
     from anomaly_bench.sweeps import launchers, sweep
 

@@ -79,11 +79,22 @@ class Summary:
                 yield f"reject  p {p:<8.3g}  {printable(path)}"
         share = percent(self.lot)
         yield f"lot: {rejected.sum()} of {m} images rejected; on average at most {share} of those are normal"
-        if not rejected.any() and (least := int(np.ceil(m / (self.lot * (n + 1))))) > 1:
-            yield (
-                f"lot: with {n} calibration images none is rejected before {least} of {m} images score above them all"
-            )
+        possible = np.flatnonzero(1 / (n + 1) <= self.lot * np.arange(1, m + 1) / m)  # numbers of images, less 1
+        if m and not len(possible):
+            yield f"lot: with {n} calibration images none can be rejected; it takes {normals_for_lot(self.lot)} of them"
+        elif not rejected.any() and len(possible) and possible[0]:
+            count = possible[0] + 1
+            yield f"lot: with {n} calibration images none is rejected before {count} of {m} images score above them all"
 
     def code(self, fail_on_anomaly: bool) -> int:
         """Return the exit code: an image that could not be scored counts more than an anomalous one."""
         return 1 if self.unscored else ANOMALOUS if fail_on_anomaly and self.anomalous else 0
+
+
+def normals_for_lot(rate: float) -> int:
+    """Return the number of calibration images whose smallest p-value, 1 / (n + 1), is at most `rate`.
+
+    >>> normals_for_lot(0.05), normals_for_lot(0.3)
+    (19, 3)
+    """
+    return int(np.ceil(1 / rate - 1 - 1e-9))

@@ -8,6 +8,7 @@ from bad_inputs import (
     cases_images,
     cases_overrides,
     cases_own,
+    cases_predict,
     cases_runs,
     cases_verbs,
 )
@@ -21,4 +22,5 @@ GROUPS: dict[str, list[Case]] = {
     "own classes and weights": cases_own.CASES,
     "other verbs": cases_verbs.CASES,
     "stored runs": cases_runs.CASES,
+    "predict and threshold": cases_predict.CASES,
 }

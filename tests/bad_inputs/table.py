@@ -93,6 +93,7 @@ def _import() -> None:
     from anomaly_bench.commands import cache, data, listing, report, show  # noqa: F401
     from anomaly_bench.datasets import prepare  # noqa: F401
     from anomaly_bench.evaluation import export_tiff as tiff  # noqa: F401
+    from anomaly_bench.inference import summary, threshold, watch  # noqa: F401
     from anomaly_bench.methods import cs_flow, reverse_distillation, uninformed_students  # noqa: F401
     from anomaly_bench.results import terminal as tables  # noqa: F401
     from anomaly_bench.sweeps import sweep  # noqa: F401

@@ -122,6 +122,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "own": own,
     "weights": weights,
     "run": lambda root: make_images(root / "data/mvtec/bottle"),
+    "calibrated": lambda root: make_images(root / "data/mvtec/bottle"),
     "slow": lambda root: make_images(root / "data/mvtec/bottle"),
     "unfinished": unfinished,
 }
@@ -133,10 +134,11 @@ COMMANDS: dict[str, list[list[str]]] = {  # that are run in a world; of the firs
     "mvtec": [BOTTLE],
     "mtd": [MTD],
     "run": [BOTTLE, [*BOTTLE, "seed=1"]],
+    "calibrated": [[*BOTTLE, "calibration_share=0.25"]],
     "slow": [SLOW],
     "unfinished": [UNFINISHED],
 }
-KEPT = ("run", "unfinished")  # worlds whose runs stay there
+KEPT = ("run", "calibrated", "unfinished")  # worlds whose runs stay there
 
 
 def finish(name: str, worlds: Path) -> Iterator[str]:

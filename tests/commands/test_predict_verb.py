@@ -218,7 +218,7 @@ def test_a_lot(calibrated: RunFolder, capsys: Capsys) -> None:
     assert predict("lot", "--lot", "0.2", "--out", "out") == 0
     lines = capsys.readouterr().out.splitlines()
     assert "0 of 10 images rejected" in lines[0]
-    assert "3 calibration images none is rejected before 13 of 10" in lines[1]
+    assert "with 3 calibration images none can be rejected; it takes 4 of them" in lines[1]
 
 
 def test_an_output_inside_the_scored_folder_is_not_scored(calibrated: RunFolder) -> None:
