@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import fcntl
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -15,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any
 
 from anomaly_bench.errors import UserError
@@ -150,10 +150,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def csv_text(lines: Iterable[Iterable[object]]) -> str:
-    """Return lines of values as CSV; numbers keep every digit."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue()
+    """Return lines of values as CSV, each ended by a line feed; numbers keep every digit."""
+    rows: list[str] = []
+    keep = SimpleNamespace(write=lambda row: rows.append(row.removesuffix("\r\n") + "\n"))  # called once a row
+    csv.writer(keep, lineterminator="\r\n").writerows(lines)  # else a field with \r would not be quoted
+    return "".join(rows)
 
 
 def records_csv(records: Sequence[Mapping[str, object]]) -> str:

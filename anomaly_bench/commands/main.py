@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
         code = run_verb(sys.argv[1:] if argv is None else argv)
         sys.stdout.flush()  # while it can be said that it failed
         return code
-    except KeyboardInterrupt:
-        say("interrupted; the same command goes on where it stopped")
+    except KeyboardInterrupt as stopped:
+        say(str(stopped) or "interrupted; the same command goes on where it stopped")
         return 130
     except Exception as error:
         return explain(error)

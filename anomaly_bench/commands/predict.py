@@ -87,12 +87,15 @@ def predict_all(model: Model, arguments: Namespace, summary: Any) -> None:
     line_of = json_line if arguments.json else None if arguments.out else text_line
     if line_of is None and isinstance(source, list):
         results = iter(track(results, "scoring", len(source)))
-    with whole_output(wanted, model) if arguments.out else nullcontext(lambda result: None) as write:
-        for result in results:
-            write(result)
-            summary.add(result)
-            if line_of:
-                print_at_once(line_of(result))
+    try:
+        with whole_output(wanted, model) if arguments.out else nullcontext(lambda result: None) as write:
+            for result in results:
+                write(result)
+                summary.add(result)
+                if line_of:
+                    print_at_once(line_of(result))
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted; no file is written") from None
 
 
 def watch_folder(model: Model, arguments: Namespace, summary: Any) -> None:
@@ -117,10 +120,12 @@ def watch_folder(model: Model, arguments: Namespace, summary: Any) -> None:
 
 def images_of(sources: list[str], out: Path | None) -> list[Any]:
     """Return the images of all sources but those that are maps and overlays in `out`.  Raises UserError for none."""
-    from anomaly_bench.inference.output import is_own_output
+    from anomaly_bench.inference.output import own_folders
     from anomaly_bench.inference.sources import open_source
 
-    images = [image for image in open_source(sources)[0] if not is_own_output(Path(image.path), out)]
+    images = list(open_source(sources)[0])
+    for own in own_folders(out) if out else []:
+        images = [image for image in images if not Path(image.path).resolve().is_relative_to(own)]
     if not images:
         raise UserError(WHERE, f"all images there are maps and overlays in {out}", "name other images")
     return images

@@ -76,11 +76,9 @@ def text_line(result: Result) -> str:
     return f"{verdict:10}  {result.score:<12.6g}{p}  {path}{marks}"
 
 
-def is_own_output(path: Path, place: Path | None) -> bool:
-    """Return whether a file lies where maps and overlays are written."""
-    return place is not None and any(
-        path.resolve().is_relative_to((place / kind).resolve()) for kind in (MAPS, OVERLAYS)
-    )
+def own_folders(place: Path) -> list[Path]:
+    """Return the folders of maps and overlays, as absolute paths: what lies there is never scored."""
+    return [(place / kind).resolve() for kind in (MAPS, OVERLAYS)]
 
 
 def picture_name(path: Path, base: Path) -> str:

@@ -10,7 +10,7 @@ import stat
 import time
 from array import array
 from collections.abc import Collection, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +27,7 @@ from anomaly_bench.inference.output import (
     Wanted,
     claimed,
     csv_line,
+    own_folders,
     values_of,
     write_about,
 )
@@ -132,8 +133,8 @@ def stable_images(
         began = time.monotonic()
         found = {path: stamp for path, stamp in files_below(folder, skipped) if hash((path, stamp)) not in done}
         pause = max(POLL, time.monotonic() - began)
-        ready = sorted(path for path, stamp in found.items() if waiting.get(path) == stamp)
-        waiting = {path: stamp for path, stamp in found.items() if path not in ready}
+        ready = [path for path in sorted(found) if waiting.get(path) == found[path]]
+        waiting = found
         if ready:
             yield [(NewImage(path, Path(path)), found[path]) for path in ready]
         if found:
@@ -180,18 +181,18 @@ def watch(
     if not is_folder(folder):
         raise UserError("--watch", f"no such folder: {folder}")
     place, root = wanted.place, folder.resolve()
-    with claimed(place, model, root):
+    with ExitStack() as stack:
+        stack.enter_context(claimed(place, model, root))
         if not (place / ABOUT).exists():
             write_about(place, model, root)
-        pictures, log = Pictures(wanted, place / MAPS, place / OVERLAYS), RowLog(place / SCORES)
+        pictures = Pictures(wanted, place / MAPS, place / OVERLAYS)
+        log = stack.enter_context(closing(RowLog(place / SCORES)))
         drift = DriftAlarm(model, log.scores)
         say(f"watching {folder}: {len(log.done)} images are done; Ctrl-C ends it")
-        skipped = {(place / kind).resolve() for kind in (MAPS, OVERLAYS)}
-        for ready in stable_images(root, skipped, log.done, until_idle):
+        for ready in stable_images(root, own_folders(place), log.done, until_idle):
             results = model.predict([image for image, _ in ready], batch_size or 1, threads)
             for result, (_, stamp) in zip(results, ready, strict=True):
                 pictures.write(result)
                 log.append(result, stamp)
                 drift.update(result.score)
                 yield result
-        log.close()

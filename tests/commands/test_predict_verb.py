@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -250,6 +252,22 @@ def test_an_end_that_comes_too_soon_leaves_the_former_output(
             name: content for name, content in before.items() if "maps" in name
         }
     assert not list(Path("out").glob(".*"))
+
+
+def test_ctrl_c_leaves_no_file(calibrated: RunFolder, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    parts(4)
+
+    class Interrupted(io.BytesIO):
+        def readline(self, size: int | None = -1) -> bytes:
+            if self.tell() == len(self.getvalue()):
+                os.kill(os.getpid(), signal.SIGINT)
+            return super().readline(size)
+
+    stream = Interrupted(b"parts/shift 1/0001.jpg\n")
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=stream))
+    assert predict("-", "--out", "out", "--maps", "tiff") == 130
+    assert capsys.readouterr().err == "bench: interrupted; no file is written\n"
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("name", ["scores.csv", "maps/mine.tiff", "overlays/mine.png", "predict.json"])

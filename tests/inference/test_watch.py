@@ -191,7 +191,7 @@ def test_results_of_something_else_are_refused(calibrated: RunFolder, capsys: Ca
 
 def a_log(path: Path, count: int) -> list[tuple[Result, Stamp]]:
     given = [
-        (Result(f'in/{i}, "a"\nb.png', i / 3, None, None, i % 2, 8, 8, 1.0), Stamp(10 * i, 10**18 + i))
+        (Result(f'in/{i}, "a"\nb\rc\r\n.png', i / 3, None, None, i % 2, 8, 8, 1.0), Stamp(10 * i, 10**18 + i))
         for i in range(count)
     ]
     log = RowLog(path)
