@@ -34,7 +34,7 @@ def predict_command(arguments: Namespace) -> int:
     else:
         predict_all(model, arguments, summary)
     say("\n".join([summary.line, *summary.errors]))
-    if line := "" if arguments.watch else summary.drift_line:
+    if not arguments.watch and (line := summary.drift_line):
         say(line)
     if arguments.lot:
         sys.stdout.write("".join(f"{line}\n" for line in summary.lot_lines()))
