@@ -64,7 +64,7 @@ def refuse_contradictions(arguments: Namespace) -> None:
 
 def require_thresholds(model: Model, arguments: Namespace) -> None:
     """Raise UserError for options that need a threshold or calibration images which the run has not."""
-    from anomaly_bench.inference.threshold import WAYS
+    from anomaly_bench.runs.calibration import WAYS
 
     lacks = {
         "--fail-on-anomaly": (arguments.fail_on_anomaly, "image", "threshold"),
