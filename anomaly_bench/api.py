@@ -62,15 +62,16 @@ class Run:
     def maps(self) -> np.ndarray | None:
         """Return the anomaly maps of the test images, float32 [N, S, S], read from disk where they are used.
 
-        None where the run stored none.
+        None where the run stored none.  Raises UserError where they are damaged.
         """
+        self._folder.require_undamaged(["maps.npy"])
         return self._folder.maps
 
-    def model(self, device: str = "auto") -> Model:
+    def model(self, device: str = "auto", config_dir: Path | str | None = None) -> Model:
         """Return the trained model, as `load` does."""
         from anomaly_bench.inference.load import load
 
-        return load(self.path, device)
+        return load(self.path, device, config_dir)
 
     def __repr__(self) -> str:
         about, metrics = self.manifest, self.metrics
@@ -85,11 +86,14 @@ class Run:
         return pictures[0].read_bytes() if pictures else None
 
 
-def train(method: str, dataset: str, seed: int = 0, overrides: Sequence[str] = ()) -> Run:
+def train(
+    method: str, dataset: str, seed: int = 0, overrides: Sequence[str] = (), config_dir: Path | str | None = None
+) -> Run:
     """Train and measure a run, and return it: the same run folder as the command's.
 
     A finished run is returned as it is, an interrupted one goes on.  overrides: as after `bench train`, such as
-    `method.epochs=20`.  Raises UserError for a user error, all mistakes of the configuration at once.
+    `method.epochs=20`.  config_dir: as of `--config-dir`, where a method of your own lies.  Raises UserError for a user
+    error, all mistakes of the configuration at once.
 
     train("rd", "mvtec/bottle", overrides=["method.epochs=20"]) is `bench train method=rd dataset=mvtec/bottle
     seed=0 method.epochs=20`.
@@ -97,10 +101,13 @@ def train(method: str, dataset: str, seed: int = 0, overrides: Sequence[str] = (
     from anomaly_bench import config
     from anomaly_bench.runs.runner import console_log, run
 
+    if isinstance(overrides, str):
+        raise UserError("overrides", f"'{overrides}' given, a list is needed", f"overrides=['{overrides}']")
     typed = [f"method={method}", f"dataset={dataset}", f"seed={seed}", *overrides]
-    ((typed, cfg, _),) = config.compose_jobs(typed)
+    extra = str(Path(config_dir).resolve()) if config_dir else None
+    ((typed, cfg, _),) = config.compose_jobs(typed, extra=extra)
     console_log()
-    return Run(run(cfg, typed).path)
+    return Run(run(cfg, typed, ["--config-dir", extra] if extra else []).path)
 
 
 def evaluate(

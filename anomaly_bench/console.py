@@ -63,7 +63,7 @@ def new_table(headers: Sequence[str], sides: str, no_wrap: Container[str] = (), 
 
 
 def track(items: Iterable[Item], description: str, total: int | None = None) -> Iterable[Item]:
-    """Return the items for a loop, with a progress bar on standard error if that is a terminal.
+    """Return the items for a loop, with a progress bar on standard error if that is a terminal, or in a notebook.
 
     total: how many there are, where `items` has no length.
     """
@@ -91,7 +91,14 @@ def _bar_options() -> dict[str, Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return {"console": console, "transient": True, "disable": not console.is_terminal}
+    return {"console": console, "transient": True, "disable": not (console.is_terminal or console.is_jupyter)}
+
+
+def in_notebook() -> bool:
+    """Return whether this is a Jupyter notebook, which shows progress bars although it has no terminal."""
+    from rich.console import Console
+
+    return Console().is_jupyter
 
 
 def age(seconds: float) -> str:

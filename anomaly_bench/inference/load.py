@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -34,6 +35,16 @@ def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | 
     where there is one.  config_dir: where the class of a method of your own lies, as of `--config-dir`.  Raises
     UserError for a folder that is no finished run, and naming a file that is missing or not as the run wrote it.
     """
+    model = load_without_thresholds(run_folder, device, config_dir)
+    model.thresholds = stored_thresholds(model.manifest, model.folder.path / MANIFEST)
+    if model.thresholds:  # of the images or, where only that was calibrated, of the pixels: both have every score
+        entry = model.thresholds.get("image") or next(iter(model.thresholds.values()))
+        model.calibration = np.array([row.score for row in read_rows(model.folder, entry["file"])])
+    return model
+
+
+def load_without_thresholds(run_folder: Path | str, device: str, config_dir: Path | str | None) -> Model:
+    """Return what `load` does, as a model that scores only, whatever became of the run's calibration."""
     folder = RunFolder(run_folder)
     manifest = folder.require_done()
     folder.require_undamaged(["config.yaml", WEIGHTS])
@@ -43,20 +54,22 @@ def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | 
     if config_dir:
         config.allow_folder(config_dir)
     cfg = stored_config(folder)
-    method: Method = config.build("method", config.checked_part("method", present_method(cfg["method"])))
+    method: Method = config.build("method", config.checked_part("method", cfg["method"]))
     require_contract(method)
     _load_weights(method, folder.path / WEIGHTS)
     to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))
-    method.to(_device(device)).eval().requires_grad_(False)
-    thresholds = stored_thresholds(manifest, folder.path / MANIFEST)
-    scores = None
-    if "image" in thresholds:
-        scores = np.array([row.score for row in read_rows(folder, thresholds["image"]["file"])])
-    return Model(folder, manifest, method, thresholds, scores)
+    place = _device(device)
+    if place.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in a training: the same algorithms
+    method.to(place).eval().requires_grad_(False)
+    return Model(folder, manifest, method, {}, None)
 
 
 def stored_config(folder: RunFolder) -> dict[str, Any]:
-    """Return a run's configuration.  Raises UserError where config.yaml is missing or damaged."""
+    """Return a run's configuration with the keys of this version.
+
+    Raises UserError where config.yaml is missing or damaged.
+    """
     file = folder.path / "config.yaml"
     try:
         cfg = OmegaConf.load(file)
@@ -65,7 +78,7 @@ def stored_config(folder: RunFolder) -> dict[str, Any]:
         raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
     if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in ("method", "dataset")):
         raise UserError(str(file), "holds no configuration of a run", ANEW)
-    return {str(key): value for key, value in values.items()}
+    return {**{str(key): value for key, value in values.items()}, "method": present_method(values["method"])}
 
 
 def _load_weights(method: Method, file: Path) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ import torch
 from anomaly_bench.contracts import Method
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.pictures import result_png
-from anomaly_bench.inference.sources import NewImage, Source, open_source
+from anomaly_bench.inference.sources import NewImage, Source, open_source, why_no_file
 from anomaly_bench.loading.decode import read_image
 from anomaly_bench.loading.image_dataset import to_tensor
+from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_statistics import image_statistics, unlike
 from anomaly_bench.loading.resize import resize_image
 from anomaly_bench.metrics.calibration import p_values
@@ -59,11 +61,12 @@ class Result:
         return torch.nn.functional.interpolate(small, size, mode="bilinear", align_corners=False)[0, 0].numpy()
 
     def __repr__(self) -> str:
+        path = printable(self.path)
         if self.error:
-            return f"Result({self.path}: {self.error})"
+            return f"Result({path}: {self.error})"
         verdict = {None: "", 0: ", normal", 1: ", anomalous"}[self.label]
         p = "" if self.p_value is None else f", p {self.p_value:.3g}"
-        return f"Result({self.path}: score {self.score:.6g}{p}{verdict}{f', {self.unlike}' if self.unlike else ''})"
+        return f"Result({path}: score {self.score:.6g}{p}{verdict}{f', {self.unlike}' if self.unlike else ''})"
 
     def _repr_png_(self) -> bytes | None:
         """Return the picture that a notebook shows: the image, outlined where it is anomalous, and its map."""
@@ -127,13 +130,15 @@ class Model:
             while batch:
                 following = submit() if known else None
                 decoded = [future.result() for future in batch]
-                with compute_threads(threads):
+                with computing(threads):
                     results = self._score(decoded)
                 yield from results
                 batch = submit() if following is None else following
 
     def _decode(self, image: NewImage) -> Decoded:
         start = time.perf_counter()
+        if isinstance(image.image, Path) and (why := why_no_file(image.image)):
+            return Decoded(image.path, 0, 0, elapsed_ms(start), error=why)
         try:
             pixels = read_image(image.image)
         except UserError as error:
@@ -154,7 +159,7 @@ class Model:
         start = time.perf_counter()
         images = torch.stack([to_tensor(image) for image in usable]).to(self.method.device)
         found = checked(self.method, self.method.score(images), images.shape)
-        scores = iter(found.image.float().cpu().numpy())
+        scores = iter(found.image.float().cpu().tolist())
         maps = iter([None] * len(usable) if found.map is None else found.map.float().cpu().numpy())
         ms = elapsed_ms(start) / len(usable)
         return [
@@ -168,7 +173,7 @@ class Model:
         p_value = None if self.calibration is None else float(p_values(self.calibration, np.array([score]))[0])
         label = None if threshold is None else int(score > threshold)
         return Result(
-            *(each.path, float(score), values, p_value, label, each.width, each.height, each.ms + ms),
+            *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),
             *(threshold, pixel, each.unlike, "", each.image),
         )
 
@@ -193,12 +198,18 @@ def elapsed_ms(start: float) -> float:
 
 
 @contextmanager
-def compute_threads(count: int | None) -> Iterator[None]:
-    """Inside the block, let PyTorch compute on `count` threads of the CPU; None: on as many as before."""
-    before = torch.get_num_threads()
-    if count:
-        torch.set_num_threads(count)
+def computing(threads: int | None) -> Iterator[None]:
+    """Inside the block, let PyTorch compute on so many threads of the CPU, and by the algorithms of a training.
+
+    threads: None leaves their number as it is.
+    """
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    if threads:
+        torch.set_num_threads(threads)
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        torch.set_num_threads(before[0])
+        torch.use_deterministic_algorithms(before[1], warn_only=warn_only)

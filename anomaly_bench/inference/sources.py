@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from itertools import count
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 
 from anomaly_bench.datasets.layout import IMAGE_SUFFIXES, has_suffix
 from anomaly_bench.errors import UserError
+from anomaly_bench.files import unreadable
 from anomaly_bench.loading.image_files import expand_user, is_file, is_folder
 
 Source = Any  # str | Path | np.ndarray | Iterable of these
@@ -35,7 +37,10 @@ def open_source(source: Source) -> tuple[Iterator[NewImage], bool]:
         return iter(list(_expand(source, count()))), True
     if isinstance(source, (list, tuple)):
         numbers = count()
-        return iter([image for each in source for image in _expand(each, numbers)]), True
+        images = [image for each in source for image in _expand(each, numbers)]
+        if not images:
+            raise UserError("source", "an empty list given")
+        return iter(images), True
     if isinstance(source, Iterable):
         return _one_by_one(source), False
     what = f"{type(source).__name__} given; a file, folder, pattern, array uint8 [H, W, 3], or several of them, is read"
@@ -49,6 +54,8 @@ def _expand(source: object, numbers: Iterator[int]) -> Iterator[NewImage]:
     elif isinstance(source, np.ndarray):
         yield NewImage(f"array {next(numbers)}", source)
     elif isinstance(source, (str, Path)):
+        if not str(source):
+            raise UserError("source", "an empty name given", "'.' is the working directory")
         place = expand_user(str(source))
         if is_folder(place):
             found = images_below(place)
@@ -77,6 +84,25 @@ def _one_by_one(source: Iterable[object]) -> Iterator[NewImage]:
 
 
 def images_below(folder: Path) -> list[Path]:
-    """Return the visible image files of a folder at any depth, sorted by path."""
-    found = (path for path in folder.rglob("*") if has_suffix(path, IMAGE_SUFFIXES) and is_file(path))
-    return sorted(p for p in found if not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    """Return what has an image's suffix in a folder at any depth, but hidden files and folders, sorted by path.
+
+    What is no file, such as a link that leads nowhere, is among them, so that it is named and not left out in silence.
+    Raises UserError for a folder that cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise unreadable(Path(error.filename), error) from error
+
+    found: list[Path] = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        paths = (Path(place) / name for name in files if not name.startswith("."))
+        found += (path for path in paths if has_suffix(path, IMAGE_SUFFIXES))
+    return sorted(found)
+
+
+def why_no_file(path: Path) -> str:
+    """Return what a path is that is no file, which nothing must wait for as for a pipe; empty for a file."""
+    if is_file(path):
+        return ""
+    return "is a folder" if is_folder(path) else "is no file" if os.path.exists(path) else "no such file"  # noqa: PTH110

@@ -10,12 +10,17 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from anomaly_bench.errors import UserError
-from anomaly_bench.files import sha256_of
-from anomaly_bench.inference.load import load, stored_config
-from anomaly_bench.inference.sources import images_below
+from anomaly_bench import config
+from anomaly_bench.checksums import remembered
+from anomaly_bench.datasets.checks import check_names
+from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.files import sha256_of, unreadable
+from anomaly_bench.inference.load import load_without_thresholds, stored_config
+from anomaly_bench.inference.sources import images_below, why_no_file
 from anomaly_bench.loading.image_files import expand_user, is_folder
 from anomaly_bench.loading.image_list import read_list
+from anomaly_bench.paths import cache_at
+from anomaly_bench.records import Record
 from anomaly_bench.runs.calibration import (
     CONFIDENCE,
     FALSE_ALARMS,
@@ -27,7 +32,8 @@ from anomaly_bench.runs.calibration import (
     threshold_entry,
     write_rows,
 )
-from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, IMAGES, NORMALS, RunFolder
+from anomaly_bench.runs.find import find_data, require_same_data
+from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, CHECKED, FOLDS, IMAGES, LARGE, NORMALS, RunFolder
 from anomaly_bench.runs.runner import run
 
 
@@ -57,9 +63,12 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     """
     folder = RunFolder(run_folder)
     folder.require_done()
-    folder.require_undamaged()
+    if request.config_dir:
+        config.allow_folder(request.config_dir)
     if request.normals and request.folds:
         raise UserError("bench threshold", "--normals and --folds exclude each other", "leave out one of them")
+    made = NORMALS if request.normals else FOLDS if request.folds else ""
+    folder.require_undamaged([name for name in (*CHECKED, *LARGE) if name != made])
     if request.normals:
         name, rows = NORMALS, score_normals(folder, request.normals, request)
     elif request.folds:
@@ -71,14 +80,14 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     with folder.locked():
         request_of_level = (rows, name, request.rate, request.confidence, folder.scores)
         found = {level: threshold_entry(level, *request_of_level, folder.peaks()) for level in levels}
-        if anew := bool(request.normals or request.folds):
+        if made:
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
         files = {"files": {**manifest["files"], name: folder.digest(name)}} if "files" in manifest else {}  # format 1
         stored: dict[str, dict[str, Any]] = {}
         with suppress(UserError):  # damaged, and about to be set anew
             stored = stored_thresholds(manifest)
-        kept = {level: entry for level, entry in stored.items() if not anew or entry["file"] != name}
+        kept = {level: entry for level, entry in stored.items() if entry["file"] != made}
         folder.update(thresholds={**kept, **found}, **files)
     return found
 
@@ -102,8 +111,9 @@ def score_normals(folder: RunFolder, place: Path, request: ThresholdRequest) -> 
         raise UserError("--normals", f"no such folder: {place}")
     if not (paths := images_below(root)):
         raise UserError("--normals", f"{place} holds no image")
+    check_names(Record(str(path), "good", path) for path in paths)
     refuse_known(folder, paths)
-    model = load(folder.path, request.device, request.config_dir)
+    model = load_without_thresholds(folder.path, request.device, request.config_dir)
     rows = []
     for result in model.predict(list(paths)):
         if result.error:
@@ -121,7 +131,13 @@ def refuse_known(folder: RunFolder, paths: Sequence[Path]) -> None:
         known = {entry.image: f"{entry.split}/{entry.path}" for entry in read_list(file.read_text(encoding="utf-8"))}
     shared = []
     for path in paths:
-        if other := known.setdefault(sha256_of(path), str(path)):
+        if why := why_no_file(path):
+            raise UserError(str(path), why, "remove it, or mend it")
+        try:
+            digest = sha256_of(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if other := known.setdefault(digest, str(path)):
             shared += [(str(path), other)] if other != str(path) else []
     if shared:
         raise UserError(
@@ -137,18 +153,45 @@ def score_folds(folder: RunFolder, folds: int, request: ThresholdRequest) -> lis
 
     The trainings are runs in <run>/folds; finished ones are not repeated.
     """
+    cfg = fold_config(folder, request.overrides)
+    if folds > (count := count_training_images(folder, config.validate(cfg))):
+        raise UserError("--folds", f"{folds} given for {count} training images", "at most one for each")
     rows = []
     for k in range(1, folds + 1):
-        cfg = OmegaConf.create(stored_config(folder))
-        for key, value in request.overrides.items():
-            OmegaConf.update(cfg, key, value)
-        changes: dict[str, Any] = {
-            "calibration_share": 0,
-            "calibration_fold": f"{k}/{folds}",
-            "output_dir": str(folder.path / "folds"),
-        }
-        changes |= {"logger": {}, "force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
-        fold = run(DictConfig(OmegaConf.merge(cfg, changes)))
-        held_out = [row for row in read_rows(fold, CALIBRATION) if row.source == "held out"]
+        cfg.calibration_fold = f"{k}/{folds}"
+        held_out = [row for row in read_rows(run(cfg), CALIBRATION) if row.source == "held out"]
         rows += [CalibrationRow(row.path, f"{folds} folds", row.score, row.map_max) for row in held_out]
     return rows
+
+
+def count_training_images(folder: RunFolder, settings: config.Settings) -> int:
+    """Return the number of normal images that the folds divide.  Raises UserError unless they are those of the run."""
+    with cache_at(settings.cache_dir), remembered():
+        data = find_data(settings)
+    if folder.manifest.get("format") != 1:  # such a run knows its images by their sizes only
+        require_same_data(folder, data)
+    return len(data.train)
+
+
+def fold_config(folder: RunFolder, overrides: Mapping[str, str]) -> DictConfig:
+    """Return a run's configuration for the trainings of its folds; what an earlier version had not is as by default.
+
+    overrides: of where things are.  Raises UserError for any other.
+    """
+    stored = stored_config(folder)
+    defaults: dict[str, Any] = OmegaConf.to_container(config.compose(["method=us_fast", "dataset=mtd"]))  # type: ignore[assignment]
+    fixed: dict[str, Any] = {
+        "calibration_share": 0,
+        "calibration_fold": None,
+        "output_dir": str(folder.path / "folds"),
+        "logger": {},
+    }
+    fixed |= {"force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
+    hardware = {**defaults["hardware"], **stored.get("hardware", {})}
+    cfg = OmegaConf.create({**defaults, **stored, "hardware": hardware, **fixed})
+    places = ["cache_dir", *(f"dataset.{k}" for k in stored["dataset"] if k == "root" or str(k).endswith("_file"))]
+    for key, value in overrides.items():
+        if key not in places:
+            raise none_of("bench threshold", key, places)
+        OmegaConf.update(cfg, key, value)
+    return cfg

@@ -78,6 +78,6 @@ def _mask_values(image: Image.Image, path: Path) -> np.ndarray:
 
 def _rgb_array(array: np.ndarray) -> np.ndarray:
     """Return uint8 [H, W] or [H, W, 3] as uint8 [H, W, 3]."""
-    if array.dtype != np.uint8 or not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 3)):
+    if array.dtype != np.uint8 or not array.size or not (array.ndim == 2 or array.shape[2:] == (3,)):
         raise UserError("image array", f"is {array.dtype} {list(array.shape)}; uint8 [H, W] or [H, W, 3] is read")
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array

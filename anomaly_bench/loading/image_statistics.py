@@ -43,5 +43,9 @@ def unlike(found: ImageStatistics, trained_on: Mapping[str, Sequence[float]]) ->
     for name, (low, high) in trained_on.items():
         value = getattr(found, name)
         if not low * (1 - SLACK) <= value <= high * (1 + SLACK):
-            outside.append(f"{name.replace('_', ' ')} {value:.3g}, trained on {low:.3g}-{high:.3g}")
+            outside.append(f"{name.replace('_', ' ')} {_short(value)}, trained on {_short(low)}-{_short(high)}")
     return "; ".join(outside)
+
+
+def _short(value: float) -> str:
+    return f"{value:.3g}" if value < 1000 else f"{value:.0f}"

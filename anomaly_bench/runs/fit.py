@@ -17,6 +17,7 @@ from pytorch_lightning.loggers import Logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
+from anomaly_bench.console import in_notebook
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs.callbacks import (
@@ -42,7 +43,8 @@ def fit(
     for parent in (last.parent.parent, last.parent):
         if parent.is_symlink():
             raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
-    progress: list[Callback] = [RichProgressBar()] if sys.stderr.isatty() and sys.stdout.isatty() else []
+    shown = in_notebook() or (sys.stderr.isatty() and sys.stdout.isatty())
+    progress: list[Callback] = [RichProgressBar()] if shown else []
     curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO)
     limits = {"max_epochs": -1, **stage.trainer}
     steps = StepLimit(limits.pop("max_steps", math.inf))

@@ -26,6 +26,7 @@ IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
 CALIBRATION = "calibration.csv"  # path, source, score, map_max of normal images that were held out
 NORMALS, FOLDS = "normals.csv", "folds.csv"  # likewise, of `bench threshold --normals` and `--folds`
 CALIBRATIONS = (CALIBRATION, NORMALS, FOLDS)
+MADE_BY = {NORMALS: "--normals DIR", FOLDS: "--folds K"}
 SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)
 CHECKED = (*SMALL, *CALIBRATIONS)  # whenever a run is read; the latter where it has them
 LARGE = ("maps.npy", "weights.safetensors")
@@ -170,6 +171,8 @@ class RunFolder:
         for name, what in self._damaged(names).items():
             measured = self._damaged((*CHECKED, *LARGE)).keys() <= set(MEASURED)
             again = f"bench eval {self.path} measures it again" if measured else "force=true trains the run anew"
+            if name in MADE_BY:
+                again = f"bench threshold {self.path} {MADE_BY[name]} makes it anew"
             raise UserError(str(self.path / name), what, again)
 
     def update(self, **values: Any) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 
 from anomaly_bench import config
@@ -20,6 +17,7 @@ from anomaly_bench.nets.teachers import save_teacher
 from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.runner import run
 from tests.forks import Forks
+from tests.former_runs import with_former_keys
 from tests.methods.small_us import PATCH, method, scales
 from tests.small_runs import TOYS, curve, environment, equal, make_images
 
@@ -131,24 +129,13 @@ def without_maps(place: Path) -> list[str]:
     return ["method=us", f"method.teacher.file={file}", *values, *data, *where]
 
 
-def as_an_earlier_version_wrote_it(folder: RunFolder) -> None:
-    """Give a run's config.yaml the keys that stood in the place of the block `teacher`."""
-    file, manifest = folder.path / "config.yaml", folder.path / "manifest.json"
-    cfg, content = OmegaConf.load(file), json.loads(manifest.read_text())
-    block = cfg.method.pop("teacher")
-    cfg.method.update({"teacher": block.pop("file"), **{f"teacher_{key}": value for key, value in block.items()}})
-    file.write_text(OmegaConf.to_yaml(cfg))
-    content["files"]["config.yaml"] = hashlib.sha256(file.read_bytes()).hexdigest()
-    manifest.write_text(json.dumps(content))
-
-
 def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", sys.argv)
     folder = run(config.compose(overrides := without_maps(tmp_path)))
-    as_an_earlier_version_wrote_it(folder)
+    with_former_keys(folder)
     assert "teacher_steps: 50000" in (folder.path / "config.yaml").read_text()
     before, trained = folder.metrics, (folder.path / "weights.safetensors").stat().st_mtime_ns
     for argv in (["train", *overrides], ["eval", str(folder.path)], ["list", "runs"], ["report"]):
