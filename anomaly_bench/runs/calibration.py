@@ -236,7 +236,7 @@ def exceeded(entry: Mapping[str, Any]) -> str:
 def threshold_lines(level: str, entry: Mapping[str, Any]) -> list[str]:
     """Return a threshold with its promise, the figures of the test images, and the source of its calibration images."""
     head = f"{SCORED[level]}: above {entry['threshold']:.6g} is anomalous: {promise(entry)}"
-    return [head, f"  {test_line(entry)}", f"  calibrated on: {entry['source']}"]
+    return [head, f"  {test_line(entry)}", f"  calibrated on normal images: {entry['source']}"]
 
 
 def percent(share: float) -> str:

@@ -350,7 +350,7 @@ def test_a_threshold_stands_with_its_promise_and_apart_from_it_the_test_figures(
     alarms = above(folder, entry, "good")[0]
     low, high = binomtest(alarms, 4).proportion_ci(0.95, "exact")
     promise = "5 % at 95 % needs 59 normal images, you have 3: what 3 can promise is 63 %"
-    assert f"above {entry['threshold']:.6g} is anomalous: {promise}; calibrated on: held out" in page.text
+    assert f"above {entry['threshold']:.6g} is anomalous: {promise}; calibrated on normal images: held out" in page.text
     by_kind = [above(folder, entry, kind) for kind in KINDS]
     figures = [f"{found} of {n}" for found, n in (np.sum(by_kind, 0), *by_kind)]
     head, *lines = [cells for cells in page.cells if "false alarms (95 % interval)" in cells or cells[0] in LEVELS]

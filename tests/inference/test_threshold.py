@@ -58,7 +58,7 @@ def test_the_images_that_were_held_out(train: Train, threshold: Threshold) -> No
     assert (
         f"images' scores: above {scores[-1]:.6g} is anomalous: 5 % at 95 % needs 59 normal images, you have 6" in said
     )
-    assert said.count("calibrated on: held out") == 2
+    assert said.count("calibrated on normal images: held out") == 2
     threshold(folder, "--false-alarms", "0.5", "--confidence", "0.6", "--per", "image")
     entry = folder.manifest["thresholds"]["image"]
     r = rank(6, 0.5, 0.6)
@@ -79,7 +79,7 @@ def test_a_folder_of_normal_images(train: Train, threshold: Threshold, normals: 
     said = threshold(folder, "--normals", str(normals))
     rows = read_rows(folder, NORMALS)
     assert [row.path for row in rows] == [str(path) for path in sorted(normals.rglob("*.png"))]
-    assert f"calibrated on: {normals}" in said
+    assert f"calibrated on normal images: {normals}" in said
     entry = folder.manifest["thresholds"]["image"]
     assert (entry["n"], entry["file"], entry["threshold"]) == (9, NORMALS, max(row.score for row in rows))
     assert folder.damage() == []

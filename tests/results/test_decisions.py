@@ -73,7 +73,7 @@ def test_a_run_prints_its_promise_and_apart_from_it_its_test_figures(trained: Tr
         defects = [each for kind in at["found"].values() for each in kind]
         alarms = f"{sum(at['good'])} of 4 normals ({100 * at['low']:.1f}-{100 * at['high']:.1f} %)"
         assert text[place + 1] == f"  on the test images: {alarms}, {sum(defects)} of {len(defects)} defects found"
-        assert text[place + 2] == "  calibrated on: held out"
+        assert text[place + 2] == "  calibrated on normal images: held out"
 
 
 def test_a_line_for_each_threshold(trained: Train) -> None:
