@@ -29,9 +29,9 @@ def describe(
 ) -> dict[str, Any]:
     """Return the manifest as far as it is known before the training.  command: what was typed after `bench train`."""
     command = [masked(word) for word in command]
-    changed = sorted(
-        o for o in command if o.startswith(("method.", "experiment=", "calibration_")) and "weights" not in o
-    )
+    told = ("method.", "experiment=", "calibration_")
+    last = {o.partition("=")[0]: o for o in command if o.startswith(told) and "weights" not in o}  # of each key
+    changed = sorted(last.values())
     versions = {package: version(package) for package in PACKAGES}
     gpu = torch.cuda.is_available() and settings.hardware.accelerator != "cpu"
     anomalous = sum(record.label for record in splits["test"])
