@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -260,7 +259,7 @@ def test_ctrl_c_leaves_no_file(calibrated: RunFolder, monkeypatch: pytest.Monkey
     class Interrupted(io.BytesIO):
         def readline(self, size: int | None = -1) -> bytes:
             if self.tell() == len(self.getvalue()):
-                os.kill(os.getpid(), signal.SIGINT)
+                raise KeyboardInterrupt
             return super().readline(size)
 
     stream = Interrupted(b"parts/shift 1/0001.jpg\n")
@@ -342,7 +341,9 @@ def test_head_ends_it_quietly(
     parts(6)
     out, into = os.pipe()
     os.close(out)  # as `head` does
-    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.FileIO(into, "w"), write_through=unbuffered))
+    raw = io.FileIO(into, "w")
+    stream = io.TextIOWrapper(raw if unbuffered else io.BufferedWriter(raw), write_through=unbuffered)
+    monkeypatch.setattr(sys, "stdout", stream)
     assert predict("parts") == 0
     assert capsys.readouterr().err == ""
 

@@ -220,7 +220,9 @@ def test_a_row_that_was_cut_off_anywhere_is_written_again(tmp_path: Path) -> Non
         assert file.read_bytes() == whole
 
 
-@pytest.mark.parametrize("damage", [b"a,b\n", b"\n", csv_line([*["x"] * (len(COLUMNS) + 2)]), b"\0" * 40 + b"\n"])
+@pytest.mark.parametrize(
+    "damage", [b"a,b\n", b"a,0.5,8,1\n", b"\n", csv_line([*["x"] * (len(COLUMNS) + 2)]), b"\0" * 40 + b"\n"]
+)
 def test_a_damaged_row_in_the_middle_is_named(tmp_path: Path, damage: bytes) -> None:
     file = tmp_path / "scores.csv"
     a_log(file, 3)
