@@ -75,8 +75,8 @@ print(f"{sum(result.label for result in defects)} of {len(defects)} defects are 
 
 # %% [markdown]
 # A result has the raw score, its p-value, the verdict and the anomaly map.  The p-value estimates, from above,
-# the share of normal images that score as high: the smallest that 30 calibration images can give is 1/31.  In Jupyter it is a
-# picture, with the region above the pixel threshold outlined.
+# the share of normal images that score as high: the smallest that 30 calibration images can give is 1/31.  In
+# Jupyter a result is a picture, with the region above the pixel threshold outlined.
 
 # %%
 worst = max(defects, key=lambda result: result.score)
