@@ -100,7 +100,7 @@ def test_images_that_come_while_it_watches(calibrated: RunFolder, begin: Begin) 
     Path("in/.hidden.png").write_bytes(b"")
     Path("in/text.txt").write_bytes(b"")
     image("c.png")
-    wait_for(lambda: "c.png" in names(), watcher)
+    wait_for(lambda: "c.png" in watcher.out.read_text(), watcher)  # printed after its row is written
     os.kill(watcher.pid, signal.SIGINT)
     ended = watcher.wait()
     assert ended.returncode == 130
