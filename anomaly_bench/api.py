@@ -10,8 +10,8 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.metrics import Measurement, measure
-from anomaly_bench.runs.calibration import promise
-from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.calibration import promise, stored_thresholds
+from anomaly_bench.runs.folder import MANIFEST, RunFolder
 
 if TYPE_CHECKING:
     import pandas
@@ -41,8 +41,11 @@ class Run:
 
     @property
     def thresholds(self) -> dict[str, dict[str, Any]]:
-        """The thresholds of `image` and `pixel` scores with what they promise; empty without calibration images."""
-        return dict(self.manifest.get("thresholds", {}))
+        """The thresholds of `image` and `pixel` scores with what they promise; empty without calibration images.
+
+        Raises UserError for thresholds that no run can have written.
+        """
+        return stored_thresholds(self.manifest, self.path / MANIFEST)
 
     def scores(self, as_frame: bool = False) -> np.ndarray | pandas.DataFrame:
         """Return path, kind, label and score of each test image, as a NumPy record array [N].
