@@ -81,6 +81,10 @@ def report(runs: list[RunFolder]) -> str:
         images = whole[SEEDS[0]].manifest["images"]["train"], rest[SEEDS[0]].manifest["images"]["calibration"]
         cells = [cell([whole[s].metrics[m] for s in SEEDS], [rest[s].metrics[m] for s in SEEDS]) for m in METRICS]
         lines.append(f"| {method} | {dataset} | {images[0]} | {images[1]} | {' | '.join(cells)} |")
+    lines.append(
+        "\nAt a fixed number of epochs fewer images are also fewer steps, and `csflow` on MTD stops while its loss "
+        "still falls: its difference is one of steps as well. `demo` is the generated texture gravel."
+    )
     settings = {**METHODS, **{f"{method} on {data}, besides": keys for (method, data), keys in BESIDES.items()}}
     return "\n".join([*lines, "", *(f"- {name}: `{keys}`" for name, keys in settings.items()), ""])
 
