@@ -52,6 +52,16 @@ class ImageSet(TorchDataset[Sample]):
             width, height = width_and_height(record.image) or (1, 1)
             yield image_statistics(image_of(self._rows[index], self.size), width, height)
 
+    def plain_statistics(self) -> Iterator[tuple[float, ...]]:
+        """Yield of each image: mean and deviation of grey, sharpness, aspect ratio, number of pixels, bytes of its file
+        (of an array: of its pixels)."""
+        for index, (record, found) in enumerate(zip(self.records, self.statistics(), strict=True)):
+            grey = image_of(self._rows[index], self.size).mean(2, dtype=np.float32)
+            width, height = width_and_height(record.image) or (1, 1)
+            source = record.image
+            size = source.nbytes if isinstance(source, np.ndarray) else source.stat().st_size
+            yield found.mean_grey, float(grey.std()), found.sharpness, found.aspect_ratio, width * height, size
+
     @property
     def key(self) -> str:
         """A checksum of all that the pixels depend on; empty without images."""

@@ -29,6 +29,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, Posi
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
+from anomaly_bench.nets.gaussian import gaussian
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {
@@ -150,20 +151,6 @@ def anomaly_map(f_e: list[Tensor], f_d: list[Tensor], size: torch.Size) -> Tenso
     maps = [cosine_map(e, d)[:, None] for e, d in zip(f_e, f_d, strict=True)]  # [B, 1, H/r, W/r]
     up = [F.interpolate(m, size=size, mode="bilinear", align_corners=True) for m in maps]  # [B, 1, H, W]
     return torch.cat(up, 1).sum(1)
-
-
-def gaussian(maps: Tensor, sigma: float) -> Tensor:
-    """Return maps [B, H, W] after a Gaussian filter: truncated at 4 sigma, mirrored at the edge pixel, as in scipy."""
-    radius = int(4 * sigma + 0.5)
-    x = torch.arange(-radius, radius + 1, device=maps.device, dtype=maps.dtype)
-    kernel = torch.exp(-0.5 * (x / sigma) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    for _ in range(2):  # filter the last axis, swap, filter the other, swap back
-        b, h, w = maps.shape
-        index = torch.arange(-radius, w + radius, device=maps.device) % (2 * w)  # into the map and its mirror image
-        rows = torch.cat([maps, maps.flip(-1)], -1)[..., index]  # [B, H, W + 2 radius]
-        maps = F.conv1d(rows.reshape(b * h, 1, -1), kernel).view(b, h, w).transpose(1, 2)
-    return maps
 
 
 class OneClassEmbedding(nn.Module):

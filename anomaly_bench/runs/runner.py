@@ -21,6 +21,7 @@ from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
 from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.calibration import calibrate_run
+from anomaly_bench.runs.confounds import confound_line, separations
 from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
 from anomaly_bench.runs.folder import IMAGES, RunFolder
@@ -82,7 +83,9 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     data = NormalLoaders(train, val, size, settings.cache_dir, workers, settings.seed, devices)
     images = ImageSet(splits["test"], size, settings.cache_dir)  # names an unusable file before the training
     normals = {name: ImageSet(splits[name], size, settings.cache_dir) for name in ("held out", "validation")}
-    folder.update(training_images=data.statistics())
+    confounds = separations(images)
+    protocol = [*folder.manifest["protocol"], confound_line(confounds, [record.label for record in images.records])]
+    folder.update(training_images=data.statistics(), confounds=confounds, protocol=list(filter(None, protocol)))
     loggers, device = build_loggers(settings, folder.path), method.device
     finished = folder.manifest["stages"]
     for stage in stages_of(method, data):  # statistics are computed where the training is
