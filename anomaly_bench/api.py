@@ -10,8 +10,9 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.metrics import Measurement, measure
-from anomaly_bench.runs.calibration import promise, stored_thresholds
+from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.promise import promise
 
 if TYPE_CHECKING:
     import pandas

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 from anomaly_bench.commands.verb import Verb, seconds, share, whole_number
+from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS
 
 LISTS = {  # of `bench list`: what they list, and the group of the configuration
     "methods": "method",
@@ -134,11 +135,11 @@ def _threshold(bench: Verb) -> None:
     threshold.argument("RUN", "folder of a finished run")
     threshold.other_keys("with --folds: dataset.root=DIR, where the run's images lie now")
     option = threshold.option
-    rate = "share of normal images that may be called anomalous; default: 0.05"
-    option("--false-alarms", type=share, default=0.05, metavar="RATE", help=rate)
-    confidence = "with which the share is not larger; default: 0.95"
-    option("--confidence", type=share, default=0.95, metavar="SHARE", help=confidence)
-    option("--per", choices=("image", "pixel"), help="only the threshold of images' scores, or of the pixels of maps")
+    rate = f"share of normal images that may be called anomalous; default: {FALSE_ALARMS}"
+    option("--false-alarms", type=share, default=FALSE_ALARMS, metavar="RATE", help=rate)
+    confidence = f"with which the share is not larger; default: {CONFIDENCE}"
+    option("--confidence", type=share, default=CONFIDENCE, metavar="SHARE", help=confidence)
+    option("--per", choices=LEVELS, help="only the threshold of images' scores, or of the pixels of maps")
     option("--normals", type=Path, metavar="DIR", help="calibrate on the normal images in this folder")
     folds = "calibrate on the training images in K parts, each scored by a model trained on the others; no guarantee"
     option("--folds", type=whole_number(2, 100), metavar="K", help=folds)

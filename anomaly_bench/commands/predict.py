@@ -64,7 +64,7 @@ def refuse_contradictions(arguments: Namespace) -> None:
 
 def require_thresholds(model: Model, arguments: Namespace) -> None:
     """Raise UserError for options that need a threshold or calibration images which the run has not."""
-    from anomaly_bench.runs.calibration import WAYS
+    from anomaly_bench.runs.promise import WAYS
 
     lacks = {
         "--fail-on-anomaly": (arguments.fail_on_anomaly, "image", "threshold"),
@@ -78,17 +78,17 @@ def require_thresholds(model: Model, arguments: Namespace) -> None:
 
 def predict_all(model: Model, arguments: Namespace, summary: Any) -> None:
     """Score the images of the sources, and write and print what is requested of each."""
-    from anomaly_bench.inference.output import Wanted, json_line, text_line, whole_output
+    from anomaly_bench.inference.output import OutputRequest, json_line, text_line, whole_output
 
     names = arguments.sources == ["-"]
     source = names_in(sys.stdin.buffer) if names else images_of(arguments.sources, arguments.out)
     results = model.predict(source, arguments.batch_size or (1 if names else None), arguments.threads)
-    wanted = Wanted(arguments.out, arguments.maps, arguments.overlays, base_of(arguments.sources))
+    request = OutputRequest(arguments.out, arguments.maps, arguments.overlays, base_of(arguments.sources))
     line_of = json_line if arguments.json else None if arguments.out else text_line
     if line_of is None and isinstance(source, list):
         results = iter(track(results, "scoring", len(source)))
     try:
-        with whole_output(wanted, model) if arguments.out else nullcontext(lambda result: None) as write:
+        with whole_output(request, model) if arguments.out else nullcontext(lambda result: None) as write:
             for result in results:
                 write(result)
                 summary.add(result)
@@ -100,14 +100,14 @@ def predict_all(model: Model, arguments: Namespace, summary: Any) -> None:
 
 def watch_folder(model: Model, arguments: Namespace, summary: Any) -> None:
     """Score the images that appear in a folder; one that cannot be scored is named at once."""
-    from anomaly_bench.inference.output import Wanted, json_line
+    from anomaly_bench.inference.output import OutputRequest, json_line
     from anomaly_bench.inference.watch import watch
     from anomaly_bench.loading.image_files import expand_user
 
     folder = expand_user(str(arguments.watch))
-    wanted = Wanted(arguments.out, arguments.maps, arguments.overlays, folder)
+    request = OutputRequest(arguments.out, arguments.maps, arguments.overlays, folder)
     try:
-        for result in watch(model, folder, wanted, arguments.until_idle, arguments.batch_size, arguments.threads):
+        for result in watch(model, folder, request, arguments.until_idle, arguments.batch_size, arguments.threads):
             summary.add(result)
             if result.error:
                 say(summary.errors.pop())

@@ -7,7 +7,7 @@ import sys
 from argparse import Namespace
 
 from anomaly_bench.console import print_lines
-from anomaly_bench.runs.calibration import LEVELS, threshold_lines
+from anomaly_bench.runs.promise import LEVELS, threshold_lines
 
 
 def threshold_command(arguments: Namespace) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 Count = Annotated[int, Field(ge=1, le=10**8)]  # epochs, steps
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels, layers, networks
@@ -14,3 +15,14 @@ Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Decay = Annotated[float, Field(ge=0, lt=1)]  # of an exponential mean: Adam's betas
+
+
+def checked_fold(given: object) -> object:
+    """Return k/K as it is.  Raises ValueError unless k is one of 1 to K, and K at least 2."""
+    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", str(given))
+    if given is not None and not (found and 1 <= int(found[1]) <= int(found[2]) >= 2):
+        raise ValueError("k/K with k from 1 to K, as 1/5")
+    return given
+
+
+Fold = Annotated[str, BeforeValidator(checked_fold)]  # k/K

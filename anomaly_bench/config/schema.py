@@ -23,6 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from anomaly_bench.config.ranges import Fold
 from anomaly_bench.config.targets import locate, raised_at
 from anomaly_bench.errors import Mistakes, UserError, check_name, nearest
 from anomaly_bench.former_names import renamed
@@ -57,14 +58,6 @@ def _types(annotation: Any) -> set[Any]:
     return set().union(*map(_types, arguments)) if arguments else {annotation}
 
 
-def checked_fold(given: object) -> object:
-    """Return k/K as it is.  Raises ValueError unless k is one of 1 to K, and K at least 2."""
-    found = re.fullmatch(r"(\d{1,4})/(\d{1,4})", str(given))
-    if given is not None and not (found and 1 <= int(found[1]) <= int(found[2]) >= 2):
-        raise ValueError("k/K with k from 1 to K, as 1/5")
-    return given
-
-
 class Hardware(Checked):
     """conf/hardware: where and how fast, never what."""
 
@@ -91,7 +84,7 @@ class Settings(Checked):
     cache_dir: Annotated[Path, BeforeValidator(lambda given: given or cache_root()), AfterValidator(Path.expanduser)]
     force: bool
     calibration_share: Annotated[float, Field(ge=0, lt=1)]
-    calibration_fold: Annotated[str, BeforeValidator(checked_fold)] | None
+    calibration_fold: Fold | None
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     weights_dtype: Literal["float32", "float16"]
     save_maps: bool

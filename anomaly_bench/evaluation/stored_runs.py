@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +14,7 @@ from anomaly_bench import __version__, config
 from anomaly_bench.checksums import remembered
 from anomaly_bench.console import say
 from anomaly_bench.datasets.checks import checked_records
-from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
@@ -30,8 +29,7 @@ from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.calibration import tested_anew
 from anomaly_bench.runs.find import image_changes
 from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
-
-ANEW = "force=true trains the run anew"
+from anomaly_bench.runs.stored_config import ANEW, set_places, stored_config
 
 
 @dataclass(frozen=True)
@@ -76,7 +74,8 @@ def open_run(path: Path, options: EvalOptions) -> Stored:
     folder.require_done()
     if not options.accept_changes:
         folder.require_undamaged([name for name in (*CHECKED, *LARGE) if name not in MEASURED])
-    cfg = _config(path / "config.yaml", options.overrides)
+    cfg = stored_config(folder)
+    set_places(cfg, options.overrides, "bench eval")
     with cache_at(Path(cfg.cache_dir) if cfg.cache_dir else None):
         return _open(folder, cfg)
 
@@ -126,24 +125,6 @@ def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
         )
     except ValueError as error:  # maps or scores that no run can have written
         raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
-
-
-def _config(file: Path, overrides: dict[str, str]) -> DictConfig:
-    """Return config.yaml with the overrides, of which only those that name a folder or file are allowed."""
-    try:
-        cfg = OmegaConf.load(file) if file.is_file() else None
-        if cfg is not None:
-            OmegaConf.resolve(cfg)
-    except Exception as error:  # a damaged yaml can raise anything in its parser
-        raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
-    if not isinstance(cfg, DictConfig) or not cfg.get("dataset") or "cache_dir" not in cfg:
-        raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
-    places = ["cache_dir", *(f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))]
-    for key, value in overrides.items():
-        if key not in places:
-            raise none_of("bench eval", key, places)
-        OmegaConf.update(cfg, key, value)
-    return cfg
 
 
 def _scores(folder: RunFolder) -> list[ScoreRow]:

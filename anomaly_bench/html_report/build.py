@@ -25,7 +25,7 @@ from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.results.text import ABSENT, DECISIONS_NOTE, PUBLISHED_NOTE
-from anomaly_bench.runs.calibration import WAYS, alarms_text, defects_found, exceeded, promise
+from anomaly_bench.runs.promise import WAYS, alarms_text, defects_found, exceeded, promise
 
 STATIC = ("report.css", "report.js")
 WORKERS = 2

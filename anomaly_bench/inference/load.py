@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -23,9 +23,9 @@ from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.calibration import read_rows, stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, RunFolder
 from anomaly_bench.runs.runner import require_contract, to_memory_format
+from anomaly_bench.runs.stored_config import ANEW, stored_config
 
 WEIGHTS = "weights.safetensors"
-ANEW = "force=true trains the run anew"
 
 
 def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | None = None) -> Model:
@@ -53,8 +53,8 @@ def load_without_thresholds(run_folder: Path | str, device: str, config_dir: Pat
         say(f"{folder.path}: {what} (docs/metrics.md)")
     if config_dir:
         config.allow_folder(config_dir)
-    cfg = stored_config(folder)
-    method: Method = config.build("method", config.checked_part("method", cfg["method"]))
+    values: Any = OmegaConf.to_container(stored_config(folder).method)
+    method: Method = config.build("method", config.checked_part("method", present_method(values)))
     require_contract(method)
     _load_weights(method, folder.path / WEIGHTS)
     to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))
@@ -63,22 +63,6 @@ def load_without_thresholds(run_folder: Path | str, device: str, config_dir: Pat
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in a training: the same algorithms
     method.to(place).eval().requires_grad_(False)
     return Model(folder, manifest, method, {}, None)
-
-
-def stored_config(folder: RunFolder) -> dict[str, Any]:
-    """Return a run's configuration with the keys of this version.
-
-    Raises UserError where config.yaml is missing or damaged.
-    """
-    file = folder.path / "config.yaml"
-    try:
-        cfg = OmegaConf.load(file)
-        values = OmegaConf.to_container(cfg, resolve=True) if isinstance(cfg, DictConfig) else None
-    except Exception as error:  # a damaged yaml can raise anything in its parser
-        raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
-    if not isinstance(values, dict) or not all(isinstance(values.get(part), dict) for part in ("method", "dataset")):
-        raise UserError(str(file), "holds no configuration of a run", ANEW)
-    return {**{str(key): value for key, value in values.items()}, "method": present_method(values["method"])}
 
 
 def _load_weights(method: Method, file: Path) -> None:

@@ -35,7 +35,7 @@ ANOTHER = "give another --out"
 
 
 @dataclass(frozen=True)
-class Wanted:
+class OutputRequest:
     """Which files to write, and where."""
 
     place: Path  # the folder of all of them
@@ -94,25 +94,25 @@ def picture_name(path: Path, base: Path) -> str:
 class Pictures:
     """Writes the maps and overlays of results into two folders."""
 
-    def __init__(self, wanted: Wanted, maps: Path, overlays: Path) -> None:
-        self.wanted, self.maps, self.overlays = wanted, maps, overlays
-        self._temporary = wanted.place / ".picture.partial"
+    def __init__(self, request: OutputRequest, maps: Path, overlays: Path) -> None:
+        self.request, self.maps, self.overlays = request, maps, overlays
+        self._temporary = request.place / ".picture.partial"
         self._temporary.unlink(missing_ok=True)  # of a process that was killed
 
     def write(self, result: Result) -> None:
-        """Write what is wanted of one result; nothing where it has no score.
+        """Write what is requested of one result; nothing where it has no score.
 
         Raises UserError where a file cannot be written, and where the method gives no maps.
         """
-        if result.error or not (self.wanted.maps or self.wanted.overlays):
+        if result.error or not (self.request.maps or self.request.overlays):
             return
         if result.map is None:
-            raise UserError("--maps" if self.wanted.maps else "--overlays", "the method gives no anomaly maps")
-        name = picture_name(expand_user(result.path), self.wanted.base)
-        if self.wanted.maps:
-            suffix, write = WRITERS[self.wanted.maps]
+            raise UserError("--maps" if self.request.maps else "--overlays", "the method gives no anomaly maps")
+        name = picture_name(expand_user(result.path), self.request.base)
+        if self.request.maps:
+            suffix, write = WRITERS[self.request.maps]
             self._put(self.maps / f"{name}{suffix}", lambda file: write(file, result.map))
-        if self.wanted.overlays and (picture := overlay_of(result)):
+        if self.request.overlays and (picture := overlay_of(result)):
             self._put(self.overlays / f"{name}.png", lambda file: picture.save(file, "PNG", compress_level=1))
 
     def _put(self, path: Path, write: Callable[[IO[bytes]], None]) -> None:
@@ -189,10 +189,10 @@ def _difference(former: dict[str, Any], present: dict[str, Any]) -> str:
 
 
 @contextmanager
-def whole_output(wanted: Wanted, model: Model) -> Iterator[Callable[[Result], None]]:
+def whole_output(request: OutputRequest, model: Model) -> Iterator[Callable[[Result], None]]:
     """Yield a function that writes a result; all files appear at the end of the block, and replace those of an earlier
     call as a whole.  After an error nothing of them is left."""
-    place = wanted.place
+    place = request.place
     with ExitStack() as stack:
         try:
             stack.enter_context(claimed(place, model))
@@ -201,12 +201,12 @@ def whole_output(wanted: Wanted, model: Model) -> Iterator[Callable[[Result], No
             rows = stack.enter_context(new_file(place / SCORES, temporary))
             folders = {
                 kind: stack.enter_context(new_folder(place / kind))
-                for kind, given in ((MAPS, wanted.maps), (OVERLAYS, wanted.overlays))
+                for kind, given in ((MAPS, request.maps), (OVERLAYS, request.overlays))
                 if given
             }
         except OSError as error:
             raise unwritable(place, error, ANOTHER) from error
-        pictures = Pictures(wanted, *(folders.get(kind, place) for kind in (MAPS, OVERLAYS)))
+        pictures = Pictures(request, *(folders.get(kind, place) for kind in (MAPS, OVERLAYS)))
         rows.write(csv_line(COLUMNS))
 
         def write(result: Result) -> None:

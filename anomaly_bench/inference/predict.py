@@ -26,8 +26,8 @@ from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_statistics import image_statistics, unlike
 from anomaly_bench.loading.resize import resize_image
 from anomaly_bench.metrics.calibration import p_values
-from anomaly_bench.runs.calibration import promise
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.scoring import checked
 
 

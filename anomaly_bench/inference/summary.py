@@ -11,7 +11,7 @@ from anomaly_bench.inference.predict import Model, Result
 from anomaly_bench.loading.image_files import printable
 from anomaly_bench.metrics.calibration import benjamini_hochberg
 from anomaly_bench.metrics.drift import score_change
-from anomaly_bench.runs.calibration import percent
+from anomaly_bench.runs.promise import percent
 
 DRIFT_IMAGES, DRIFT_P = 20, 0.01  # from so many images on drift is looked for; it is said below this p-value
 ANOMALOUS = 4  # the exit code of --fail-on-anomaly
@@ -61,11 +61,7 @@ class Summary:
         found = score_change(calibration, np.array(self._scores), entry["threshold"])
         if found.p_value >= DRIFT_P:
             return ""
-        return (
-            f"the scores below the threshold no longer look like those of the calibration images (Kolmogorov-Smirnov, "
-            f"p = {found.p_value:.2g}, {found.new} and {found.calibration} images): what the threshold promises may "
-            "not hold for them"
-        )
+        return drift_text(f"Kolmogorov-Smirnov, p = {found.p_value:.2g}, {found.new} and {found.calibration} images")
 
     def lot_lines(self) -> Iterator[str]:
         """Yield which images of the lot to reject, and what that means."""
@@ -89,6 +85,14 @@ class Summary:
     def code(self, fail_on_anomaly: bool) -> int:
         """Return the exit code: an image that could not be scored counts more than an anomalous one."""
         return 1 if self.unscored else ANOMALOUS if fail_on_anomaly and self.anomalous else 0
+
+
+def drift_text(evidence: str) -> str:
+    """Return the sentence that the normal images have changed."""
+    return (
+        f"the scores below the threshold no longer look like those of the calibration images ({evidence}): what the "
+        "threshold promises may not hold for them"
+    )
 
 
 def normals_for_lot(rate: float) -> int:

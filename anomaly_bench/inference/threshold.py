@@ -13,20 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
 from anomaly_bench.datasets.checks import check_names
-from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256_of, unreadable
-from anomaly_bench.inference.load import load_without_thresholds, stored_config
+from anomaly_bench.former_names import present_method
+from anomaly_bench.inference.load import load_without_thresholds
 from anomaly_bench.inference.sources import images_below, why_no_file
 from anomaly_bench.loading.image_files import expand_user, is_folder
 from anomaly_bench.loading.image_list import read_list
 from anomaly_bench.paths import cache_at
 from anomaly_bench.records import Record
 from anomaly_bench.runs.calibration import (
-    CONFIDENCE,
-    FALSE_ALARMS,
-    LEVELS,
-    WAYS,
     CalibrationRow,
+    peaks_of,
     read_rows,
     stored_thresholds,
     threshold_entry,
@@ -34,7 +32,9 @@ from anomaly_bench.runs.calibration import (
 )
 from anomaly_bench.runs.find import find_data, require_same_data
 from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, CHECKED, FOLDS, IMAGES, LARGE, NORMALS, RunFolder
+from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, WAYS
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.stored_config import set_places, stored_config
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
     with folder.locked():
         request_of_level = (rows, name, request.rate, request.confidence, folder.scores)
-        found = {level: threshold_entry(level, *request_of_level, folder.peaks()) for level in levels}
+        found = {level: threshold_entry(level, *request_of_level, peaks_of(folder.maps)) for level in levels}
         if made:
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
@@ -179,19 +179,11 @@ def fold_config(folder: RunFolder, overrides: Mapping[str, str]) -> DictConfig:
     overrides: of where things are.  Raises UserError for any other.
     """
     stored = stored_config(folder)
+    set_places(stored, overrides, "bench threshold")
+    values: dict[str, Any] = OmegaConf.to_container(stored)  # type: ignore[assignment]
+    values["method"] = present_method(values["method"])
     defaults: dict[str, Any] = OmegaConf.to_container(config.compose(["method=us_fast", "dataset=mtd"]))  # type: ignore[assignment]
-    fixed: dict[str, Any] = {
-        "calibration_share": 0,
-        "calibration_fold": None,
-        "output_dir": str(folder.path / "folds"),
-        "logger": {},
-    }
-    fixed |= {"force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
-    hardware = {**defaults["hardware"], **stored.get("hardware", {})}
-    cfg = OmegaConf.create({**defaults, **stored, "hardware": hardware, **fixed})
-    places = ["cache_dir", *(f"dataset.{k}" for k in stored["dataset"] if k == "root" or str(k).endswith("_file"))]
-    for key, value in overrides.items():
-        if key not in places:
-            raise none_of("bench threshold", key, places)
-        OmegaConf.update(cfg, key, value)
-    return cfg
+    fixed: dict[str, Any] = {"calibration_share": 0, "calibration_fold": None, "output_dir": str(folder.path / "folds")}
+    fixed |= {"logger": {}, "force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
+    hardware = {**defaults["hardware"], **values.get("hardware", {})}
+    return OmegaConf.create({**defaults, **values, "hardware": hardware, **fixed})

@@ -23,8 +23,8 @@ from anomaly_bench.inference.output import (
     MAPS,
     OVERLAYS,
     SCORES,
+    OutputRequest,
     Pictures,
-    Wanted,
     claimed,
     csv_line,
     own_folders,
@@ -33,9 +33,10 @@ from anomaly_bench.inference.output import (
 )
 from anomaly_bench.inference.predict import Model, Result
 from anomaly_bench.inference.sources import NewImage
+from anomaly_bench.inference.summary import drift_text
 from anomaly_bench.loading.image_files import is_folder
 from anomaly_bench.metrics.drift import DriftMartingale
-from anomaly_bench.runs.calibration import percent
+from anomaly_bench.runs.promise import percent
 
 POLL = 0.5  # seconds between two looks at the folder, at least
 FALSE_DRIFT = 0.01  # chance that drift is ever said of images that are like the calibration images
@@ -163,15 +164,17 @@ class DriftAlarm:
         self._martingale.update(score)
         if self._martingale.alarmed and not self.said:
             self.said = True
-            say(
-                "the scores below the threshold no longer look like those of the calibration images (conformal test "
-                f"martingale; chance of a false alarm, however long it watches: {percent(FALSE_DRIFT)}): what the "
-                "threshold promises may not hold for them"
-            )
+            chance = f"chance of a false alarm, however long it watches: {percent(FALSE_DRIFT)}"
+            say(drift_text(f"conformal test martingale; {chance}"))
 
 
 def watch(
-    model: Model, folder: Path, wanted: Wanted, until_idle: float | None, batch_size: int | None, threads: int | None
+    model: Model,
+    folder: Path,
+    request: OutputRequest,
+    until_idle: float | None,
+    batch_size: int | None,
+    threads: int | None,
 ) -> Iterator[Result]:
     """Score what appears in a folder, and yield each result when its row is on the disk, its map and overlay before it.
 
@@ -180,12 +183,12 @@ def watch(
     """
     if not is_folder(folder):
         raise UserError("--watch", f"no such folder: {folder}")
-    place, root = wanted.place, folder.resolve()
+    place, root = request.place, folder.resolve()
     with ExitStack() as stack:
         stack.enter_context(claimed(place, model, root))
         if not (place / ABOUT).exists():
             write_about(place, model, root)
-        pictures = Pictures(wanted, place / MAPS, place / OVERLAYS)
+        pictures = Pictures(request, place / MAPS, place / OVERLAYS)
         log = stack.enter_context(closing(RowLog(place / SCORES)))
         drift = DriftAlarm(model, log.scores)
         say(f"watching {folder}: {len(log.done)} images are done; Ctrl-C ends it")

@@ -55,12 +55,12 @@ class ImageSet(TorchDataset[Sample]):
     def plain_statistics(self) -> Iterator[tuple[float, ...]]:
         """Yield of each image: mean and deviation of grey, sharpness, aspect ratio, number of pixels, bytes of its file
         (of an array: of its pixels)."""
-        for index, (record, found) in enumerate(zip(self.records, self.statistics(), strict=True)):
-            grey = image_of(self._rows[index], self.size).mean(2, dtype=np.float32)
-            width, height = width_and_height(record.image) or (1, 1)
-            source = record.image
+        for index, record in enumerate(self.records):
+            image, source = image_of(self._rows[index], self.size), record.image
+            width, height = width_and_height(source) or (1, 1)
+            found, deviation = image_statistics(image, width, height), float(image.mean(2, dtype=np.float32).std())
             size = source.nbytes if isinstance(source, np.ndarray) else source.stat().st_size
-            yield found.mean_grey, float(grey.std()), found.sharpness, found.aspect_ratio, width * height, size
+            yield found.mean_grey, deviation, found.sharpness, found.aspect_ratio, width * height, size
 
     @property
     def key(self) -> str:

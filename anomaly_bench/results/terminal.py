@@ -15,8 +15,9 @@ from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
 from anomaly_bench.results.published import Published, published
-from anomaly_bench.runs.calibration import stored_thresholds, threshold_lines
+from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.promise import threshold_lines
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -14,7 +14,7 @@ from anomaly_bench.files import csv_text, records_csv
 from anomaly_bench.results.aggregate import Cell, Table, in_order, settings
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
-from anomaly_bench.runs.calibration import defects_found, percent, promised_text
+from anomaly_bench.runs.promise import defects_found, percent, promised_text
 
 ABSENT = "–"
 CELLS_NOTE = (

@@ -99,11 +99,6 @@ class RunFolder:
         file = self.path / "maps.npy"
         return np.load(file, mmap_mode="r") if file.exists() else None
 
-    def peaks(self) -> np.ndarray | None:
-        """Return the largest value of each test image's map, [N]; None where the run stored no maps."""
-        maps = self.maps
-        return None if maps is None else np.array([values.max() for values in maps], np.float64)
-
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
         try:

@@ -20,7 +20,7 @@ from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
 from anomaly_bench.paths import cache_at
-from anomaly_bench.runs.calibration import calibrate_run
+from anomaly_bench.runs.calibration import calibrate_run, peaks_of
 from anomaly_bench.runs.confounds import confound_line, separations
 from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
@@ -106,7 +106,7 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scored = score(folder, method, images, Path(scratch))
         measure(folder, settings, images, scored)
-        peaks = scored[""].peaks()
+        peaks = peaks_of(scored[""].maps)
     calibrate_run(
         folder, peaks, [row for name, each in normals.items() for row in calibration_rows(method, each, name)]
     )

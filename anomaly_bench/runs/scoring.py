@@ -32,10 +32,6 @@ class Scored:
         self.scores, self.file = np.empty(images, np.float32), file
         self.maps: np.ndarray | None = None
 
-    def peaks(self) -> np.ndarray | None:
-        """Return the largest value of each map, [N]; None without maps."""
-        return None if self.maps is None else np.array([values.max() for values in self.maps], np.float64)
-
     def add(self, start: int, scores: Scores, paths: list[str]) -> None:
         """Add a batch from index `start` on.  Raises UserError naming an image whose score or map is not finite."""
         batch = slice(start, start + len(paths))

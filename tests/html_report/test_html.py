@@ -25,8 +25,8 @@ from anomaly_bench.html_report.run_data import file_name
 from anomaly_bench.html_report.tables import best_settings
 from anomaly_bench.results.aggregate import Cell, Column, Table
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.runs.calibration import LEVELS
 from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
+from anomaly_bench.runs.promise import LEVELS
 
 Run = Callable[..., RunFolder]
 STATIC = ROOT / "anomaly_bench" / "html_report" / "static"

@@ -163,7 +163,7 @@ def other_method(run: Path) -> None:
         (other_weights, "weights.safetensors: does not fit Toy"),
         (other_method, "method.lr: 'quick' given"),
         (lambda run: (run / "config.yaml").write_text("method: ["), "config.yaml: cannot be read as yaml"),
-        (lambda run: (run / "config.yaml").write_text("seed: 1"), "config.yaml: holds no configuration of a run"),
+        (lambda run: (run / "config.yaml").write_text("seed: 1"), "holds no configuration of a run"),
     ],
 )
 def test_files_that_fit_their_checksums_and_cannot_be_used(

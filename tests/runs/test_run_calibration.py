@@ -15,10 +15,11 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_list import read_list
 from anomaly_bench.loading.loaders import hold_out_calibration
 from anomaly_bench.records import Record
-from anomaly_bench.runs.calibration import CalibrationRow, promise, read_rows, write_rows
+from anomaly_bench.runs.calibration import CalibrationRow, read_rows, write_rows
 from anomaly_bench.runs.calibration import test_line as line_of_test
 from anomaly_bench.runs.find import find_data
 from anomaly_bench.runs.folder import CALIBRATION, IMAGES, RunFolder
+from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.runner import split
 
 SHARE = "calibration_share=0.25"  # three of twelve
