@@ -14,7 +14,7 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import csv_text
-from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST, RunFolder, ScoreRow
+from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST, RunFolder, ScoreRow, deciding_checksum
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, SCORED, promise, test_line
 
 log = logging.getLogger("anomaly_bench")
@@ -146,6 +146,9 @@ def stored_thresholds(manifest: Mapping[str, Any], file: Path | str = MANIFEST) 
 
     file: the manifest's, for the message.  Raises UserError for thresholds that no run can have written.
     """
+    if manifest.get("deciding_checksum", deciding_checksum(manifest)) != deciding_checksum(manifest):
+        what = "its thresholds, or the ranges of its training images, were changed or damaged after they were written"
+        raise UserError(str(file), what, "bench threshold sets them anew; force=true trains the run anew")
     try:
         stored = manifest.get("thresholds", {})
         if unknown := [*stored.keys() - set(LEVELS)]:

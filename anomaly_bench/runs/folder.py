@@ -6,7 +6,7 @@ import csv
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from anomaly_bench.errors import RunningElsewhere, UserError
-from anomaly_bench.files import csv_text, remove, sha256_of, unwritable, write_atomic, write_text
+from anomaly_bench.files import csv_text, remove, sha256, sha256_of, unwritable, write_atomic, write_text
 from anomaly_bench.runs.json_files import ANEW, parse_json, write_json
 from anomaly_bench.runs.lock import LOCK, Lock
 
@@ -31,7 +31,13 @@ SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)
 CHECKED = (*SMALL, *CALIBRATIONS)  # whenever a run is read; the latter where it has them
 LARGE = ("maps.npy", "weights.safetensors")
 MEASURED = ("metrics.json", "curves.json")  # what `bench eval` makes anew
+DECIDING = ("thresholds", "training_images")  # what `bench predict` judges by; they have a checksum of their own
 STATES = ("running", "done", "failed")
+
+
+def deciding_checksum(manifest: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of those parts of a manifest that decide about new images."""
+    return sha256(json.dumps([manifest.get(key) for key in DECIDING], sort_keys=True))
 
 
 def now() -> str:
@@ -174,7 +180,10 @@ class RunFolder:
         """Set keys of the manifest; a key inside `stages` is added to the others there."""
         manifest = self.manifest
         stages = {**manifest.get("stages", {}), **values.pop("stages", {})}
-        write_json(self.path / MANIFEST, {**manifest, **values, "stages": stages})
+        manifest |= {**values, "stages": stages}
+        if manifest.keys() & set(DECIDING):
+            manifest["deciding_checksum"] = deciding_checksum(manifest)
+        write_json(self.path / MANIFEST, manifest)
 
     def fail(self, error: BaseException | str) -> None:
         """Record why the run stopped."""

@@ -20,6 +20,14 @@ WAYS = ("calibration_share=0.1", "validation/good", "--normals DIR")
 DAMAGES = {"a flipped bit": h.flip, "half": h.cut, "zeros": h.zero, "nothing": lambda p: p.write_bytes(b"")}
 
 
+def _flip_threshold(path: Path) -> None:
+    """The last bit of the first digit: another number, which JSON does not notice."""
+    data = bytearray(path.read_bytes())
+    key = b'"threshold": '
+    data[data.index(key) + len(key)] ^= 1
+    path.write_bytes(data)
+
+
 def _predict(
     name: str, words: str, harm: h.Harm | None, *outcomes: Outcome, world: str = "calibrated", run: str = f"@{RUN}"
 ) -> Case:
@@ -114,7 +122,8 @@ PREDICT = [
     _predict("a run without a threshold", HOLE, None, said("no threshold"), world="run"),
     Case("predict: an unfinished run", ["predict", "@outputs/*/*/*/s0-*", "a.png", *CONF], (refused("not finished"),), "unfinished"),
     Case("predict: the images' folder as run", ["predict", TEST, "a.png", *CONF], (refused(TEST, "no run is here"),), "calibrated"),
-    *(_refused(f"{file}: {name}", HOLE, file, harm=h.on(f"{RUN}/{file}", do)) for file in ("weights.safetensors", "config.yaml", "manifest.json", "calibration.csv") for name, do in DAMAGES.items()),
+    *(_refused(f"{file}: {name}", HOLE, file, harm=h.on(f"{RUN}/{file}", do)) for file in ("weights.safetensors", "config.yaml", "manifest.json", "calibration.csv") for name, do in DAMAGES.items() if (file, name) != ("manifest.json", "a flipped bit")),
+    _refused("manifest.json: a flipped bit of a threshold", HOLE, "manifest.json", harm=h.on(f"{RUN}/manifest.json", _flip_threshold)),
     *(_refused(f"{file} is gone", HOLE, "s0-", harm=h.remove(f"{RUN}/{file}")) for file in ("weights.safetensors", "config.yaml", "manifest.json", "calibration.csv")),
     _refused("an output with a foreign scores.csv", f"{HOLE} --out out", "out/scores.csv", harm=h.content("out/scores.csv", "x")),
     _refused("an output with foreign maps", f"{HOLE} --out out --maps tiff", "out/maps", harm=h.folder("out/maps")),

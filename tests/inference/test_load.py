@@ -73,7 +73,9 @@ def test_a_run_of_an_earlier_version(finished: Callable[..., RunFolder], tmp_pat
     folder = copied(finished("us"), tmp_path / "run")
     with_former_keys(folder)
     assert "teacher_steps: 50000" in (folder.path / "config.yaml").read_text()
-    (tmp_path / "run/manifest.json").write_text(without(folder, "hardware", "thresholds", "training_images"))
+    (tmp_path / "run/manifest.json").write_text(
+        without(folder, "hardware", "thresholds", "training_images", "deciding_checksum")
+    )
     (result,) = predicted(load(folder.path, "cpu"), images_of(folder)[0])
     assert result.score == pytest.approx(folder.scores[0].score, rel=1e-6)
     assert (result.p_value, result.label, result.unlike) == (None, None, "")
@@ -87,7 +89,7 @@ def test_the_calibration_scores_are_those_of_the_threshold(toy_run: RunFolder, t
     scores = [row.score for row in read_rows(toy_run, CALIBRATION)]
     folder = copied(toy_run, tmp_path / "run")
     only_pixel = {"pixel": toy_run.manifest["thresholds"]["pixel"]}
-    reseal(folder, thresholds=only_pixel)
+    folder.update(thresholds=only_pixel)
     model = load(folder.path, config_dir=CONF)
     assert model.calibration is not None
     assert model.calibration.tolist() == scores
@@ -95,6 +97,19 @@ def test_the_calibration_scores_are_those_of_the_threshold(toy_run: RunFolder, t
     assert result.p_value is not None
     assert (result.label, result.threshold) == (None, None)
     assert result.pixel_threshold == only_pixel["pixel"]["threshold"]
+
+
+@pytest.mark.parametrize("key", ["thresholds", "training_images"])
+def test_what_decides_is_not_believed_when_it_was_changed(toy_run: RunFolder, tmp_path: Path, key: str) -> None:
+    folder = copied(toy_run, tmp_path / "run")
+    manifest = json.loads((folder.path / "manifest.json").read_text())
+    if key == "thresholds":
+        manifest[key]["image"]["threshold"] += 1
+    else:
+        manifest[key]["mean_grey"][0] -= 1
+    (folder.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match=r"manifest.json: its thresholds, or the ranges .* were changed or damaged"):
+        load(folder.path, config_dir=CONF)
 
 
 def test_the_model_learns_no_more(toy_run: RunFolder) -> None:
