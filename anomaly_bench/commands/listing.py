@@ -16,7 +16,7 @@ from anomaly_bench.commands.parser import LISTS, RUN_KEYS
 from anomaly_bench.commands.show import heading, parse
 from anomaly_bench.console import age
 from anomaly_bench.errors import UserError, none_of
-from anomaly_bench.results.aggregate import MAIN
+from anomaly_bench.results.aggregate import MAIN, four
 from anomaly_bench.runs.folder import CHECKED, LARGE, RunFolder, find
 from anomaly_bench.runs.index import indexed, state
 
@@ -98,7 +98,7 @@ def _refuse_unknown_names(wanted: Mapping[str, list[str]], folders: Sequence[Run
 def _figures(folder: RunFolder) -> str:
     """Return the main metrics, when the run ended or began, what went wrong."""
     manifest, metrics = folder.manifest, folder.metrics
-    figures = [f"{key} {metrics[key]:.4f}" for key in MAIN if key in metrics]
+    figures = [f"{key} {four(metrics[key])}" for key in MAIN if key in metrics]
     if when := manifest.get("finished") or manifest.get("started"):
         seconds = (datetime.now(timezone.utc) - datetime.fromisoformat(when)).total_seconds()
         figures.append(f"{age(seconds)} ago")
