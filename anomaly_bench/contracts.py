@@ -106,6 +106,7 @@ class Method(LightningModule):
     holds all that `score` needs, so that a finished run can be used without any other file.
     """
 
+    baseline: bool = False  # no paper's method, but a floor: tables mark it, and it is never the best
     val_share: float = 0.0  # share of the normal training images that `stages` gets as `val`
     image_size: int  # pixels; images are resized to a square of this side
     batch_size: int  # images in a training step, over all devices together

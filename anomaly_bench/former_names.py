@@ -21,6 +21,11 @@ KEYS = {  # of methods, in dotted form
     "decoder_layers": "teacher.decoder_layers",
 }
 FORMER_KEYS = {new: old for old, new in KEYS.items()}
+ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, and what changes nothing
+    "ReverseDistillation": {"steps": None},
+    "CSFlow": {"steps": None},
+    "UninformedStudents": {"steps": None},
+}
 
 
 def present_class(target: str) -> str:
@@ -52,7 +57,16 @@ def present_method(method: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in present_keys(method).items():
         block, _, name = key.rpartition(".")
         (found.setdefault(block, {}) if block else found)[name] = value
-    return found
+    return {**added_keys(method), **found}
+
+
+def added_keys(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that earlier versions of a method of this package had not, with the value that changes nothing.
+
+    With that value they do not count for the ids of runs.
+    """
+    target = str(method.get("_target_"))
+    return ADDED_KEYS.get(target.rpartition(".")[2], {}) if target.startswith("anomaly_bench.") else {}
 
 
 def renamed(key: str, known: Collection[str]) -> str:

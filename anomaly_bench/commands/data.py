@@ -1,16 +1,28 @@
-"""`bench data list | prepare | verify`."""
+"""`bench data list | prepare | verify`: what is there, and what plain statistics of its images separate."""
 
 from __future__ import annotations
 
 import os
+import warnings
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from anomaly_bench.datasets.prepare import prepare, show_all, verify
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from anomaly_bench import config
+from anomaly_bench.console import new_table, print_lines
+from anomaly_bench.datasets.prepare import find_place, prepare, show_all, verify
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_files import expand_user, is_folder
+from anomaly_bench.records import Dataset, Record
+from anomaly_bench.runs.confounds import MEANS, file_statistics, separations, strongest
 
 SCHEMES = ("https://", "http://", "ftp://", "file://")
+SIZE = 256  # pixels of a side: as most methods see the images
 
 
 def list_command(arguments: Namespace) -> int:
@@ -28,7 +40,54 @@ def prepare_command(arguments: Namespace) -> int:
 
 def verify_command(arguments: Namespace) -> int:
     """Run `bench data verify NAME`: 1 where something is not in order."""
-    return verify(arguments.name, folder_of(arguments, "root"), arguments.keys.get("decode") == "true")
+    root = folder_of(arguments, "root")
+    code = verify(arguments.name, root, arguments.keys.get("decode") == "true")
+    return max(code, show_confounds(arguments.name, root))
+
+
+def show_confounds(name: str, root: str | None) -> int:
+    """Print how well plain statistics of the test images separate the classes, for each category that is here.
+
+    Returns 1 where a test image cannot be read, else 0.
+    """
+    table = new_table(("", *MEANS), "l" + "r" * len(MEANS))
+    known: dict[str, tuple[float, ...]] = {}  # one-class sets have the same test images in each category
+    lines, code = [], 0
+    for category, records in test_records(name, root):
+        where, labels = "/".join(dict.fromkeys((name, category))), [record.label for record in records]
+        try:
+            new = [record for record in records if record.path not in known]
+            known |= {record.path: row for record, row in zip(new, file_statistics(new, SIZE), strict=True)}
+        except UserError as error:
+            lines.append(str(error))
+            code = 1
+            continue
+        if found := separations([known[record.path] for record in records], labels):
+            table.add_row(category, *(f"{auroc:.3f}" for auroc in found.values()))
+            confound = strongest(found, labels.count(0), labels.count(1))
+            lines += [f"{where}: {confound}"] if confound else []
+    if table.row_count:
+        side = f"at {SIZE} x {SIZE} pixels, as at that image_size in a run"
+        print_lines(f"AUROC of plain statistics of the test images ({side}); below 0.5: normal images have more of it")
+        Console(markup=False).print(table, highlight=False)
+    print_lines(*lines)
+    return code
+
+
+def test_records(name: str, root: str | None) -> Iterator[tuple[str, list[Record]]]:
+    """Yield each category that can be used, with its test images; a set without categories is its own."""
+    with config.hydra_context() as loader:
+        categories = config.options(loader, f"dataset/{name}") or [name]
+    place = find_place(name, root)
+    for category in categories:
+        if name == "demo" and not (place and is_folder(place / category)):  # it would be drawn
+            continue
+        choice = "/".join(dict.fromkeys((name, category)))
+        values: Any = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "dataset" / f"{choice}.yaml"))
+        with warnings.catch_warnings(), suppress(UserError):  # `verify` has told
+            warnings.simplefilter("ignore")
+            dataset: Dataset = config.build("dataset", {**values, "root": root})
+            yield category, dataset.records("test")
 
 
 def folder_of(arguments: Namespace, key: str) -> str | None:

@@ -2,7 +2,7 @@
 
 A table is an experiment with a matrix (`hydra: sweeper: params:` in conf/experiment).  Its points are the settings in
 that matrix; each has a run for each data set, category and seed.  A preset (conf/preset) puts other values in place of
-the matrix's.
+the matrix's.  The baseline, which costs seconds, runs on the same data and stands beside paper and ours.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ def reproduce_command(arguments: Namespace) -> int:
     request = request_of(arguments)
 
     from anomaly_bench.commands.main import main
-    from anomaly_bench.commands.reproduce_points import lines, planned, status
+    from anomaly_bench.commands.reproduce_points import Point, baseline_line, baselines, lines, planned, status
     from anomaly_bench.commands.reproduce_tables import write_tables
     from anomaly_bench.sweeps.sweep import console_log, sweep
 
     console_log()
-    points = []
+    points: list[Point] = []
+    beside: dict[str, list[Point]] = {}
     for experiment in request.experiments:
         planned_points = planned(experiment, request)
-        for line in lines(planned_points):
+        beside[experiment] = baselines(planned_points, request)
+        for line in (*lines(planned_points), baseline_line(beside[experiment])):
             log.info("%s", line)
         points += planned_points
     if request.plan_only:
         return 0
-    for point in points:
+    all_points = [*(point for group in beside.values() for point in group), *points]
+    for point in all_points:
         if point.missing:
             log.info("%s: bench train -m %s", point.experiment, " ".join(point.sweep()))
             sweep(point.sweep(), main)
-    write_tables(points, request)
-    failed = [job for point in points for job in point.missing if status(job) not in ("done", "running")]
+    write_tables(points, beside, request)
+    failed = [job for point in all_points for job in point.missing if status(job) not in ("done", "running")]
     return 1 if failed else 0

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from omegaconf import OmegaConf
+
+from anomaly_bench import config
 from anomaly_bench.commands.reproduce_request import Place, Request, key_of, places
 from anomaly_bench.sweeps.plan import Job, plan, summary
 
 CANNOT = "cannot run"
+BASELINE = "brightness"  # the method that stands beside every table; it trains nothing
+OWN = ("experiment", "method", "dataset", "seed")  # keys that the baseline's runs have values of their own for
 
 
 @dataclass
@@ -48,6 +54,37 @@ def planned(experiment: str, request: Request) -> list[Point]:
         overrides = [each for each in job.overrides if key_of(each) not in ("dataset", "seed")]
         points.setdefault(tuple(overrides), Point(experiment, overrides)).jobs.append(job)
     return list(points.values())
+
+
+def baselines(points: Sequence[Point], request: Request) -> list[Point]:
+    """Return the baseline's runs on the data of an experiment's points: a point for each data set, one seed."""
+    experiment, jobs = points[0].experiment, dict[Place, Job]()
+    for point in points:
+        jobs |= {point.place(job): job for job in point.jobs}
+    given = [each for each in request.overrides_of(experiment) if key_of(each).partition(".")[0] not in OWN]
+    found = []
+    for name in dict.fromkeys(name for name, _ in jobs):
+        chosen = {"/".join(dict.fromkeys(place)): job for place, job in jobs.items() if place[0] == name}
+        overrides = [f"method={BASELINE}", *given, *_changes(*next(iter(chosen.items())))]
+        planned_jobs = plan([*overrides, f"dataset={','.join(chosen)}", "seed=0"])
+        found.append(Point(experiment, overrides, planned_jobs))
+    return found
+
+
+def _changes(dataset: str, job: Job) -> Iterator[str]:
+    """Yield as overrides what a run's configuration of a data set has in place of that of its file."""
+    both = (job.overrides, [f"method={BASELINE}", f"dataset={dataset}"])
+    values, file = (OmegaConf.to_container(config.compose(each).dataset, resolve=True) for each in both)
+    assert isinstance(values, dict)
+    assert isinstance(file, dict)
+    for key, value in values.items():
+        if value != file.get(key):
+            yield f"dataset.{key!s}={json.dumps(value)}"
+
+
+def baseline_line(points: Sequence[Point]) -> str:
+    """Return what is done and what will run of the baseline; what it lacks, the experiment lacks too."""
+    return f"  beside it {BASELINE}: {summary([job for point in points for job in point.jobs])}"
 
 
 def lines(points: Sequence[Point]) -> Iterator[str]:

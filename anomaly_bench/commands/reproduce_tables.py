@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,17 @@ LACKING = {  # the key that a mistake names -> what is missing, in a cell of a t
 }
 
 
-def write_tables(points: Sequence[Point], request: Request) -> Path:
-    """Write paper versus ours from all finished runs of these settings to <outputs>/reproduce, and print it."""
+def write_tables(points: Sequence[Point], beside: Mapping[str, Sequence[Point]], request: Request) -> Path:
+    """Write paper versus ours from all finished runs of these settings to <outputs>/reproduce, and print it.
+
+    beside: the baseline's points of each experiment.
+    """
     rows = collect(request.outputs).rows if Path(request.outputs).is_dir() else []
-    wanted = [table for point in points for table in table_requests(point, stand_in=bool(request.preset))]
+    wanted = [
+        replace(table, baselines=settings_of(beside[point.experiment]))
+        for point in points
+        for table in table_requests(point, stand_in=bool(request.preset))
+    ]
     tables = compare_with_published(wanted, rows)
     folder = write_versus(tables, Path(request.outputs) / "reproduce", request.warning)
     _print(tables, request.warning, folder)
@@ -47,10 +55,8 @@ def table_requests(point: Point, stand_in: bool) -> Iterator[TableRequest]:
     """
     meant, run = places(point.experiment), list(dict.fromkeys(map(point.place, point.jobs)))
     chosen = dict(zip(meant, cycle(run), strict=False)) if stand_in else {place: place for place in meant}
-    settings, configs = {}, {}
-    for name, job in {point.place(job)[0]: job for job in point.jobs}.items():
-        cfg = config.compose(job.overrides)
-        settings[name], configs[name] = config.identify(config.validate(cfg))[1], flat(cfg)
+    settings = settings_of([point])
+    configs = {point.place(job)[0]: flat(config.compose(job.overrides)) for job in _one_each(point)}
     why = {point.place(job): _reason(job) for job in point.jobs}
     title = dict(line.split(maxsplit=1) for line in names("experiment"))[point.experiment]
     for name in dict.fromkeys(name for name, _ in meant):
@@ -58,6 +64,20 @@ def table_requests(point: Point, stand_in: bool) -> Iterator[TableRequest]:
         cfg = as_written(point, name)
         ran = configs.get(next(iter(run_for.values()))[0], flat(cfg))
         yield TableRequest(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), run_for, why)
+
+
+def settings_of(points: Sequence[Point]) -> dict[str, str]:
+    """Return data set -> the `setting` of its runs, as in collect.Row."""
+    return {
+        point.place(job)[0]: config.identify(config.validate(config.compose(job.overrides))).setting
+        for point in points
+        for job in _one_each(point)
+    }
+
+
+def _one_each(point: Point) -> list[Job]:
+    """Return a run on each data set."""
+    return list({point.place(job)[0]: job for job in point.jobs}.values())
 
 
 def as_written(point: Point, dataset: str) -> Any:

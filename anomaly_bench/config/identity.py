@@ -15,7 +15,7 @@ from anomaly_bench.config.schema import Settings
 from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256
-from anomaly_bench.former_names import FORMER_KEYS, former_class
+from anomaly_bench.former_names import FORMER_KEYS, added_keys, former_class
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
 RANDOM = "random"  # in place of a file: numbers that are drawn
@@ -109,9 +109,15 @@ def _once(key: Any, find: Callable[[], Any]) -> Any:
 
 
 def _with_former_keys(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a method's arguments under the keys of earlier versions, which the ids of runs are made of."""
+    """Return a method's arguments under the keys of earlier versions, which the ids of runs are made of.
+
+    A key that was added since counts only where its value changes something.
+    """
     values: dict[str, Any] = {}
+    added = added_keys(method)
     for key, value in method.items():
+        if key in added and value == added[key]:
+            continue
         if isinstance(value, BaseModel) and key in FORMER_BLOCKS:
             given = value.model_dump(exclude_unset=True)  # a key without a value in the yaml was none of the method's
             values |= {FORMER_KEYS.get(f"{key}.{name}", name): each for name, each in given.items()}

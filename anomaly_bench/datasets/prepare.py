@@ -46,7 +46,7 @@ def _places(name: str, root: str | None) -> list[Path]:
     return [generated(demo_root(root), seed=0)]
 
 
-def _find(name: str, root: str | None) -> Path | None:
+def find_place(name: str, root: str | None) -> Path | None:
     """Return the first place that holds a category, or a file of a one-class set."""
     if name in CATEGORIES:
         return find_folder(name, root)
@@ -63,7 +63,7 @@ def _inspect(name: str, place: Path, check: bool, decode: bool) -> list[Row]:
 def show_all(root: str | None) -> int:
     """Print of each data set where it is, or where it was looked for.  Returns 0."""
     for name in NAMES:
-        place = _find(name, root)
+        place = find_place(name, root)
         if place is None:
             looked = " or ".join(map(str, _places(name, root)))
             print_lines(f"{name}: not in {looked}; bench data prepare {name}")
@@ -77,7 +77,7 @@ def verify(name: str, root: str | None, decode: bool) -> int:
 
     decode: read every image too.  Raises UserError where nothing of it is there.
     """
-    place = _find(name, root)
+    place = find_place(name, root)
     if place is None:
         looked = " or ".join(map(str, _places(name, root)))
         raise UserError("root", f"nothing of {name} in {looked}", f"bench data prepare {name}")
@@ -99,7 +99,7 @@ def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
 
             for texture in TEXTURES:
                 generate(demo_root(root), texture, seed=0)
-        elif place := _find(name, root):
+        elif place := find_place(name, root):
             print_lines(f"{name} is in {place} already; delete that folder to fetch it again")
         else:
             _fetch(name, root, urls)

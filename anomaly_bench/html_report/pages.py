@@ -13,6 +13,7 @@ from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by
 from anomaly_bench.results.aggregate import MAIN, Table, summarise
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.remarks import remarks
 from anomaly_bench.results.text import CELLS_NOTE, Grid, decision_grid
 from anomaly_bench.runs.folder import now
 
@@ -49,7 +50,8 @@ class DatasetResults:
     @cached_property
     def best(self) -> dict[str, set[str]]:
         """Metric -> settings that are distinguishably better than each of the others."""
-        return best_settings(self.tables, self.compared)
+        baselines = {run.heading for run in self.runs if run.row.baseline}
+        return best_settings(self.tables, self.compared, baselines)
 
     def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
         """Return the rows of a table of settings x metrics."""
@@ -58,6 +60,10 @@ class DatasetResults:
     def decisions(self) -> Grid:
         """Return the table of thresholds, means over seeds; only its headings without thresholds."""
         return decision_grid([run.row for run in self.runs])
+
+    def remarks(self) -> list[str]:
+        """Return what the figures must be read with."""
+        return remarks([run.row for run in self.runs])[self.name]
 
     def cost_charts(self) -> Charts:
         """Return the charts of accuracy against cost."""
@@ -90,6 +96,7 @@ def category_page(dataset: DatasetResults, category: str) -> dict[str, Any]:
         "category": category,
         "tables": tables,
         "rows": setting_rows(tables, runs, {}),
+        "remarks": remarks([run.row for run in runs])[dataset.name],
         "curves": curve_charts(runs),
         "histograms": score_histograms(runs),
         "losses": loss_charts(runs),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from anomaly_bench.html_report.charts import Style
@@ -54,8 +54,13 @@ def short_number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def best_settings(tables: Sequence[Table], compared: Sequence[Comparison]) -> dict[str, set[str]]:
-    """Return for each metric the setting that is distinguishably better than each of the others, if there is one."""
+def best_settings(
+    tables: Sequence[Table], compared: Sequence[Comparison], baselines: Collection[str] = ()
+) -> dict[str, set[str]]:
+    """Return for each metric the setting that is distinguishably better than each of the others, if there is one.
+
+    baselines: headings of settings that are never the best.
+    """
     found = {}
     for table in tables:
         headings = {column.head for column in table.columns if column.ours and column.cells[-1]}
@@ -64,7 +69,7 @@ def best_settings(tables: Sequence[Table], compared: Sequence[Comparison]) -> di
             if c.metric == table.metric and c.distinguishable and not c.check:
                 better, worse = (c.first, c.second) if c.difference > 0 else (c.second, c.first)
                 beaten.setdefault(better, set()).add(worse)
-        found[table.metric] = {h for h in headings if len(headings) > 1 and beaten[h] >= headings - {h}}
+        found[table.metric] = {h for h in headings - {*baselines} if len(headings) > 1 and beaten[h] >= headings - {h}}
     return found
 
 

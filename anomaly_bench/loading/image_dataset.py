@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from anomaly_bench.contracts import Record, Sample
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, image_of, mask_of
 from anomaly_bench.loading.image_files import width_and_height
-from anomaly_bench.loading.image_statistics import ImageStatistics, image_statistics
+from anomaly_bench.loading.image_statistics import ImageStatistics, image_statistics, plain_statistics
 from anomaly_bench.loading.row_file import RowFile
 
 
@@ -53,14 +53,9 @@ class ImageSet(TorchDataset[Sample]):
             yield image_statistics(image_of(self._rows[index], self.size), width, height)
 
     def plain_statistics(self) -> Iterator[tuple[float, ...]]:
-        """Yield of each image: mean and deviation of grey, sharpness, aspect ratio, number of pixels, bytes of its file
-        (of an array: of its pixels)."""
+        """Yield the `plain_statistics` of each image."""
         for index, record in enumerate(self.records):
-            image, source = image_of(self._rows[index], self.size), record.image
-            width, height = width_and_height(source) or (1, 1)
-            found, deviation = image_statistics(image, width, height), float(image.mean(2, dtype=np.float32).std())
-            size = source.nbytes if isinstance(source, np.ndarray) else source.stat().st_size
-            yield found.mean_grey, deviation, found.sharpness, found.aspect_ratio, width * height, size
+            yield plain_statistics(image_of(self._rows[index], self.size), record.image)
 
     @property
     def key(self) -> str:

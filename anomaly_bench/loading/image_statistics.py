@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
+from anomaly_bench.loading.image_files import width_and_height
 
 SLACK = 0.05  # of a bound: an image is unlike the training images from here on outside their range
 
@@ -25,6 +28,17 @@ def image_statistics(image: np.ndarray, width: int, height: int) -> ImageStatist
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     sharpness = float(laplacian.var()) if laplacian.size else 0.0
     return ImageStatistics(width / height, float(grey.mean()), sharpness)
+
+
+def plain_statistics(image: np.ndarray, source: Path | np.ndarray) -> tuple[float, ...]:
+    """Return mean and deviation of grey, sharpness, aspect ratio, number of pixels, and bytes of the file.
+
+    image: uint8 [S, S, 3] as the method sees it.  source: its file, or an array, whose pixels' bytes then count.
+    """
+    width, height = width_and_height(source) or (1, 1)
+    found, deviation = image_statistics(image, width, height), float(image.mean(2, dtype=np.float32).std())
+    size = source.nbytes if isinstance(source, np.ndarray) else source.stat().st_size
+    return found.mean_grey, deviation, found.sharpness, found.aspect_ratio, width * height, size
 
 
 def ranges(statistics: Iterable[ImageStatistics]) -> dict[str, tuple[float, float]]:

@@ -122,6 +122,12 @@ class NormalLoaders:
         self._check(split, batch_size)  # before anything is computed
         return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
 
+    def examples(self, count: int) -> Tensor:
+        """Return training images [N, 3, S, S], `count` at most, evenly spaced in their order."""
+        images = self._images["train"]
+        chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
+        return torch.stack([images[int(i)]["image"] for i in chosen])
+
     def statistics(self) -> dict[str, tuple[float, float]]:
         """Return the ranges of shape, brightness and sharpness of the training images."""
         return ranges(self._images["train"].statistics())

@@ -35,6 +35,8 @@ class Brightness(Method):
     [0.0, 0.4]
     """
 
+    baseline = True
+
     def __init__(self, image_size: ImageSize, batch_size: BatchSize, sigma: Positive) -> None:
         super().__init__()
         self.image_size, self.batch_size, self.sigma = image_size, batch_size, sigma

@@ -34,6 +34,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, NotN
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
+from anomaly_bench.nets.training_length import TrainingLength
 
 SCALES = 3  # sizes of the image: all of it, a half, a quarter
 SLOPE = 0.1  # of the leaky ReLU
@@ -64,7 +65,8 @@ class CSFlow(Method):
         hidden: Width,
         clamp: Positive,
         batch_size: BatchSize,
-        epochs: Count,
+        epochs: Count | None,
+        steps: Count | None,
         lr: Positive,
         betas: tuple[Decay, Decay],
         eps: Positive,
@@ -75,7 +77,7 @@ class CSFlow(Method):
     ) -> None:
         super().__init__()
         self.weights, self.layer, self.image_size, self.downscale = weights, layer, image_size, downscale
-        self.batch_size, self.epochs, self.gradient_clip = batch_size, epochs, gradient_clip
+        self.batch_size, self.length, self.gradient_clip = batch_size, TrainingLength(epochs, steps), gradient_clip
         self.adam = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         self.map_scales, self.feature_dtype = map_scales, feature_dtype
         self.backbone = Backbone(backbone, layers=(layer,))
@@ -92,7 +94,7 @@ class CSFlow(Method):
         key = f"{self.backbone.name} {self.layer} sha256 {self.backbone.sha256} {SCALES} sizes {self.downscale}"
         frozen = FrozenFeatures(self.features, key, self.feature_dtype, self.device)
         loader = data.features("train", frozen, self.batch_size, shuffle=True)
-        trainer = {"max_epochs": self.epochs, "gradient_clip_val": self.gradient_clip}
+        trainer = {**self.length.limits(loader, self.batch_size), "gradient_clip_val": self.gradient_clip}
         yield Stage("flow", Likelihood(self.flow, self.adam), loader, trainer)
 
     def features(self, images: Tensor) -> Maps:

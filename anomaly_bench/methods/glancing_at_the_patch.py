@@ -22,7 +22,6 @@ Deviation: the largest value of a map is the image's score; the paper gives none
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -42,6 +41,7 @@ from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.nets.partial_conv import GlobalNet
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, register_imagenet_statistics
 from anomaly_bench.nets.teachers import EPOCH, Teachers, teacher_weight_files
+from anomaly_bench.nets.training_length import TrainingLength
 from anomaly_bench.nets.windows import (
     crop,
     hole_masks,
@@ -145,8 +145,7 @@ class GlancingAtThePatch(Method):
 
     def _stage(self, name: str, module: LightningModule, data: NormalData, steps: int, batch_size: int) -> Stage:
         loader = data.loader("train", batch_size, shuffle=True, min_samples=min(EPOCH, steps) * batch_size)
-        epoch = math.ceil(len(loader.dataset) / batch_size)  # type: ignore[arg-type]
-        return Stage(name, module, loader, {"max_epochs": math.ceil(steps / epoch), "max_steps": steps})
+        return Stage(name, module, loader, TrainingLength(None, steps).limits(loader, batch_size))
 
     def _tuning(self) -> Tuning:
         backbone = self.teachers.imagenet_network()

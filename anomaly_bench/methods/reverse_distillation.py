@@ -30,6 +30,7 @@ from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, Normal
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
 from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.training_length import TrainingLength
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
 RESNETS = {
@@ -67,7 +68,8 @@ class ReverseDistillation(Method):
         weights: str | None,
         image_size: Annotated[ImageSize, Field(ge=32, multiple_of=32)],
         batch_size: BatchSize,
-        epochs: Count,
+        epochs: Count | None,
+        steps: Count | None,
         lr: Positive,
         betas: tuple[Decay, Decay],
         flatten_loss: bool,
@@ -75,7 +77,8 @@ class ReverseDistillation(Method):
         feature_dtype: Literal["float32", "float16"] | None,
     ) -> None:
         super().__init__()
-        self.weights, self.image_size, self.batch_size, self.epochs = weights, image_size, batch_size, epochs
+        self.weights, self.image_size, self.batch_size = weights, image_size, batch_size
+        self.length = TrainingLength(epochs, steps)
         self.feature_dtype = feature_dtype
         self.lr, self.betas, self.flatten_loss, self.sigma = lr, (betas[0], betas[1]), flatten_loss, sigma
         blocks, bottleneck, width = RESNETS[backbone.split(".")[0]]
@@ -98,7 +101,7 @@ class ReverseDistillation(Method):
         if self.image_size == 32 and step and len(loader.dataset) % step == 1:  # type: ignore[arg-type]
             what = f"{step} leaves a last batch of one image, and batch norm with one value for a 1 x 1 code"
             raise UserError("method.batch_size", what, "another batch_size")
-        yield Stage("distillation", self, loader, {"max_epochs": self.epochs})
+        yield Stage("distillation", self, loader, self.length.limits(loader, self.batch_size))
 
     def training_step(self, batch: NormalBatch | FeatureBatch, batch_idx: int) -> Tensor:
         f_e = batch["features"] if "features" in batch else self.teacher(batch["image"])

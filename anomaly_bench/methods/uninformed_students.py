@@ -35,6 +35,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.distillation import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, register_imagenet_statistics, upsample
 from anomaly_bench.nets.teachers import Teachers, teacher_weight_files
+from anomaly_bench.nets.training_length import TrainingLength
 
 EPS = 1e-6  # least deviation of a descriptor's dimension or a score, so that a constant one can be divided by it
 
@@ -59,7 +60,8 @@ class UninformedStudents(Method):
         conv3_channels_65: Literal[128, 256],
         students: Annotated[int, Field(ge=1, le=256)],
         batch_size: BatchSize,
-        epochs: Count,
+        epochs: Count | None,
+        steps: Count | None,
         lr: Positive,
         weight_decay: NotNegative,
         val_share: Annotated[float, Field(gt=0, lt=1)],
@@ -68,7 +70,8 @@ class UninformedStudents(Method):
         teacher: DistillationConfig,
     ) -> None:
         super().__init__()
-        self.image_size, self.batch_size, self.epochs, self.val_share = image_size, batch_size, epochs, val_share
+        self.image_size, self.batch_size, self.val_share = image_size, batch_size, val_share
+        self.length = TrainingLength(epochs, steps)
         self.lr, self.weight_decay, self.teachers = lr, weight_decay, Teachers(teacher, backbone, weights)
         if not dense and tuple(patch_sizes) != (image_size,):
             what = f"{list(patch_sizes)} given for an image_size of {image_size}; dense=false makes an image one patch"
@@ -90,7 +93,8 @@ class UninformedStudents(Method):
             scale.standardise(data.loader("train", 1))
             training = StudentTraining(scale, self.lr, self.weight_decay)
             loader = data.loader("train", self.batch_size, shuffle=True)
-            yield Stage(f"students_p{scale.patch_size}", training, loader, {"max_epochs": self.epochs})
+            limits = self.length.limits(loader, self.batch_size)
+            yield Stage(f"students_p{scale.patch_size}", training, loader, limits)
         for scale in self._scales():
             scale.calibrate(data.loader("val", 1))
 

@@ -16,6 +16,7 @@ METRICS = (
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "pro_per_image", "aupimo"),
 )
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
+BASELINE = " (baseline)"  # after the name of what is no paper's method, but a floor
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,15 @@ def _table(dataset: str, metric: str, rows: Sequence[Row]) -> Table:
 
 
 def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    """Return the runs of each setting, by seed and category, under its heading: its label without `method.`."""
+    """Return the runs of each setting, by seed and category, under its heading: its label without `method.`.
+
+    A baseline's heading says so.
+    """
     labels, runs = setting_labels(rows), defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.seed, row.category)):
         runs[row.setting].append(row)
-    return {short(labels[setting]): runs[setting] for setting in sorted(runs, key=lambda setting: labels[setting])}
+    found = {setting: runs[setting] for setting in sorted(runs, key=lambda setting: labels[setting])}
+    return {short(labels[key]) + BASELINE * group[0].baseline: group for key, group in found.items()}
 
 
 def _cells(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:

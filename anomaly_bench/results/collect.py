@@ -13,6 +13,7 @@ from typing import Any
 from anomaly_bench.errors import NAME, UserError, check_name
 from anomaly_bench.files import sha256
 from anomaly_bench.runs.calibration import stored_thresholds
+from anomaly_bench.runs.confounds import Confound, strongest
 from anomaly_bench.runs.folder import MANIFEST, find
 from anomaly_bench.runs.index import IndexedFolder, indexed, state
 
@@ -55,6 +56,9 @@ class Row:
     data: str = field(default="", repr=False)  # checksum of the data set's files
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # as `stored_thresholds` returns
     place: str = field(default="", repr=False)  # the folder of images, where the data set is `folder`
+    baseline: bool = False  # its method is no paper's, but a floor
+    confound: Confound | None = field(default=None, repr=False)  # what separates the test images without a method
+    learning: str = field(default="", repr=False)  # a warning where the run learned next to nothing
 
 
 @dataclass(frozen=True)
@@ -205,7 +209,16 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         thresholds=stored_thresholds(manifest),
         data=str(manifest.get("checksums", {}).get("data", "")),
         place=str(manifest.get("place", "")),
+        baseline=bool(manifest.get("baseline")),
+        confound=_confound(manifest),
+        learning=str(manifest.get("learning", {}).get("warning", "")),
     )
+
+
+def _confound(manifest: Mapping[str, Any]) -> Confound | None:
+    """Return the plain statistic that separates a run's test images; None also where an earlier version wrote it."""
+    images = manifest.get("images", {})
+    return strongest(manifest.get("confounds", {}), images.get("test_good", 0), images.get("test_anomalous", 0))
 
 
 def _reason(error: Exception) -> str:

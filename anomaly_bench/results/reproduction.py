@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from statistics import fmean
 from typing import Any
 
 from anomaly_bench.results.collect import Row
@@ -34,6 +35,7 @@ class TableRequest:
     written: Mapping[str, Any]  # the same as the experiment's file has them
     places: Mapping[str, DatasetCategory]  # a published category -> what was run for it
     why: Mapping[DatasetCategory, str]  # why there is no run: `not run: data set missing`
+    baselines: Mapping[str, str] = field(default_factory=dict)  # data set of the runs -> the baseline's `setting`
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Line:
     category: str
     published: Published | None
     ours: SeedMean
+    baseline: float = math.nan  # without a model, on the same images; nan where it was not run on all of them
 
     @property
     def tolerance(self) -> float:
@@ -104,19 +107,36 @@ def _tables(request: TableRequest, rows: Sequence[Row]) -> Iterator[Versus]:
     for variant, metric in dict.fromkeys((f.variant, f.metric) for f in meant):
         column = {f.category: f for f in meant if (f.variant, f.metric) == (variant, metric)}
         different = dict.fromkeys(d for f in column.values() for d in differences(f.setting, request.config))
-        runs = {name: _runs(request, rows, place, metric) for name, place in request.places.items()}
+        runs = {name: _runs(request.settings, rows, place, metric) for name, place in request.places.items()}
         values = {name: {run.seed: [run.metrics[metric]] for run in found} for name, found in runs.items()}
-        lines = [Line(name, column.get(name), _category_mean(request, name, metric, runs[name])) for name in runs]
-        for mean in MEANS:
-            if mean in column:
-                over = [seeds for name, seeds in values.items() if _counts_for(mean, name)]
-                lines.append(Line(mean, column[mean], mean_over_categories(over)))
+        beside = {name: _baseline(request, rows, place, metric) for name, place in request.places.items()}
+        lines = [
+            Line(name, column.get(name), _category_mean(request, name, metric, found), beside[name])
+            for name, found in runs.items()
+        ]
+        for mean in (mean for mean in MEANS if mean in column):
+            names = [name for name in values if _counts_for(mean, name)]
+            ours = mean_over_categories([values[name] for name in names])
+            lines.append(Line(mean, column[mean], ours, _mean([beside[name] for name in names])))
         yield Versus(request, variant, metric, lines, list(different))
 
 
-def _runs(request: TableRequest, rows: Sequence[Row], place: DatasetCategory, metric: str) -> list[Row]:
-    """Return the runs of one category and exactly this setting, one for each seed: `collect` takes no run twice."""
-    setting = request.settings.get(place[0])
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
+
+
+def _baseline(request: TableRequest, rows: Sequence[Row], place: DatasetCategory, metric: str) -> float:
+    """Return the baseline's value for one category; nan where it was not run."""
+    runs = _runs(request.baselines, rows, place, metric)
+    return runs[0].metrics[metric] if runs else math.nan
+
+
+def _runs(settings: Mapping[str, str], rows: Sequence[Row], place: DatasetCategory, metric: str) -> list[Row]:
+    """Return the runs of one category and exactly this setting, one for each seed: `collect` takes no run twice.
+
+    settings: of each data set.
+    """
+    setting = settings.get(place[0])
     found = [row for row in rows if (row.dataset, row.category) == place and row.setting == setting]
     return [row for row in found if metric in row.metrics]
 

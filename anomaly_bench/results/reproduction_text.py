@@ -16,13 +16,14 @@ from anomaly_bench.results.text import ABSENT, Grid, cell_text, markdown_table
 
 FIELDS = (
     *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source"),
-    *("ours", "std", "seeds", "note", "delta", "tolerance", "inside", "differences", "warning"),
+    *("ours", "std", "seeds", "note", "delta", "tolerance", "inside", "differences", "warning", "baseline"),
 )
 NOTE = (
     f"Tolerance: twice our standard deviation over seeds, at least {LEAST}; published figures come without one. "
     "A published figure that was not checked against its source says so: `unverified` was written down from memory, "
     "`doubtful` likewise and the values do not have the stated mean. `±`: standard deviation over n seeds. Nothing is "
-    "compared where categories are missing."
+    "compared where categories are missing. Baseline: grey values without a model (`method=brightness`), on the same "
+    "images; it is compared with nothing."
 )
 
 
@@ -60,7 +61,8 @@ def versus_csv(tables: Sequence[Versus], warning: str = "") -> str:
             tolerance = "" if line.inside is None else line.tolerance
             found = [_number(ours.value), _number(ours.std), ours.seeds or "", ours.note, _number(line.delta)]
             where = [table.request.experiment, table.request.dataset, table.variant, table.metric, line.category]
-            lines.append([*where, *quoted, *found, tolerance, inside, "; ".join(table.differences), warning])
+            last = ["; ".join(table.differences), warning, _number(line.baseline)]
+            lines.append([*where, *quoted, *found, tolerance, inside, *last])
     return csv_text(lines)
 
 
@@ -77,9 +79,9 @@ def versus_latex(tables: Sequence[Versus], warning: str = "") -> str:
 
 def versus_grid(table: Versus) -> Grid:
     """Return a table as text, a line for each category and mean."""
-    headings = ["category", "published", "ours", "ours - published", "tolerance", "verdict"]
+    headings = ["category", "published", "ours", "ours - published", "tolerance", "verdict", "baseline"]
     means = (i for i, line in enumerate(table.lines) if line.category.startswith("mean"))
-    return Grid([headings, *map(line_cells, table.lines)], "lrrrrr", next(means, None))
+    return Grid([headings, *map(line_cells, table.lines)], "lrrrrrr", next(means, None))
 
 
 def line_cells(line: Line) -> list[str]:
@@ -92,6 +94,7 @@ def line_cells(line: Line) -> list[str]:
         cell_text(published_cell(line.published)),
         with_deviation(line.ours),
         *compared,
+        ABSENT if math.isnan(line.baseline) else four(line.baseline),
     ]
 
 

@@ -15,6 +15,7 @@ from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
 from anomaly_bench.results.published import Published, published
+from anomaly_bench.results.remarks import remarks
 from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, RunFolder
 from anomaly_bench.runs.promise import threshold_lines
@@ -129,6 +130,8 @@ def print_report(
         _print_grid(f"{table.dataset}  {table.metric}", text.table_grid(table), console)
     quoted = any(not column.ours for table in shown for column in table.columns)
     print_lines(text.CELLS_NOTE, *([text.PUBLISHED_NOTE] if quoted else []), console=console)
+    said = remarks(collected.rows)
+    print_lines(*(f"{name}: {remark}" for name in said for remark in said[name]), console=console)
     able, too_few = ([c for c in compared if math.isnan(c.p) == lacks] for lacks in (False, True))
     for dataset, metric, found in text.by_metric(able):
         _print_grid(f"{dataset}  {metric}, compared", text.comparison_grid(shortened(found)), console)

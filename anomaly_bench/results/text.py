@@ -14,6 +14,7 @@ from anomaly_bench.files import csv_text, records_csv
 from anomaly_bench.results.aggregate import Cell, Table, in_order, settings
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
+from anomaly_bench.results.remarks import remarks
 from anomaly_bench.runs.promise import defects_found, percent, promised_text
 
 ABSENT = "–"
@@ -77,11 +78,12 @@ def runs_csv(rows: Sequence[Row]) -> str:
     names = ["setting", "label", "method", "dataset", "category", "seed"]
     intervals = in_order({m for row in rows for m in row.measured.intervals})
     ends = [f"{metric}_{end}" for metric in intervals for end in ("low", "high")]
-    lines: list[list[object]] = [[*names, *metrics, *ends, "measured", "seconds", "peak_memory_mb", "path"]]
+    last = ["measured", "seconds", "peak_memory_mb", "path", "confound", "learning"]
+    lines: list[list[object]] = [[*names, *metrics, *ends, *last]]
     for row in rows:
         values: list[object] = [row.metrics.get(metric, "") for metric in metrics]
         values += [end for metric in intervals for end in row.measured.intervals.get(metric, ("", ""))]
-        values += [row.measured.how, row.seconds, row.peak_memory_mb, row.path]
+        values += [row.measured.how, row.seconds, row.peak_memory_mb, row.path, row.confound or "", row.learning]
         lines.append([*(getattr(row, name) for name in names), *values])
     return csv_text(lines)
 
@@ -181,13 +183,18 @@ def markdown_table(grid: Grid) -> list[str]:
 def report_markdown(
     tables: Sequence[Table], collected: Collected, comparisons: Sequence[Comparison] = (), notes: Sequence[str] = ()
 ) -> str:
-    """Return the whole report: tables, comparisons and notes, sources of published figures, what was left out."""
+    """Return the whole report: tables, comparisons and notes, sources of published figures, what was left out.
+
+    What the figures of a data set must be read with stands below its first table.
+    """
+    said = remarks(collected.rows)
     text = ["# Report", "", f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}.", ""]
     text += [CELLS_NOTE, ""]
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
         text += [f"## {dataset}", ""]
         for table in group:
             text += [f"### {table.metric}", "", *markdown_table(table_grid(table)), ""]
+            text += [line for remark in said.pop(dataset, []) for line in (f"**{remark}.**", "")]
     if any(row.thresholds for row in collected.rows):
         text += ["## Decisions", "", DECISIONS_NOTE, ""]
         for dataset, rows in groupby(sorted(collected.rows, key=lambda row: row.dataset), key=lambda row: row.dataset):

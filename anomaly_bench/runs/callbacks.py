@@ -54,8 +54,9 @@ class EpochSeed(Callback):
 class LossCurve(Callback):
     """Writes training.csv, a row for each epoch: stage, epoch, steps, seconds, logged values.  Ends what diverges.
 
-    `loss` is the mean of what `training_step` returned in the epoch; other values are what the module logged.  On
-    resume, rows of epochs that will be repeated are dropped.
+    `loss` is the mean of what `training_step` returned in the epoch, `first_loss` and `last_loss` that of the first and
+    of the last tenth of its steps; other values are what the module logged.  On resume, rows of epochs that will be
+    repeated are dropped.
     """
 
     def __init__(self, path: Path, stage: str, level: int) -> None:
@@ -88,9 +89,13 @@ class LossCurve(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of the epoch.  Raises UserError, before this epoch's checkpoint, where the training diverged."""
-        values = {name: float(v) for name, v in trainer.callback_metrics.items()}
+        values, ends = {name: float(v) for name, v in trainer.callback_metrics.items()}, {}
         if self.losses:
-            values["loss"] = float(trainer.strategy.reduce(torch.stack(self.losses).mean(), reduce_op="mean"))
+            stacked, tenth = torch.stack(self.losses), math.ceil(len(self.losses) / 10)
+            means = torch.stack([part.mean() for part in (stacked, stacked[:tenth], stacked[-tenth:])])
+            reduced: torch.Tensor = trainer.strategy.reduce(means, reduce_op="mean")
+            values["loss"], *tenths = reduced.tolist()
+            ends = dict(zip(("first_loss", "last_loss"), tenths, strict=True))
         losses = [float(loss) for loss in self.losses]
         first = next((float(row["loss"]) for row in self.rows if row.get("loss")), losses[0] if losses else 0.0)
         if found := divergence(values, losses, first, trainer.global_step, pl_module):
@@ -100,7 +105,7 @@ class LossCurve(Callback):
             raise UserError(where, what, NOT_LEARNED if at_once else DIVERGED)
         seconds = round(self.seconds_before + time.monotonic() - self.began, 3)
         row = {"stage": self.stage, "epoch": trainer.current_epoch, "steps": trainer.global_step, "seconds": seconds}
-        self.rows.append(row | values)
+        self.rows.append(row | values | ends)
         if trainer.is_global_zero:
             write_text(self.path, records_csv([*self.rows_before, *self.rows, *self.rows_after]))
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())

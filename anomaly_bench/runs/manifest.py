@@ -44,6 +44,7 @@ def describe(
         "dataset": settings.dataset["name"],
         "category": plan.folder.path.parent.name,
         **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
+        **({"baseline": True} if method.baseline else {}),
         "seed": settings.seed,
         "id": plan.identity.run,
         "setting": plan.identity.setting,

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import LightningModule, seed_everything
+from pytorch_lightning.loggers import Logger
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
@@ -21,10 +22,11 @@ from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
 from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.calibration import calibrate_run, peaks_of
-from anomaly_bench.runs.confounds import confound_line, separations
+from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
 from anomaly_bench.runs.folder import IMAGES, RunFolder
+from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
@@ -83,25 +85,17 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     data = NormalLoaders(train, val, size, settings.cache_dir, workers, settings.seed, devices)
     images = ImageSet(splits["test"], size, settings.cache_dir)  # names an unusable file before the training
     normals = {name: ImageSet(splits[name], size, settings.cache_dir) for name in ("held out", "validation")}
-    confounds = separations(images)
-    protocol = [*folder.manifest["protocol"], confound_line(confounds, [record.label for record in images.records])]
-    folder.update(training_images=data.statistics(), confounds=confounds, protocol=list(filter(None, protocol)))
+    labels = [record.label for record in images.records]
+    confounds = separations(images.plain_statistics(), labels)
+    found = strongest(confounds, labels.count(0), labels.count(1))
+    protocol = [*folder.manifest["protocol"], *([str(found)] if found else [])]
+    folder.update(training_images=data.statistics(), confounds=confounds, protocol=protocol)
     loggers, device = build_loggers(settings, folder.path), method.device
-    finished = folder.manifest["stages"]
-    for stage in stages_of(method, data):  # statistics are computed where the training is
-        to_memory_format(stage.module, hardware.memory_format)
-        if stage.name in finished and load_fitted(stage, folder.path):
-            log.info("%s: fitted in an earlier attempt", stage.name)
-        else:
-            spent = fit(stage, folder.path, hardware, settings.seed, settings.checkpoint_seconds, loggers)
-            earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
-            spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
-            folder.update(stages={stage.name: spent})
-            keep_weights_only(stage, folder.path)
-        stage.module.to(device)  # Lightning leaves a module on the CPU
-        seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
+    last = fit_stages(folder, settings, method, data, loggers)
     folder.update(provenance=method.provenance())
     to_memory_format(method.to(device), hardware.memory_format)
+    if last:
+        check_learning(folder, method, last, data.examples(EXAMPLES))
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scored = score(folder, method, images, Path(scratch))
@@ -115,6 +109,28 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
         logger.finalize("success")
     folder.finish()
     log.info("done: %s", folder.path)
+
+
+def fit_stages(
+    folder: RunFolder, settings: config.Settings, method: Method, data: NormalLoaders, loggers: list[Logger]
+) -> Beginning | None:
+    """Fit each stage that is not fitted yet, load the others.  Returns the last one as it began; None without any."""
+    hardware, device, finished = settings.hardware, method.device, folder.manifest["stages"]
+    last = None
+    for stage in stages_of(method, data):  # statistics are computed where the training is
+        to_memory_format(stage.module, hardware.memory_format)
+        last = beginning(stage)
+        if stage.name in finished and load_fitted(stage, folder.path):
+            log.info("%s: fitted in an earlier attempt", stage.name)
+        else:
+            spent = fit(stage, folder.path, hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
+            spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
+            folder.update(stages={stage.name: spent})
+            keep_weights_only(stage, folder.path)
+        stage.module.to(device)  # Lightning leaves a module on the CPU
+        seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
+    return last
 
 
 def require_contract(method: Method) -> None:
