@@ -121,6 +121,7 @@ def test_what_cannot_run_is_listed_with_the_way_to_supply_it(bench: Bench, tmp_p
     said = done.stdout + done.stderr
     assert "rd_mvtec: 2 runs: 2 cannot run" in said
     assert "us_mvtec: 8 runs: 2 to run, 6 cannot run" in said  # on demo, the shipped teachers of 17 and 33 pixels
+    assert said.count("  beside it brightness: 2 runs: 1 to run, 1 cannot run") == 2
     lines = [line for line in said.splitlines() if "cannot run: " in line]
     assert [re.match(r" *cannot run: (\d+ \(\w+\): [\w.]+):", line)[1] for line in lines] == [  # type: ignore[index]
         *("1 (brick): method.weights", "1 (screw): dataset.root"),
@@ -149,7 +150,9 @@ def test_a_table_from_the_first_run_to_the_last(bench: Bench, tmp_path: Path) ->
     small += ["method.image_size=64", "method.epochs=1"]
     done = bench(*small, "method.lr=0.01,1e6", env=NOTHING)
     assert done.returncode == 1, done.stderr
-    folders = {folder.status: folder for folder in find(tmp_path / "outputs/smoke")}
+    every = list(find(tmp_path / "outputs/smoke"))
+    (floor,) = [folder for folder in every if folder.manifest["method"] == "brightness"]
+    folders = {folder.status: folder for folder in every if folder is not floor}
     assert set(folders) == {"done", "failed"}
     text = (tmp_path / "outputs/smoke/reproduce/versus.md").read_text()
     assert text.startswith("# Paper versus ours\n\n**A test of the machinery. ")
@@ -162,6 +165,7 @@ def test_a_table_from_the_first_run_to_the_last(bench: Bench, tmp_path: Path) ->
     assert trained["inside"] == "false"
     assert trained["differences"].startswith("weights=random; backbone=resnet18 in place of tf_efficientnet_b5")
     assert (broken["ours"], broken["note"], broken["inside"]) == ("", "failed", "")
+    assert float(trained["baseline"]) == float(broken["baseline"]) == floor.metrics["image_auroc"]
     again = bench(*small, "--plan", env=NOTHING)
     assert again.returncode == 0
     assert "csflow_mtd: 1 runs: 1 done" in again.stdout + again.stderr

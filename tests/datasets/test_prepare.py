@@ -64,7 +64,7 @@ def test_a_subset_is_no_error(category: Path, capsys: pytest.CaptureFixture[str]
         assert run_verb(["data", "verify", "mvtec", f"root={root}", "decode=true"]) == 0
         out = capsys.readouterr().out
         assert "1 of 2 folders are here" in out
-        assert [line.split("│")[1:-1] for line in out.splitlines() if "screw" in line and "│" in line] == [
+        assert [line.split("│")[1:-1] for line in out.splitlines() if "screw" in line and " ok " in line] == [
             [" screw  ", "     4 ", "    2 ", "         3 ", " ok      "]
         ]
         assert "missing" in out
@@ -99,6 +99,21 @@ def test_only_decoding_finds_a_file_that_is_cut_short(category: Path, capsys: py
     assert run_verb(["data", *words]) == 0
     assert run_verb(["data", *words, "decode=true"]) == 1
     assert "002.png: cannot be read as an image" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("small_inventory")
+def test_what_plain_statistics_separate_is_said(category: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb(["data", "verify", "mvtec", f"root={category.parent}"]) == 0
+    out = capsys.readouterr().out
+    (row,) = [
+        line.split("│")[1:-1] for line in out.splitlines() if "screw" in line and " 1.000 " in line and "│" in line
+    ]
+    assert [cell.strip() for cell in row][:2] == ["screw", "1.000"]  # each anomalous image is brighter
+    assert "mvtec/screw: mean grey alone separates normal from anomalous test images with AUROC 1.000" in out
+    file = category / "test/good/001.png"
+    file.write_bytes(file.read_bytes()[:45])
+    assert run_verb(["data", "verify", "mvtec", f"root={category.parent}"]) == 1
+    assert "good/001.png: cannot be read as an image" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("small_inventory")

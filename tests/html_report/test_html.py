@@ -216,6 +216,16 @@ def test_best_is_marked_where_it_is_distinguishable_from_all(compared: list[Comp
     assert best_settings([Table("d", "m", ["x"], columns)], compared) == {"m": best}
 
 
+def test_a_baseline_is_never_the_best() -> None:
+    columns = [Column(head, [Cell(value)]) for head, value in (("a", 0.9), ("floor (baseline)", 0.95))]
+    won = Comparison("d", "m", "floor (baseline)", "a", 9, 9, 0.05, 0.04, 0.06, 0.001, True, "p < 0.001")
+    tables = [Table("d", "m", ["x"], columns)]
+    assert best_settings(tables, [won]) == {"m": {"floor (baseline)"}}
+    assert best_settings(tables, [won], {"floor (baseline)"}) == {"m": set()}
+    lost = Comparison("d", "m", "floor (baseline)", "a", 9, 9, -0.05, -0.06, -0.04, 0.001, True, "p < 0.001")
+    assert best_settings(tables, [lost], {"floor (baseline)"}) == {"m": {"a"}}
+
+
 def test_a_colour_is_a_false_positive_rate() -> None:
     rng = np.random.default_rng(0)
     normal = rng.normal(size=40_000).round(2)

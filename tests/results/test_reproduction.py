@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,15 @@ def test_mean_deviation_delta_and_tolerance_by_hand(paper: dict[str, Any]) -> No
     assert line.tolerance == pytest.approx(0.02)
     assert line.delta == pytest.approx(0.95 - 0.97)
     assert line.inside
-    assert line_cells(line) == ["screw", "0.970 (unverified)", "0.9500 ± 0.0100 (n=3)", "-0.0200", "0.0200", "inside"]
+    assert line_cells(line) == [
+        "screw",
+        "0.970 (unverified)",
+        "0.9500 ± 0.0100 (n=3)",
+        "-0.0200",
+        "0.0200",
+        "inside",
+        "–",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_a_single_seed_has_the_least_tolerance(value: float, verdict: str, paper
         if x.category == "screw"
     ]
     assert line.tolerance == LEAST == 0.01
-    assert line_cells(line)[2:] == [f"{value:.4f} (n=1)", f"{value - 0.97:+.4f}", "0.0100", verdict]
+    assert line_cells(line)[2:] == [f"{value:.4f} (n=1)", f"{value - 0.97:+.4f}", "0.0100", verdict, "–"]
 
 
 def test_means_are_over_all_their_categories_or_not_compared(paper: dict[str, Any]) -> None:
@@ -102,7 +111,7 @@ def test_means_are_over_all_their_categories_or_not_compared(paper: dict[str, An
     lines = {line.category: line for line in of_paper(compare_with_published([asked(paper)], fewer)).lines}
     assert line_cells(lines["mean"])[2:] == [
         f"{lines['mean'].ours.value:.4f} ± 0.0141 (n=2, 14 of 15 categories)",
-        *"–––",
+        *"––––",
     ]
     assert lines["mean_textures"].inside  # screw is no texture
     assert lines["mean_objects"].inside is None
@@ -155,20 +164,37 @@ def test_stand_ins(paper: dict[str, Any]) -> None:
     assert all(line.ours.value == pytest.approx(0.9) and line.inside is not None for line in table.lines)
 
 
+def test_the_baseline_stands_beside_and_moves_nothing(paper: dict[str, Any]) -> None:
+    rows = everywhere({0: 0.01, 1: -0.01})
+    floors = [replace(row(name, 0, i / 100, "bbbbbbbb"), baseline=True) for i, name in enumerate(NAMES)]
+    request = replace(asked(paper), baselines={"mvtec": "bbbbbbbb"})
+    alone, beside = (of_paper(compare_with_published([request], each)).lines for each in (rows, [*rows, *floors]))
+    assert [replace(line, baseline=0.0) for line in alone] == [replace(line, baseline=0.0) for line in beside]
+    values = {line.category: line.baseline for line in beside}
+    assert [values[name] for name in NAMES] == [i / 100 for i in range(15)]
+    assert values["mean"] == pytest.approx(0.07)
+    textures = [NAMES.index(name) / 100 for name in TEXTURES]
+    assert values["mean_textures"] == pytest.approx(sum(textures) / 5)
+    assert line_cells(beside[0])[-1] == "0.0000"
+    fewer = {line.category: line for line in of_paper(compare_with_published([request], [*rows, *floors[1:]])).lines}
+    assert line_cells(fewer["mean"])[-1] == "–"  # no mean over fewer categories than that of ours
+    assert math.isnan(alone[0].baseline)
+
+
 def test_texts(paper: dict[str, Any], tmp_path: Path) -> None:
     tables = compare_with_published([asked(paper)], [row("screw", 0, 0.97), row("metal_nut", 0, 0.9)])
     write_versus(tables, tmp_path, "Only 100% a test_.")
     assert {file.name for file in tmp_path.iterdir()} == {"versus.md", "versus.csv", "versus.tex"}
     text = (tmp_path / "versus.md").read_text()
     assert text.count("**Only 100% a test_.**") == len(tables) + 1
-    assert "| screw | 0.970 (unverified) | 0.9700 (n=1) | +0.0000 | 0.0100 | inside |" in text
-    assert "| metal nut | 1.000 (unverified) | 0.9000 (n=1) | -0.1000 | 0.0100 | outside |" in text
-    assert "| bottle | 1.000 (unverified) | not run: data set missing | – | – | – |" in text
+    assert "| screw | 0.970 (unverified) | 0.9700 (n=1) | +0.0000 | 0.0100 | inside | – |" in text
+    assert "| metal nut | 1.000 (unverified) | 0.9000 (n=1) | -0.1000 | 0.0100 | outside | – |" in text
+    assert "| bottle | 1.000 (unverified) | not run: data set missing | – | – | – | – |" in text
     assert "- unverified: CVPR2022 paper Tables 1-2 (recalled)" in text
     assert overview(tables)[1][-1] == "1 of 2 inside, 16 not compared"  # 15 categories and three means
     tex = (tmp_path / "versus.tex").read_text()
     assert r"Only 100\% a test\_. rd\_mvtec, mvtec image\_auroc: paper WRN50-2 256px" in tex
-    assert r"screw & 0.970 (unverified) & 0.9700 (n=1) & +0.0000 & 0.0100 & inside \\" in tex
+    assert r"screw & 0.970 (unverified) & 0.9700 (n=1) & +0.0000 & 0.0100 & inside & -- \\" in tex
     assert tex.count(r"\begin{table}") == tex.count(r"\midrule") / 2 == len(tables)
     assert "Only" not in versus_latex(tables)
 

@@ -12,7 +12,7 @@ from small_runs import QUICK, save
 from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Record
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.runs.confounds import MEANS, confound_line, separations
+from anomaly_bench.runs.confounds import MEANS, file_statistics, separations, strongest
 from anomaly_bench.runs.folder import find
 
 
@@ -27,7 +27,9 @@ def test_each_statistic_is_its_definition_and_its_auroc_the_share_of_pairs(tmp_p
         expected.append([grey.mean(), grey.std(), edges.var(), 1, 256, (tmp_path / f"{i}.png").stat().st_size])
     images = ImageSet(records, 16, tmp_path / "cache")
     np.testing.assert_allclose(list(images.plain_statistics()), expected, rtol=1e-4)
-    found = separations(images)
+    assert list(file_statistics(records, 16)) == list(images.plain_statistics())  # also without a cache
+    labels = [r.label for r in records]
+    found = separations(images.plain_statistics(), labels)
     assert list(found) == list(MEANS)
     normal, anomalous = ([row for row, r in zip(expected, records, strict=True) if r.label == n] for n in (0, 1))
     for k, name in enumerate(MEANS):
@@ -37,8 +39,9 @@ def test_each_statistic_is_its_definition_and_its_auroc_the_share_of_pairs(tmp_p
 
 def test_one_class_alone_has_no_figures(tmp_path: Path) -> None:
     save(tmp_path / "a.png", np.zeros((8, 8, 3), np.uint8))
-    assert separations(ImageSet([Record("a.png", "good", tmp_path / "a.png")], 8, tmp_path / "cache")) == {}
-    assert confound_line({}, [0]) == ""
+    images = ImageSet([Record("a.png", "good", tmp_path / "a.png")], 8, tmp_path / "cache")
+    assert separations(images.plain_statistics(), [0]) == {}
+    assert strongest({}, 1, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -52,8 +55,8 @@ def test_one_class_alone_has_no_figures(tmp_path: Path) -> None:
 )
 def test_the_sentence_is_as_strong_as_the_figure(auroc: float, line: str) -> None:
     found = {"mean grey": auroc, "sharpness": 0.52}
-    said = confound_line(found, [0] * 50 + [1] * 50)
-    assert said.endswith(line) if line else said == ""
+    confound = strongest(found, 50, 50)
+    assert str(confound).endswith(line) if line else confound is None
 
 
 def test_chance_is_rarely_said() -> None:
@@ -62,7 +65,7 @@ def test_chance_is_rarely_said() -> None:
     for _ in range(400):
         ranks = rng.permutation(80)[labels == 1]
         auroc = (ranks.sum() - 40 * 39 / 2) / 1600
-        said += bool(confound_line({"mean grey": auroc, **dict.fromkeys(list(MEANS)[1:], 0.5)}, labels.tolist()))
+        said += strongest({"mean grey": auroc, **dict.fromkeys(list(MEANS)[1:], 0.5)}, 40, 40) is not None
     assert said <= 4  # 400 times 0.01 / 6, and some room
 
 

@@ -40,6 +40,7 @@ def test_a_failed_run_says_why_and_the_next_call_goes_on(
     epochs = [step["epoch"] for step in notes("step")[began:] if step["shape"][0] != 3]  # the template's
     assert epochs == [0, 0, 0, 1, 1, 1, 1, 2, 2, 2]  # the failed epoch again, the one before it not
     assert equal(folder, whole)
+    assert folder.manifest["learning"] == whole.manifest["learning"]
 
 
 @pytest.mark.parametrize(("fault", "loss"), [("nan", "nan"), ("explode", r"\d\.\d+e\+11")])
@@ -104,6 +105,7 @@ def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
     assert [line["shift"] for line in notes("between")] == 3 * [notes("between")[0]["shift"]]
     assert contents(folder) == FILES
     assert equal(folder, whole)
+    assert folder.manifest["learning"] == whole.manifest["learning"]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
