@@ -67,6 +67,8 @@ def overrides(tree: Path, cache: Path, method: str, values: dict[str, Any]) -> l
     config = json.loads(run_in(tree, cache, "-c", CONFIG, str(tree / "conf"), f"method={method}"))
     keys = {re.sub("[._]", "", key): key.lstrip(".") for key in flat(config)}
     found = {keys["method" + name.replace("_", "")]: str(value) for name, value in values.items()}
+    if "epochs" in values and config["method"].get("steps"):  # in a state that counts these
+        found["method.steps"] = "null"
     return [f"{key}={value.replace('{cache}', str(cache))}" for key, value in found.items()]
 
 

@@ -20,9 +20,9 @@ class TrainingLength:
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
-            given = "none" if self.steps is None else f"both method.epochs={self.epochs} and method.steps={self.steps}"
-            hint = "method.epochs=null or method.steps=null takes one away" if self.steps else "method.steps=N"
-            raise UserError("method.steps", f"{given} given; exactly one of epochs and steps is needed", hint)
+            given = f"{self.epochs} given, with method.steps={self.steps}" if self.steps else "null given, and no steps"
+            hint = "method.steps=null, or method.epochs=null" if self.steps else "method.epochs=N or method.steps=N"
+            raise UserError("method.epochs", f"{given}; exactly one of epochs and steps is needed", hint)
 
     def limits(self, loader: DataLoader[Any], batch_size: int) -> dict[str, int]:
         """Return the arguments of Lightning's Trainer.  loader: of the stage; batch_size: over all devices together."""

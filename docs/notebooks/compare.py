@@ -29,7 +29,7 @@ from anomaly_bench import evaluate, load, train
 # %%
 small = ["dataset.root=demo_images", "hardware=cpu", "calibration_share=0.75"]
 students = train(
-    "us_fast", "demo/brick", overrides=[*small, "method.image_size=64", "method.epochs=4", "method.students=1"]
+    "us_fast", "demo/brick", overrides=[*small, "method.image_size=64", "method.steps=32", "method.students=1"]
 )
 distilled = train(
     "rd",

@@ -33,7 +33,7 @@ from anomaly_bench.metrics.calibration import benjamini_hochberg, normals_needed
 
 # %%
 small = ["dataset.root=demo_images", "hardware=cpu", "calibration_share=0.75"]
-run = train("us_fast", "demo/brick", overrides=[*small, "method.image_size=64", "method.epochs=4", "method.students=1"])
+run = train("us_fast", "demo/brick", overrides=[*small, "method.image_size=64", "method.steps=32", "method.students=1"])
 print(run)
 
 # %% [markdown]

@@ -26,8 +26,8 @@ def test_steps_end_in_the_last_epoch_that_is_needed(images: int, epochs: int) ->
 @pytest.mark.parametrize(
     ("epochs", "steps", "line"),
     [
-        (200, 50, "both method.epochs=200 and method.steps=50 given; exactly one of epochs and steps is needed"),
-        (None, None, "none given; exactly one of epochs and steps is needed (method.steps=N)"),
+        (200, 50, "method.epochs: 200 given, with method.steps=50; exactly one of epochs and steps is needed"),
+        (None, None, "method.epochs: null given, and no steps; exactly one of epochs and steps is needed"),
     ],
 )
 def test_exactly_one_is_set(epochs: int | None, steps: int | None, line: str) -> None:
