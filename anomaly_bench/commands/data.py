@@ -53,7 +53,7 @@ def show_confounds(name: str, root: str | None) -> int:
     table = new_table(("", *MEANS), "l" + "r" * len(MEANS))
     known: dict[str, tuple[float, ...]] = {}  # one-class sets have the same test images in each category
     lines, code = [], 0
-    for category, records in test_records(name, root):
+    for category, records in images_by_category(name, root):
         where, labels = "/".join(dict.fromkeys((name, category))), [record.label for record in records]
         try:
             new = [record for record in records if record.path not in known]
@@ -67,14 +67,14 @@ def show_confounds(name: str, root: str | None) -> int:
             confound = strongest(found, labels.count(0), labels.count(1))
             lines += [f"{where}: {confound}"] if confound else []
     if table.row_count:
-        side = f"at {SIZE} x {SIZE} pixels, as at that image_size in a run"
+        side = f"files at {SIZE} x {SIZE} pixels, as in a run with that image_size"
         print_lines(f"AUROC of plain statistics of the test images ({side}); below 0.5: normal images have more of it")
         Console(markup=False).print(table, highlight=False)
     print_lines(*lines)
     return code
 
 
-def test_records(name: str, root: str | None) -> Iterator[tuple[str, list[Record]]]:
+def images_by_category(name: str, root: str | None) -> Iterator[tuple[str, list[Record]]]:
     """Yield each category that can be used, with its test images; a set without categories is its own."""
     with config.hydra_context() as loader:
         categories = config.options(loader, f"dataset/{name}") or [name]
@@ -84,10 +84,13 @@ def test_records(name: str, root: str | None) -> Iterator[tuple[str, list[Record
             continue
         choice = "/".join(dict.fromkeys((name, category)))
         values: Any = OmegaConf.to_container(OmegaConf.load(config.conf_dir() / "dataset" / f"{choice}.yaml"))
+        records: list[Record] = []
         with warnings.catch_warnings(), suppress(UserError):  # `verify` has told
             warnings.simplefilter("ignore")
             dataset: Dataset = config.build("dataset", {**values, "root": root})
-            yield category, dataset.records("test")
+            records = dataset.records("test")
+        if records:
+            yield category, records
 
 
 def folder_of(arguments: Namespace, key: str) -> str | None:

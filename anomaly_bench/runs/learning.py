@@ -76,8 +76,9 @@ def learning_warning(entry: Mapping[str, Any]) -> str:
     fall = (first - last) / abs(first)
     if fall >= SAME_LOSS:
         return ""
+    change = f"{'fell' if fall >= 0 else 'rose'} by {100 * abs(fall):.1f} %"
     return (
-        f"learned next to nothing in {entry['steps']} steps: the loss fell by {100 * fall:.1f} %, and the scores of "
+        f"learned next to nothing in {entry['steps']} steps: the loss {change}, and the scores of "
         f"{entry['images']} images have the order that they had before (rank correlation {order:.3f})"
     )
 
