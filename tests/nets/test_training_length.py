@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
 from anomaly_bench import config
 from anomaly_bench.errors import UserError
+from anomaly_bench.former_names import present_method
 from anomaly_bench.nets.training_length import TrainingLength
 
 FAST = ("rd_fast", "csflow_fast", "us_fast")
@@ -55,6 +57,9 @@ def test_the_key_without_a_value_is_none_of_a_run(name: str) -> None:
     settings = config.validate(config.compose([f"method={name}", "dataset=mtd", "method.weights=random"]))
     assert settings.method["steps"] is None
     before = config.identify(settings, {})
+    stored: Any = OmegaConf.to_container(config.compose([f"method={name}", "dataset=mtd"]).method)
+    del stored["steps"]
+    config.build("method", config.checked_part("method", present_method(stored)))
     del settings.method["steps"]
     assert config.identify(settings, {}) == before
     settings.method |= {"steps": 5, "epochs": None}
