@@ -25,6 +25,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, an
     "ReverseDistillation": {"steps": None},
     "CSFlow": {"steps": None},
     "UninformedStudents": {"steps": None},
+    "GlancingAtThePatch": {"iad_patches": "clean", "global_normalised": True, "stain_brightness": "dark"},
 }
 
 
@@ -52,12 +53,14 @@ def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def present_method(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the same with blocks of keys: {"teacher": {"steps": 10}}."""
-    found: dict[str, Any] = {}
+    """Return the same with blocks of keys, {"teacher": {"steps": 10}}, and with keys that the method got later."""
+    found: dict[str, Any] = dict(added_keys(method))
     for key, value in present_keys(method).items():
         block, _, name = key.rpartition(".")
         (found.setdefault(block, {}) if block else found)[name] = value
-    return {**added_keys(method), **found}
+    if str(found.get("_target_")).endswith(".GlancingAtThePatch") and not found.get("calibrate", True):
+        found["val_share"] = 0  # earlier versions set images aside that nothing read
+    return found
 
 
 def added_keys(method: Mapping[str, Any]) -> dict[str, Any]:

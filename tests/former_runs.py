@@ -7,15 +7,18 @@ import json
 
 from omegaconf import OmegaConf
 
+from anomaly_bench.former_names import FORMER_KEYS, added_keys
 from anomaly_bench.runs.folder import RunFolder
 
 
 def with_former_keys(folder: RunFolder) -> None:
-    """Give a run's config.yaml the keys that stood in the place of the block `teacher`."""
+    """Give a run's config.yaml the keys that stood in the place of the block `teacher`, and none that came later."""
     file, manifest = folder.path / "config.yaml", folder.path / "manifest.json"
     cfg, content = OmegaConf.load(file), json.loads(manifest.read_text())
+    for key in added_keys(cfg.method):
+        del cfg.method[key]
     block = cfg.method.pop("teacher")
-    cfg.method.update({"teacher": block.pop("file"), **{f"teacher_{key}": value for key, value in block.items()}})
+    cfg.method.update({FORMER_KEYS[f"teacher.{key}"]: value for key, value in block.items()})
     file.write_text(OmegaConf.to_yaml(cfg))
     content["files"]["config.yaml"] = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest.write_text(json.dumps(content))

@@ -7,12 +7,13 @@ grey, turned at random, inside the patch, with an uneven outline.  Different her
 - Outline: they move about 20 of its points at random and join them by a spline; here the ellipse's radius is multiplied
   by 1 + a sum of random harmonics, which needs no loop over patches.
 - Half-axes, places and greys: theirs are whole pixels and whole greys.
+- Brightness: theirs are dark; `both` makes half of them brighter than their patch's mean, as the other half are darker.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ SMALLEST = 1.0  # pixels: no half-axis is shorter
 REACH = 0.71  # pixels: no radius is shorter; above half a pixel's diagonal, so the centre's own pixel is stained
 
 Limits = tuple[float, float]  # the lowest and the highest of a uniform draw
+StainBrightness = Literal["dark", "both"]
 
 
 class Stains(NamedTuple):
@@ -35,16 +37,30 @@ class Stains(NamedTuple):
     grey: Tensor  # [B]
 
 
-def stain(patches: Tensor, axes: Limits, irregularity: Limits, grey: Limits) -> tuple[Tensor, Tensor]:
+def stain(
+    patches: Tensor, axes: Limits, irregularity: Limits, grey: Limits, brightness: StainBrightness
+) -> tuple[Tensor, Tensor]:
     """Return copies of patches [B, 3, p, p] with one stain each, and the stains' masks [B, p, p], bool.
 
-    patches: in [0, 1], before any normalisation.  axes, irregularity, grey: see `draw`.  A stain may have the grey of
-    what it covers: the mask says where it is, not that something changed.
+    patches: in [0, 1], before any normalisation.  axes, irregularity, grey: see `draw`.  brightness: `dark` takes the
+    grey as it is, `both` as `darker_or_brighter` says.  A stain may have the grey of what it covers: the mask says
+    where it is, not that something changed.
     """
     p = patches.shape[-1]
     stains = draw(len(patches), p, axes, irregularity, grey, patches.device)
-    mask = rasterise(stains, p)
-    return torch.where(mask[:, None], stains.grey.to(patches.dtype)[:, None, None, None], patches), mask
+    mask, value = rasterise(stains, p), stains.grey.to(patches.dtype)
+    if brightness == "both":  # drawn last, so that one seed has the same shapes with either
+        brighter = torch.rand(len(patches), device=patches.device) < 0.5
+        value = darker_or_brighter(value, patches.mean((1, 2, 3)), brighter)
+    return torch.where(mask[:, None], value[:, None, None, None], patches), mask
+
+
+def darker_or_brighter(grey: Tensor, mean: Tensor, brighter: Tensor) -> Tensor:
+    """Return stains' greys [B] on patches of a mean [B], all in [0, 1]: grey mean, or 1 - grey (1 - mean) if brighter.
+
+    So a grey of 0 is black or white, one of 1 the patch's mean.
+    """
+    return torch.where(brighter, 1 - grey * (1 - mean), grey * mean)
 
 
 def draw(

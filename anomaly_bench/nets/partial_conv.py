@@ -57,8 +57,8 @@ def partial_conv2d(x: Tensor, mask: Tensor, weight: Tensor, bias: Tensor, stride
     """
     valid = F.avg_pool2d(mask, weight.shape[2:], stride)  # sum(M) / sum(1)
     new_mask = (valid > 0).to(mask.dtype)
-    out = F.conv2d(x * mask, weight, stride=stride) * torch.where(valid > 0, 1 / valid, 0)
-    return torch.addcmul(out, bias[:, None, None], new_mask), new_mask
+    out = F.conv2d(x * mask, weight, stride=stride).mul_(torch.where(valid > 0, 1 / valid, 0))  # in place: new memory
+    return out.addcmul_(bias[:, None, None], new_mask), new_mask  # would cost more than the arithmetic
 
 
 def partial_max_pool2d(x: Tensor, mask: Tensor, kernel: int, stride: int) -> tuple[Tensor, Tensor]:
@@ -122,7 +122,7 @@ class GlobalNet(nn.Module):
             return partial_max_pool2d(x, mask, layer.kernel, layer.stride)
         weight, bias = self.convs[layer.name].parameters()
         x, mask = partial_conv2d(x, mask, weight, bias, layer.stride)
-        return (x if layer is LAYERS[-1] else F.relu(x)), mask
+        return (x if layer is LAYERS[-1] else x.relu_()), mask
 
     def _checked(self, images: Tensor) -> Tensor:
         n = self.image_size

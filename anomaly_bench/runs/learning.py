@@ -25,7 +25,12 @@ from anomaly_bench.runs.callbacks import read_rows
 from anomaly_bench.runs.folder import RunFolder
 
 EXAMPLES = 8  # normal training images, and as many with a defect
-STAIN: dict[str, Any] = {"axes": (0.04, 0.12), "irregularity": (0.3, 0.7), "grey": (0.0, 1.0)}  # on a whole image
+STAIN: dict[str, Any] = {  # on a whole image
+    "axes": (0.04, 0.12),
+    "irregularity": (0.3, 0.7),
+    "grey": (0.0, 1.0),
+    "brightness": "dark",
+}
 SAME_ORDER = 0.9  # rank correlation of the scores before and after; above it they have barely moved
 SAME_LOSS = 0.05  # of the first loss; one that fell by less has barely moved
 log = logging.getLogger("anomaly_bench")

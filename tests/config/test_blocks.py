@@ -14,7 +14,7 @@ from anomaly_bench.commands import show
 from anomaly_bench.commands.completion import candidates
 from anomaly_bench.commands.main import main
 from anomaly_bench.errors import Mistakes
-from anomaly_bench.former_names import KEYS, present_keys
+from anomaly_bench.former_names import KEYS, present_keys, present_method
 
 BASE = ["method=us", "dataset=mvtec/bottle"]
 OWN = """
@@ -128,7 +128,8 @@ def hashed(values: Any) -> str:
 def test_a_run_has_the_id_that_it_had_when_the_keys_stood_beside_the_others() -> None:
     words = ["method=glf", "dataset=mvtec/bottle", "method.weights=random", "method.teacher.file=random", "seed=3"]
     settings = config.validate(config.compose([*words, "method.teacher.steps=7", "method.teacher.decoder_layers=2"]))
-    method = {key: value for key, value in settings.method.items() if key != "teacher"}
+    later = {"iad_patches", "global_normalised", "stain_brightness"}  # keys, here with their former effect
+    method = {key: value for key, value in settings.method.items() if key not in {"teacher", *later}}
     method |= {
         "teacher": "random", "teacher_images": None, "teacher_layer": 4, "teacher_target_size": None,
         "teacher_losses": [1.0, 0.0, 1.0], "teacher_compactness": "square", "teacher_steps": 7,
@@ -156,6 +157,26 @@ def test_a_run_has_the_id_that_it_had_when_the_keys_stood_beside_the_others() ->
 def test_ids_of_runs_of_earlier_versions(words: list[str], run: str, by_rule_1: str) -> None:
     settings = config.validate(config.compose([*words, "dataset=demo/brick"]))
     assert (config.identify(settings).run, config.identify_by_rule_1(settings)) == (run, by_rule_1)
+
+
+@pytest.mark.parametrize("change", ["iad_patches=all", "global_normalised=false", "stain_brightness=both"])
+def test_a_later_key_is_part_of_an_id_unless_it_has_its_former_effect(change: str) -> None:
+    words = ["method=glf", "method.teacher.file=random", "method.weights=random", "dataset=demo/brick"]
+    plain, other = (config.validate(config.compose([*words, *more])) for more in ([], [f"method.{change}"]))
+    assert config.identify(plain) != config.identify(other)
+
+
+def test_a_method_of_an_earlier_version_has_what_later_keys_say_and_sets_nothing_aside_that_nothing_reads() -> None:
+    glf = "anomaly_bench.methods.glancing_at_the_patch.GlancingAtThePatch"
+    former = {"_target_": glf, "calibrate": False, "val_share": 0.1, "teacher_lr": 1}
+    later = {"iad_patches": "clean", "global_normalised": True, "stain_brightness": "dark"}
+    assert present_method(former) == {
+        "_target_": glf, "calibrate": False, "val_share": 0, "teacher": {"lr": 1}, **later,
+    }  # fmt: skip
+    calibrated = {**former, "calibrate": True, "stain_brightness": "both"}
+    assert present_method(calibrated)["val_share"] == 0.1
+    assert present_method(calibrated)["stain_brightness"] == "both"
+    assert present_method({"_target_": "another.Class", "lr": 1}) == {"_target_": "another.Class", "lr": 1}
 
 
 def test_the_configuration_of_an_earlier_version_is_read_with_present_keys() -> None:

@@ -74,7 +74,7 @@ def described(glf: GlancingAtThePatch, image: Tensor, top: int, left: int) -> tu
     patch[0, :, : inside.shape[1], : inside.shape[2]] = inside
     mask[:, :, top : top + p, left : left + p] = 0
     with torch.no_grad():
-        z_l, z_g = glf.local(patch)[0], glf.global_net(x[None], mask)[0]
+        z_l, z_g = glf.local(patch)[0], glf.global_net((x if glf.global_normalised else image)[None], mask)[0]
     return scaled(z_l, glf.unit_features), scaled(z_g, glf.unit_features)
 
 

@@ -53,15 +53,18 @@ def seen(glf: GlancingAtThePatch, seed: int = 5) -> dict[str, Any]:
 # Losses
 
 
-@pytest.mark.parametrize(("dad_weight", "unit"), [(0.0, False), (0.01, False), (3.0, False), (3.0, True)])
-def test_losses_and_their_sum_against_loops(dad_weight: float, unit: bool) -> None:
-    glf = lively(method(dad_weight=dad_weight, unit_features=unit)).double()
+@pytest.mark.parametrize(
+    ("dad_weight", "unit", "iad"),
+    [(0.0, False, "clean"), (0.01, False, "clean"), (3.0, False, "all"), (3.0, True, "clean")],
+)
+def test_losses_and_their_sum_against_loops(dad_weight: float, unit: bool, iad: str) -> None:
+    glf = lively(method(dad_weight=dad_weight, unit_features=unit, iad_patches=iad)).double()
     step = seen(glf)
     z_l, z_stained = step["local"][-1].chunk(2)
     z = [[scaled(row, unit).tolist() for row in rows] for rows in (z_l, z_stained, step["global"][-1])]
-    iad, dad = slow.losses(*z, head(glf))
-    assert step["loss"].item() == pytest.approx(iad + dad_weight * dad, rel=1e-6)
-    assert min(iad, dad) > (0.005 if unit else 0.1)
+    l_iad, l_dad = slow.losses(*z, head(glf), iad_of_all=iad == "all")
+    assert step["loss"].item() == pytest.approx(l_iad + dad_weight * l_dad, rel=1e-6)
+    assert min(l_iad, l_dad) > (0.005 if unit else 0.1)
 
 
 def test_losses_by_hand() -> None:
@@ -77,32 +80,37 @@ def test_losses_by_hand() -> None:
     assert dad.item() == pytest.approx(-(np.log(said) + np.log(1 - said)) / 2)
 
 
-def test_the_inconsistency_is_that_of_clean_patches() -> None:
-    glf = lively(method())
+@pytest.mark.parametrize("of", ["clean", "all"])
+def test_whether_the_inconsistency_is_that_of_clean_patches(of: str) -> None:
+    glf = lively(method(iad_patches=of))
     module, x, tops, lefts = consistency(glf), images(3), torch.tensor([0, 100, 210]), torch.tensor([210, 3, 0])
     patches = crop(x, tops, lefts, 33)
     plain, stained = (module.losses(x, tops, lefts, patch) for patch in (patches, 1 - patches))
-    assert torch.equal(plain[0], stained[0])
+    assert torch.equal(plain[0], stained[0]) == (of == "clean")
     assert float((plain[1] - stained[1]).abs().detach()) > 1e-3
 
 
-def test_what_the_networks_are_shown() -> None:
+@pytest.mark.parametrize(("global_normalised", "brightness"), [(True, "dark"), (False, "both")])
+def test_what_the_networks_are_shown(global_normalised: bool, brightness: Any) -> None:
     """The image without the patch; the patch; the patch, stained before it is normalised, with one grey for all."""
     limits: dict[str, Any] = {"stain_axes": (0.2, 0.3), "stain_grey": (0.2, 0.4)}
-    glf = lively(method(**limits)).double()
+    changes = {"global_normalised": global_normalised, "stain_brightness": brightness}
+    glf = lively(method(**limits, **changes)).double()
     step = seen(glf)
     torch.manual_seed(5)
     tops, lefts = random_corners(step["images"], 33)
     raw = windows_of(step["images"], tops, lefts, 33)
-    painted, where = stain(raw, (0.2, 0.3), glf.stain_args["irregularity"], (0.2, 0.4))
+    painted, where = stain(raw, (0.2, 0.3), glf.stain_limits["irregularity"], (0.2, 0.4), brightness)
     clean, stained = step["local"][0].chunk(2)
     torch.testing.assert_close(clean, normalised(raw), rtol=0, atol=1e-12)
     torch.testing.assert_close(stained, normalised(painted), rtol=0, atol=1e-12)
     for patch, mask in zip(painted, where, strict=True):
         assert 33**2 / 20 < mask.sum() < 33**2 / 2
-        assert 0.2 <= patch[:, mask].min() == patch[:, mask].max() <= 0.4
+        assert patch[:, mask].min() == patch[:, mask].max()
+        assert brightness == "both" or 0.2 <= patch[:, mask].min() <= 0.4
     whole, mask, _ = step["global"]
-    torch.testing.assert_close(whole, normalised(step["images"]), rtol=0, atol=1e-12)
+    seen_whole = normalised(step["images"]) if global_normalised else step["images"]
+    torch.testing.assert_close(whole, seen_whole, rtol=0, atol=1e-12)
     assert mask.shape == (3, 1, SIZE, SIZE)
     assert mask.sum() == 3 * (SIZE**2 - 33**2)
     assert not windows_of(mask, tops, lefts, 33).any()
@@ -157,13 +165,16 @@ def test_windows_reach_from_border_to_border(net: PatchDescriptor, windows: int 
 
 
 @pytest.mark.parametrize(
-    ("patch_size", "kernel", "activation", "unit"),
-    [(17, 5, False, False), (33, 5, True, False), (33, 3, False, True), (65, 5, False, False)],
+    ("patch_size", "kernel", "activation", "unit", "global_normalised"),
+    [(17, 5, False, False, True), (33, 5, True, False, False), (33, 3, False, True, True), (65, 5, False, False, True)],
 )
-def test_windows_together_are_as_one_by_one(patch_size: int, kernel: int, activation: bool, unit: bool) -> None:
+def test_windows_together_are_as_one_by_one(
+    patch_size: int, kernel: int, activation: bool, unit: bool, global_normalised: bool
+) -> None:
     size = SIZE + 1
     changes = {"patch_size": patch_size, "conv1_kernel_33": kernel, "local_activation": activation}
-    glf = lively(method(image_size=size, windows=4, unit_features=unit, **changes))
+    changes |= {"unit_features": unit, "global_normalised": global_normalised}
+    glf = lively(method(image_size=size, windows=4, **changes))
     (x,) = images(1, size)
     sticking_out = glf.places[-1] + patch_size - size  # pixels that L does not read; the hole ends with the image
     assert sticking_out == {17: 0, 33: 1, 65: 5}[patch_size]

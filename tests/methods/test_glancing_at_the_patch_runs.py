@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,13 @@ from anomaly_bench import config
 from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Method
 from anomaly_bench.errors import UserError
+from anomaly_bench.inference.load import load
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods import glancing_at_the_patch
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.runs.folder import RunFolder, find
 from tests.forks import Forks
+from tests.former_runs import with_former_keys
 from tests.nets.small_teachers import teachers
 from tests.small_runs import ROOT, TOYS, curve, environment, equal, make_images
 
@@ -38,6 +41,14 @@ from tests.small_runs import ROOT, TOYS, curve, environment, equal, make_images
         (["patch_size=21"], "method.patch_size: 21 given, allowed: 17, 33 or 65"),
         (["stain_grey=[0.4,0.1]"], "method.stain_grey: [0.4, 0.1] given, needed: the smaller number first"),
         (["stain_axes=[0.1,0.6]"], "method.stain_axes: 0.6 given, allowed: less than or equal to 0.5"),
+        (
+            ["calibrate=true"],
+            "method.val_share: 0 given, but calibrate=true needs images set aside (method.val_share=0.1)",
+        ),
+        (
+            ["val_share=0.2"],
+            "method.val_share: 0.2 given, but calibrate=false reads no images set aside (method.val_share=0)",
+        ),
         (
             ["teacher.losses=[0,1,0]"],
             "method.teacher.losses: [0.0, 1.0, 0.0] given; the tuning needs the first or the third, it has no second "
@@ -142,14 +153,25 @@ def test_a_finished_run_is_the_model(whole: RunFolder, place: Path) -> None:
     assert {torch.equal(value, shipped()[key]) for key, value in local_network(whole).items()} == {True}
 
 
+def test_a_run_of_an_earlier_version_is_the_same_model(whole: RunFolder, place: Path, tmp_path: Path) -> None:
+    former = RunFolder(shutil.copytree(whole.path, tmp_path / "former"))
+    with_former_keys(former)
+    assert "stain_brightness" not in (former.path / "config.yaml").read_text()
+    row = whole.scores[0]
+    (result,) = load(former.path, "cpu").predict([place / "widgets" / row.path])
+    assert result.score == pytest.approx(row.score, rel=1e-4)
+
+
 def test_a_run_with_a_tuned_local_network(place: Path, weights: Path) -> None:
-    more = ["method.tune_steps=2", "method.tune_batch_size=2", f"method.weights={weights}", "method.calibrate=false"]
-    folder = trained(place, "tuned", *more, "method.steps=1")
+    more = ["method.tune_steps=2", "method.tune_batch_size=2", f"method.weights={weights}"]
+    without = ["method.calibrate=false", "method.val_share=0", "method.steps=1"]
+    folder = trained(place, "tuned", *more, *without)
     assert curve(folder) == [("tune", 0), ("global", 0)]
     assert set(folder.manifest["provenance"]) == {"local_p33_sha256", "backbone", "backbone_sha256"}
     local = local_network(folder)
     assert {torch.equal(value, local[key]) for key, value in shipped().items()} == {False}
     assert load_file(folder.path / "weights.safetensors")["calibration"].tolist() == [[0, 1], [0, 1]]
+    assert (folder.manifest["images"]["train"], folder.manifest["images"]["val"]) == (12, 0)  # none is set aside
 
 
 def test_a_killed_run_goes_on(place: Path, whole: RunFolder, forks: Forks) -> None:

@@ -207,7 +207,7 @@ def test_training_lowers_both_losses(tmp_path: Path) -> None:
 @quiet
 def test_calibration_is_that_of_the_validation_images(tmp_path: Path) -> None:
     data = normal_data(tmp_path, val=3)
-    glf = method(windows=2, calibrate=True)
+    glf = method(windows=2, calibrate=True, val_share=0.4)
     train(glf, data)
     assert data.requests[1:] == [("val", 1, {})]
     (held,) = (batch["image"] for batch in data.loader("val", 3))
@@ -222,7 +222,7 @@ def test_no_calibration_unless_asked_for(tmp_path: Path) -> None:
     train(glf, data)
     assert [split for split, *_ in data.requests] == ["train"]
     assert glf.calibration.tolist() == [[0, 1], [0, 1]]
-    assert (YAML["calibrate"], YAML["val_share"], glf.val_share) == (False, 0.1, 0.1)
+    assert (YAML["calibrate"], YAML["val_share"], glf.val_share) == (False, 0, 0)
 
 
 def test_scores_that_do_not_vary_give_no_infinity(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ import torch
 from skimage.measure import label
 from torch import Tensor
 
-from anomaly_bench.nets.fake_defects import Stains, draw, rasterise, stain
+from anomaly_bench.nets.fake_defects import StainBrightness, Stains, draw, rasterise, stain
+from tests.references import glancing_at_the_patch as slow
 
 SIZES = (17, 33, 65)
 AXES, IRREGULARITY, GREY = (0.01, 0.12), (0.3, 0.7), (0.1, 100 / 255)
@@ -30,7 +31,7 @@ def drawn(count: int, p: int, axes: tuple[float, float] = AXES, uneven: tuple[fl
 def test_one_grey_inside_and_nothing_outside(count: int, p: int, dtype: torch.dtype) -> None:
     before = patches(count, p, dtype)
     kept = before.clone()
-    stained, mask = stain(before, AXES, IRREGULARITY, GREY)
+    stained, mask = stain(before, AXES, IRREGULARITY, GREY, "dark")
     assert torch.equal(before, kept)
     assert stained.dtype == dtype
     assert stained.shape == before.shape
@@ -45,14 +46,14 @@ def test_one_grey_inside_and_nothing_outside(count: int, p: int, dtype: torch.dt
 
 def test_greys_differ_between_patches() -> None:
     torch.manual_seed(0)
-    stained, mask = stain(patches(50, 33), AXES, IRREGULARITY, GREY)
+    stained, mask = stain(patches(50, 33), AXES, IRREGULARITY, GREY, "dark")
     greys = torch.stack([new[0, where][0] for new, where in zip(stained, mask, strict=True)])
     assert len(greys.unique()) == 50
 
 
 def test_the_patchs_own_grey_changes_nothing_but_is_in_the_mask() -> None:
     plain = torch.full((4, 3, 17, 17), 0.25)
-    stained, mask = stain(plain, AXES, IRREGULARITY, (0.25, 0.25))
+    stained, mask = stain(plain, AXES, IRREGULARITY, (0.25, 0.25), "dark")
     assert torch.equal(stained, plain)
     assert mask.any((1, 2)).all()
 
@@ -62,19 +63,72 @@ def test_a_seed_repeats_and_another_does_not() -> None:
 
     def seeded(seed: int, images: Tensor) -> tuple[Tensor, Tensor]:
         torch.manual_seed(seed)
-        return stain(images, AXES, IRREGULARITY, GREY)
+        return stain(images, AXES, IRREGULARITY, GREY, "dark")
 
     first, again, other = seeded(1, x), seeded(1, x), seeded(2, x)
     assert torch.equal(first[0], again[0])
     assert torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
     assert torch.equal(first[1], seeded(1, x.double())[1])  # the shapes do not depend on the patches' precision
-    assert not torch.equal(first[1], stain(x, AXES, IRREGULARITY, GREY)[1])  # the random state moves on
+    assert not torch.equal(first[1], stain(x, AXES, IRREGULARITY, GREY, "dark")[1])  # the random state moves on
 
 
-def test_all_is_on_the_patches_device() -> None:  # a device without values: mixing it with the CPU would raise
-    stained, mask = stain(torch.empty(2, 3, 17, 17, device="meta"), AXES, IRREGULARITY, GREY)
+@pytest.mark.parametrize("brightness", ["dark", "both"])
+def test_all_is_on_the_patches_device(
+    brightness: StainBrightness,
+) -> None:  # a device without values: mixing it with the CPU would raise
+    stained, mask = stain(torch.empty(2, 3, 17, 17, device="meta"), AXES, IRREGULARITY, GREY, brightness)
     assert stained.device.type == mask.device.type == "meta"
+
+
+# Darker or brighter
+
+
+def both_ways(seed: int, x: Tensor, grey: tuple[float, float] = GREY) -> tuple[Tensor, Tensor]:
+    torch.manual_seed(seed)
+    return stain(x, AXES, IRREGULARITY, grey, "both")
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 0.9, 1.0])
+def test_both_signs_occur_as_often_and_stay_in_range(level: float) -> None:
+    x = torch.full((2000, 3, 17, 17), level)
+    stained, mask = both_ways(0, x)
+    assert 0 <= stained.min() <= stained.max() <= 1
+    change = torch.stack([new[0, where][0] for new, where in zip(stained, mask, strict=True)]) - level
+    darker, brighter = change[change < 0], change[change > 0]
+    for side, room in ((-darker, level), (brighter, 1 - level)):  # contrast: between 1 - grey and all of the room
+        if room:
+            assert len(side) == pytest.approx(1000, abs=100)  # 22 is the deviation
+            assert (1 - GREY[1]) * room - 1e-6 <= side.min() <= side.max() <= (1 - GREY[0]) * room + 1e-6
+            assert side.mean() == pytest.approx((1 - sum(GREY) / 2) * room, rel=0.02)
+
+
+def test_both_ways_is_the_definition_with_the_shapes_and_greys_of_dark_ones() -> None:
+    x = patches(40, 17) * torch.linspace(0.2, 1, 40)[:, None, None, None]
+    stained, mask = both_ways(1, x)
+    torch.manual_seed(1)
+    dark, where = stain(x, AXES, IRREGULARITY, GREY, "dark")
+    assert torch.equal(mask, where)
+    assert torch.equal(torch.where(mask[:, None], dark, stained), dark)  # nothing changes outside
+    signs = set()
+    for old, new, same, inside in zip(x, stained, dark, mask, strict=True):
+        brighter = bool(new[0, inside][0] > old.mean())
+        expected = slow.darker_or_brighter(float(same[0, inside][0]), old.tolist(), brighter)
+        torch.testing.assert_close(new[:, inside], torch.full_like(new[:, inside], expected))
+        signs.add(brighter)
+    assert signs == {False, True}
+
+
+def test_both_ways_repeats_by_seed_and_its_limits_are_no_change_and_black_or_white() -> None:
+    x = patches(30, 17)
+    first, again, other = both_ways(1, x)[0], both_ways(1, x)[0], both_ways(2, x)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    extreme, mask = both_ways(3, x, (0, 0))
+    assert set(extreme[mask[:, None].expand_as(x)].tolist()) == {0.0, 1.0}
+    none, mask = both_ways(3, x, (1, 1))
+    means = x.mean((1, 2, 3))[:, None, None, None].expand_as(x)
+    torch.testing.assert_close(none, torch.where(mask[:, None], means, x))
 
 
 PICTURES = """
@@ -214,4 +268,4 @@ def test_stains_are_all_over_the_patch() -> None:
 def test_other_limits_raise(name: str, limits: tuple[float, float]) -> None:
     given = {"axes": AXES, "irregularity": IRREGULARITY, "grey": GREY, name: limits}
     with pytest.raises(ValueError, match=f"{name} is drawn from"):
-        stain(patches(1, 17), **given)
+        stain(patches(1, 17), **given, brightness="dark")

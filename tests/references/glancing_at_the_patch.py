@@ -22,11 +22,12 @@ def clean(z_l, z_g, head):
     return 1 / (1 + math.exp(-logit))
 
 
-def losses(z_l, z_stained, z_g, head):
-    """l_IAD and l_DAD of a batch; the latter over twice as many patches."""
+def losses(z_l, z_stained, z_g, head, iad_of_all=False):
+    """l_IAD and l_DAD of a batch; the latter, and the former with `iad_of_all`, over twice as many patches."""
     iad, dad = 0.0, 0.0
     for one, stained, context in zip(z_l, z_stained, z_g, strict=True):
-        iad += inconsistency(one, context) / len(z_g)
+        patches = [one, stained] if iad_of_all else [one]
+        iad += sum(inconsistency(z, context) for z in patches) / (len(patches) * len(z_g))
         dad -= math.log(clean(one, context, head)) / (2 * len(z_g))
         dad -= math.log(1 - clean(stained, context, head)) / (2 * len(z_g))
     return iad, dad
@@ -73,3 +74,10 @@ def inverse_distance(scores, centres, size, power=5):
                     total, weights = total + weight * scores[i][j], weights + weight
             out[y, x] = total / weights
     return out
+
+
+def darker_or_brighter(grey, patch, brighter):
+    """A stain's grey on a patch [3][p][p]: what is left of the way from its mean to black or to white is `grey`."""
+    values = [float(value) for channel in patch for row in channel for value in row]
+    mean, end = sum(values) / len(values), float(brighter)
+    return end + grey * (mean - end)
