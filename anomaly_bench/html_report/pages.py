@@ -10,7 +10,7 @@ from typing import Any
 from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, loss_charts, score_histograms
 from anomaly_bench.html_report.run_data import Run, file_name
 from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by_dataset, setting_rows
-from anomaly_bench.results.aggregate import MAIN, Table, summarise
+from anomaly_bench.results.aggregate import MAIN, Table, baselines_below, summarise
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.results.remarks import remarks
@@ -65,13 +65,19 @@ class DatasetResults:
         """Return what the figures must be read with."""
         return remarks([run.row for run in self.runs])[self.name]
 
+    @cached_property
+    def baselines(self) -> list[Table]:
+        """What papers measured of other methods, a table for each metric that has any."""
+        return [below for table in self.tables if (below := baselines_below(table))]
+
     def cost_charts(self) -> Charts:
         """Return the charts of accuracy against cost."""
         return cost_charts(self.tables, self.runs)
 
     def sources(self) -> list[str]:
         """Where the published figures come from, and whether anybody has checked them."""
-        figures = (figure for table in self.tables for column in table.columns for figure in column.quoted)
+        tables = [*self.tables, *self.baselines]
+        figures = (figure for table in tables for column in table.columns for figure in column.quoted)
         return list(dict.fromkeys(map(str, figures)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from anomaly_bench.results.collect import Row, setting_labels
-from anomaly_bench.results.published import Published, categories, published
+from anomaly_bench.results.published import Published, baselines, categories, published
 from anomaly_bench.results.seed_means import mean_over_categories, mean_over_seeds
 
 METRICS = (
@@ -185,6 +185,24 @@ def _published_columns(dataset: str, metric: str, names: Sequence[str], runs: Se
         Column(variant, [published_cell(figures.get(name)) for name in lines], tuple(figures.values()))
         for variant, figures in found.items()
     ]
+
+
+def baselines_below(table: Table) -> Table | None:
+    """Return what papers measured of other methods in this table's categories; None where nothing is known."""
+    names = table.lines[: table.mean_line]
+    means = ["mean"] if set(names) == categories(table.dataset) else []
+    return baseline_table(table.dataset, table.metric, [*names, *means])
+
+
+def baseline_table(dataset: str, metric: str, names: Sequence[str]) -> Table | None:
+    """Return the published baselines in these categories and means; None where nothing is known."""
+    found = baselines(dataset, metric)
+    lines = [name for name in names if any(name in column for column in found.values())]
+    columns = []
+    for variant, figures in found.items():
+        quoted = [figures.get(line) for line in lines]
+        columns.append(Column(variant, [published_cell(figure) for figure in quoted], tuple(filter(None, quoted))))
+    return Table(dataset, metric, lines, columns) if lines else None
 
 
 def published_cell(figure: Published | None) -> Cell | None:

@@ -1,11 +1,12 @@
 """Published figures with their sources, shown beside a run only where exactly its setting was published.
 
 `published.csv`: `setting` is a condition on the method's configuration, `backbone=resnet18;teacher.images!=null`, empty
-where the setting is unknown or cannot be expressed: such a row applies to no run.  What a source leaves open is not in
-the condition; `variant` then says so.  `category` is a name, or `mean` over all of the data set, or `mean_textures`,
-`mean_objects`.  `kind` is `paper` or `other implementation`.  `confidence` is `seen` (read in the named source),
-`secondary` (another source repeats it), `unverified` (written down from memory) or `doubtful` (likewise, and the values
-do not have the mean that the source states).
+where the setting is unknown or cannot be expressed, as a crop: such a row applies to no run.  What a source leaves open
+is not in the condition; `variant` then says so.  `category` is a name, or `mean` over all of the data set, or
+`mean_textures`, `mean_objects`.  `kind` is `paper`, `paper baseline` (what a paper measured of the methods that it
+compares itself with; some are in no `conf/method`), `authors' code` or `other implementation`.  `confidence` is `seen`
+(read in the named source), `secondary` (another source repeats it), `unverified` (written down from memory) or
+`doubtful` (likewise, and the values do not have the mean that the source states).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any
 from anomaly_bench.former_names import present_keys
 
 TEXTURES = frozenset({"carpet", "grid", "leather", "tile", "wood"})  # of MVTec AD; the other ten are objects
+BASELINE = "paper baseline"  # the kind of a figure
 RANDOM = "random"  # weights that were drawn, not trained: no published setting
 CONDITION = re.compile(r"(?P<key>[\w.]+)(?P<sign>!?=)(?P<value>.*)")
 
@@ -58,6 +60,15 @@ def published(method: str, method_config: Mapping[str, Any], dataset: str, categ
     wanted = (method, dataset, category)
     rows = [row for row in figures() if (row.method, row.dataset, row.category) == wanted]
     return [row for row in rows if applies(row.setting, method_config)]
+
+
+def baselines(dataset: str, metric: str) -> dict[str, dict[str, Published]]:
+    """Return what papers measured of the methods that they compare themselves with: variant -> category -> figure."""
+    found: dict[str, dict[str, Published]] = {}
+    for row in figures():
+        if (row.kind, row.dataset, row.metric) == (BASELINE, dataset, metric):
+            found.setdefault(row.variant, {})[row.category] = row
+    return found
 
 
 def categories(dataset: str) -> frozenset[str]:

@@ -8,11 +8,11 @@ from itertools import groupby
 from pathlib import Path
 
 from anomaly_bench.files import csv_text, write_text
-from anomaly_bench.results.aggregate import four, published_cell
+from anomaly_bench.results.aggregate import baseline_table, four, published_cell
 from anomaly_bench.results.latex import latex_file, latex_table
 from anomaly_bench.results.reproduction import LEAST, Line, Versus
 from anomaly_bench.results.seed_means import SeedMean
-from anomaly_bench.results.text import ABSENT, Grid, cell_text, markdown_table
+from anomaly_bench.results.text import ABSENT, Grid, baselines_markdown, cell_text, markdown_table
 
 FIELDS = (
     *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source"),
@@ -36,7 +36,7 @@ def write_versus(tables: Sequence[Versus], folder: Path, warning: str = "") -> P
 
 
 def versus_markdown(tables: Sequence[Versus], warning: str = "") -> str:
-    """Return an overview, then a section for each experiment and a table for each published column."""
+    """Return an overview, then a section for each experiment: a table for each published column, and baselines."""
     warned = [f"**{warning}**", ""] if warning else []
     text = ["# Paper versus ours", "", *warned, NOTE, "", *markdown_table(Grid(overview(tables), "lrrrr"))]
     for experiment, group in groupby(tables, key=lambda table: table.request.experiment):
@@ -47,6 +47,10 @@ def versus_markdown(tables: Sequence[Versus], warning: str = "") -> str:
             if table.differences:
                 text += [f"Ours differs from what was published: {', '.join(table.differences)}.", ""]
             text += [*markdown_table(versus_grid(table)), "", *(f"- {source}" for source in table.sources)]
+        measured = {(t.request.dataset, t.metric): [line.category for line in t.lines] for t in shown}
+        for (dataset, metric), lines in measured.items():
+            if quoted := baseline_table(dataset, metric, lines):
+                text += ["", f"### {dataset} {metric}: baselines", *baselines_markdown(quoted)]
     return "\n".join(text) + "\n"
 
 

@@ -11,7 +11,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from anomaly_bench.files import csv_text, records_csv
-from anomaly_bench.results.aggregate import Cell, Table, in_order, settings
+from anomaly_bench.results.aggregate import Cell, Table, baselines_below, in_order, settings
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
 from anomaly_bench.results.remarks import remarks
@@ -23,6 +23,7 @@ CELLS_NOTE = (
     "±: standard deviation over seeds."
 )
 PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unverified`: not checked against the source."
+BASELINES_NOTE = "Baselines as a paper published them, for the scale: none of them was run here, and none is compared."
 COMPARED_NOTE = (
     "Difference: first minus second, mean over the categories and seeds that both have, with its 95% bootstrap "
     "interval; p: Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm). See docs/statistics.md."
@@ -54,6 +55,12 @@ def table_grid(table: Table) -> Grid:
     for i, name in enumerate(table.lines):
         cells.append([name, *(cell_text(column.cells[i]) for column in table.columns)])
     return Grid(cells, "l" + "r" * len(table.columns), table.mean_line)
+
+
+def baselines_markdown(table: Table) -> list[str]:
+    """Return the lines of a table of published baselines, then their sources."""
+    sources = dict.fromkeys(f"- {figure.confidence}: {figure.source}" for c in table.columns for figure in c.quoted)
+    return ["", BASELINES_NOTE, "", *markdown_table(table_grid(table)), "", *sources]
 
 
 def comparison_grid(comparisons: Sequence[Comparison]) -> Grid:
@@ -193,7 +200,9 @@ def report_markdown(
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
         text += [f"## {dataset}", ""]
         for table in group:
-            text += [f"### {table.metric}", "", *markdown_table(table_grid(table)), ""]
+            below = baselines_below(table)
+            text += [f"### {table.metric}", "", *markdown_table(table_grid(table))]
+            text += [*(baselines_markdown(below) if below else []), ""]
             text += [line for remark in said.pop(dataset, []) for line in (f"**{remark}.**", "")]
     if any(row.thresholds for row in collected.rows):
         text += ["## Decisions", "", DECISIONS_NOTE, ""]

@@ -25,6 +25,7 @@ from anomaly_bench.html_report.run_data import file_name
 from anomaly_bench.html_report.tables import best_settings
 from anomaly_bench.results.aggregate import Cell, Column, Table
 from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.text import BASELINES_NOTE
 from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
 from anomaly_bench.runs.promise import LEVELS
 
@@ -145,6 +146,18 @@ def test_published_figures_stand_beside_their_setting(run: Run, tmp_path: Path) 
     assert len(quoted) >= 1
     assert first_cells.index("rd") < first_cells.index("paper WRN50-2 256px") < first_cells.index("rdepochs=3")
     assert "unverified" in next(cells for cells in page.cells if cells[0] == "paper WRN50-2 256px")[1]
+
+
+def test_published_baselines_have_a_table_of_their_own(run: Run, tmp_path: Path) -> None:
+    run("screw", 0, **{"image_auroc": 0.95, "aupro_0.3": 0.9})
+    page = written(tmp_path)["pages/mvtec.html"]
+    assert "published-baselines" in page.ids
+    assert BASELINES_NOTE in page.text
+    assert next(cells for cells in page.cells if cells[:1] == ["screw"] and "0.604seen" in cells)[1:4] == [
+        "0.604seen",
+        "0.644seen",
+        "0.550seen",
+    ]
 
 
 def test_a_failed_run_is_listed_with_its_error(pages: dict[str, Page]) -> None:

@@ -199,6 +199,20 @@ def test_texts(paper: dict[str, Any], tmp_path: Path) -> None:
     assert "Only" not in versus_latex(tables)
 
 
+def test_baselines_of_a_metric_stand_below_the_tables_and_are_compared_with_nothing(paper: dict[str, Any]) -> None:
+    assert "baselines" not in versus_markdown(compare_with_published([asked(paper)], []))  # none for AUROC and own PRO
+    request = TableRequest(**{**vars(asked(paper)), "places": {"zipper": ("mvtec", "zipper")}})
+    columns = [of_paper(compare_with_published([request], []))]
+    text = versus_markdown([Versus(request, "p", "aupro_0.3", columns[0].lines, [])])
+    _, _, below = text.partition("### mvtec aupro_0.3: baselines")
+    heading, _, zipper, mean, *_ = (line for line in below.splitlines() if line.startswith("|"))
+    assert heading.startswith("| category | paper 1-NN p=65 | paper OC-SVM p=65 | paper K-Means p=65 |")
+    assert zipper.startswith("| zipper | 0.512 (seen) | 0.355 (seen) | 0.253 (seen) |")
+    assert mean.startswith("| mean | 0.640 (seen) |")
+    assert "- seen: Bergmann et al. CVPR 2020" in below
+    assert versus_csv([Versus(request, "p", "aupro_0.3", [], [])]).count("\n") == 1
+
+
 def test_the_long_table_has_every_cell(paper: dict[str, Any]) -> None:
     tables = compare_with_published([asked(paper, epochs=3)], [row("screw", 0, 0.97), row("screw", 1, 0.99)])
     records = list(csv.DictReader(versus_csv(tables).splitlines()))

@@ -21,6 +21,7 @@ from anomaly_bench.results.collect import collect
 from anomaly_bench.results.latex import escape
 from anomaly_bench.results.published import categories, figures
 from anomaly_bench.results.terminal import print_run
+from anomaly_bench.results.text import BASELINES_NOTE
 from anomaly_bench.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]
@@ -115,6 +116,15 @@ def test_published_means_stand_only_beside_all_fifteen_categories(run: Run, tmp_
     whole = table(tmp_path, "image_auroc")
     assert whole.lines[-1] == "mean of 15"
     assert [str(column.cells[-1]) for column in whole.columns[:3]] == ["0.9000", "0.985 (secondary)", "0.9869 (seen)"]
+
+
+def test_published_baselines_stand_below_the_table_of_their_metric(run: Run, tmp_path: Path) -> None:
+    run("screw", **{"image_auroc": 0.9, "aupro_0.3": 0.9})
+    folder, _ = written(tmp_path)
+    _, below = (folder / "report.md").read_text().split("### aupro_0.3")
+    assert BASELINES_NOTE in below
+    assert "| screw | 0.604 (seen) | 0.644 (seen) | 0.550 (seen) |" in below
+    assert "| mean |" not in below
 
 
 def test_all_published_categories_arrive_in_the_table(run: Run, tmp_path: Path) -> None:
