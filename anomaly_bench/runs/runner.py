@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.calibration import calibrate_run, peaks_of
 from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
-from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted
+from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted, peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
@@ -114,9 +115,13 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
 def fit_stages(
     folder: RunFolder, settings: config.Settings, method: Method, data: NormalLoaders, loggers: list[Logger]
 ) -> Beginning | None:
-    """Fit each stage that is not fitted yet, load the others.  Returns the last one as it began; None without any."""
+    """Fit the stages that are not fitted yet, and record what each took, or what a method without stages took.
+
+    Returns the last stage as it began; None without any.
+    """
     hardware, device, finished = settings.hardware, method.device, folder.manifest["stages"]
-    last = None
+    began, last = time.monotonic(), None
+    reset_peak_memory()
     for stage in stages_of(method, data):  # statistics are computed where the training is
         to_memory_format(stage.module, hardware.memory_format)
         last = beginning(stage)
@@ -130,6 +135,9 @@ def fit_stages(
             keep_weights_only(stage, folder.path)
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
+    if not last:  # what a method without a training computes from the normal images: a memory bank, a Gaussian
+        spent = {"seconds": round(time.monotonic() - began, 3), "peak_memory_mb": peak_memory_mb()}
+        folder.update(stages={"fit": spent})
     return last
 
 

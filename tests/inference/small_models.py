@@ -14,7 +14,8 @@ from tests.methods.small_us import method as small_students
 from tests.methods.small_us import scales
 from tests.small_runs import make_images
 
-METHODS = ("rd", "us", "csflow", "glf", "us_shallow")
+METHODS = ("rd", "us", "csflow", "glf", "padim", "patchcore", "us_shallow")
+UNTRAINED = ("padim", "patchcore", "us_shallow")  # no epochs
 FIXED = ("hardware=cpu", "hardware.threads=1", "dataset=folder", "save_heatmaps=false", "resamples=0")
 
 
@@ -40,11 +41,12 @@ def overrides(method: str, place: Path, weights: Path, *more: str) -> list[str]:
         ],
         "csflow": [*resnet, "method.layer=layer3", "method.hidden=8", "method.image_size=64", "method.kernels=[3,1]"],
         "glf": ["method.steps=1", "method.windows=4"],
+        "padim": [*resnet, "method.image_size=32", "method.components=20"],
+        "patchcore": [*resnet, "method.image_size=32", "method.coreset_share=0.2"],
         "us_shallow": ["method.weights=random", "method.image_size=32", "method.samples=100", "method.clusters=2"],
     }[method]
-    name, epochs = "glf_fast" if method == "glf" else method, ["method.epochs=1"]
-    if method in ("glf", "us_shallow"):  # of steps, and of none
-        epochs = []
+    name = "glf_fast" if method == "glf" else method
+    epochs = [] if method in ("glf", *UNTRAINED) else ["method.epochs=1"]
     where = [f"dataset.root={root}", f"output_dir={place / 'outputs'}"]
     return [
         *(f"method={name}", *own, *epochs, "method.batch_size=5", "calibration_share=0.25", *FIXED, *where, *more),

@@ -37,7 +37,7 @@ def test_a_run_trains_nothing_and_is_a_model_all_the_same(images: Path, monkeypa
     assert main(["train", *words, *QUICK]) == 0
     (folder,) = find("outputs")
     assert folder.manifest["parameters"] == {"total": 0, "trainable": 0}
-    assert set(folder.manifest["stages"]) == {"score"}
+    assert set(folder.manifest["stages"]) == {"fit", "score"}
     assert set(folder.manifest["parts"]) == {"mean", "minimum", "maximum", "deviation", "brighter", "darker"}
     assert folder.metrics["image_auroc"] == 1.0  # the defects of these images are bright
     results = load(folder.path).predict([images / row.path for row in folder.scores])
