@@ -108,6 +108,7 @@ class Method(LightningModule):
 
     baseline: bool = False  # no paper's method, but a floor: tables mark it, and it is never the best
     val_share: float = 0.0  # share of the normal training images that `stages` gets as `val`
+    result_state: str = "the last epoch"  # what `stages` leaves behind, in words, for the run's protocol
     image_size: int  # pixels; images are resized to a square of this side
     batch_size: int  # images in a training step, over all devices together
     epochs: int  # where `stages` is not overridden
@@ -124,6 +125,14 @@ class Method(LightningModule):
     def score(self, images: Tensor) -> Scores:
         """Return the scores of images [B, 3, H, W], in eval mode, without gradients, each independent of the batch."""
         raise NotImplementedError
+
+    def oracle_candidates(self, images: Tensor) -> Mapping[str, Callable[[], Scores]]:
+        """Return, by name, what scores images [B, 3, H, W] as `score` does at several states of the training.
+
+        For a paper whose code chooses the state on test images: a run measures the best of them as `oracle` beside its
+        result, and nothing else uses them.  None by default; valid after `stages`.
+        """
+        return {}
 
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:

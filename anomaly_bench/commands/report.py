@@ -16,6 +16,7 @@ from anomaly_bench.results.aggregate import summarise
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import compare_settings, skipped
 from anomaly_bench.results.latex import report_latex
+from anomaly_bench.results.oracle import oracle_notes
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.results.terminal import print_report
 from anomaly_bench.results.text import comparisons_csv, decisions_csv, report_markdown, runs_csv, tables_csv
@@ -38,7 +39,7 @@ def write_report(outputs: Path | str, target: Path | str | None = None, console:
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
-    compared, notes = compare_settings(collected.rows), skipped(collected.rows)
+    compared, notes = compare_settings(collected.rows), [*skipped(collected.rows), *oracle_notes(collected.rows)]
     files = {
         "runs.csv": runs_csv(collected.rows),
         "report.tex": report_latex(tables, compared, remarks(collected.rows)),

@@ -59,6 +59,7 @@ class Row:
     baseline: bool = False  # its method is no paper's, but a floor
     confound: Confound | None = field(default=None, repr=False)  # what separates the test images without a method
     learning: str = field(default="", repr=False)  # a warning where the run learned next to nothing
+    oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `measure_oracle` writes it
 
 
 @dataclass(frozen=True)
@@ -212,6 +213,7 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         baseline=bool(manifest.get("baseline")),
         confound=_confound(manifest),
         learning=str(manifest.get("learning", {}).get("warning", "")),
+        oracle=manifest.get("oracle", {}),
     )
 
 

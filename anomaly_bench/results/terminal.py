@@ -14,6 +14,7 @@ from anomaly_bench.results import text
 from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order, published_cell, short
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
+from anomaly_bench.results.oracle import oracle_line
 from anomaly_bench.results.published import Published, published
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.runs.calibration import stored_thresholds
@@ -38,9 +39,12 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     figures = published(manifest["method"], method, manifest["dataset"], manifest["category"])
     figures = [figure for figure in figures if figure.metric in metrics]
     components = {f"{name} alone": values for name, values in manifest.get("parts", {}).items()}
+    if oracle := manifest.get("oracle"):
+        components["oracle (chosen on test images)"] = oracle["metrics"]
     print_lines(_title(manifest), console=console, style="bold")
     _print_metrics(metrics, manifest, console, "ours", components, figures)
     lines = list(dict.fromkeys(map(str, figures))) or ["no published figures for this setting"]
+    lines += [oracle_line(oracle)] if oracle else []
     lines.append(f"measured: {measurement(manifest)}")
     for level, entry in stored_thresholds(manifest, folder.path / MANIFEST).items():
         lines += threshold_lines(level, entry)

@@ -211,8 +211,9 @@ def report_markdown(
                 text += [f"### {dataset} decisions", "", *markdown_table(grid), ""]
     if comparisons:
         text += ["## Comparisons", "", COMPARED_NOTE, ""]
-        for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))):
-            text += [note, ""]
+    for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))):
+        text += [note, ""]
+    if comparisons:
         for dataset, metric, found in by_metric(comparisons):
             text += [f"### {dataset} {metric}", "", *markdown_table(comparison_grid(found)), ""]
     if sources := dict.fromkeys(str(figure) for table in tables for c in table.columns for figure in c.quoted):

@@ -89,7 +89,7 @@ def masked_config(cfg: DictConfig) -> str:
 def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
     """Return sentences on what was chosen how."""
     size, val = method.image_size, len(splits["val"])
-    lines = ["the last epoch is the result; nothing was chosen on test images"]
+    lines = [f"{method.result_state} is the result; nothing was chosen on test images"]
     lines += [f"{val} normal training images were set aside for the method's own validation"] if val else []
     for name in ("held out", "validation"):
         if count := len(splits[name]):

@@ -30,6 +30,7 @@ from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
+from anomaly_bench.runs.oracle import measure_oracle
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
 from anomaly_bench.runs.weights import store_weights
 
@@ -100,6 +101,7 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     store_weights(folder, method, settings.weights_dtype, images)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scored = score(folder, method, images, Path(scratch))
+        measure_oracle(folder, settings, method, images, Path(scratch))
         measure(folder, settings, images, scored)
         peaks = peaks_of(scored[""].maps)
     calibrate_run(

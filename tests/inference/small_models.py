@@ -14,7 +14,7 @@ from tests.methods.small_us import method as small_students
 from tests.methods.small_us import scales
 from tests.small_runs import make_images
 
-METHODS = ("rd", "us", "csflow", "glf", "padim", "patchcore", "us_shallow")
+METHODS = ("rd", "us", "csflow", "glf", "stfpm", "simplenet", "padim", "patchcore", "us_shallow")
 UNTRAINED = ("padim", "patchcore", "us_shallow")  # no epochs
 FIXED = ("hardware=cpu", "hardware.threads=1", "dataset=folder", "save_heatmaps=false", "resamples=0")
 
@@ -44,6 +44,8 @@ def overrides(method: str, place: Path, weights: Path, *more: str) -> list[str]:
         "padim": [*resnet, "method.image_size=32", "method.components=20"],
         "patchcore": [*resnet, "method.image_size=32", "method.coreset_share=0.2"],
         "us_shallow": ["method.weights=random", "method.image_size=32", "method.samples=100", "method.clusters=2"],
+        "stfpm": [*resnet[1:], "method.image_size=32"],
+        "simplenet": [*resnet, "method.image_size=32", "method.hidden=8", "method.oracle_states=2"],
     }[method]
     name = "glf_fast" if method == "glf" else method
     epochs = [] if method in ("glf", *UNTRAINED) else ["method.epochs=1"]

@@ -1,0 +1,214 @@
+"""SimpleNet (Liu, Zhou, Xu, Wang, CVPR 2023, arXiv 2303.15140).
+
+A frozen ImageNet network describes each patch of an image.  A linear layer (adaptor) maps the features q of normal
+images, Gaussian noise is added to them, and a small network (discriminator) D learns to tell both apart.  A patch to
+which D gives a small value is anomalous.
+
+    loss   mean of max(0, margin - D(q)) + mean of max(0, margin + D(q + noise))
+    map    -D(q) of each patch, enlarged and smoothed; the largest -D(q), not smoothed, is the image's score
+
+"code" is github.com/DonaldRR/SimpleNet at commit 351a2b8 with its run.sh, which all numbers follow.
+
+The code measures the test images after every fourth epoch and reports the best image AUROC that it saw (of equal ones
+the best pixel AUROC): the epoch is chosen on test images.  Here the last step is the result.  What that choice would
+have reported is measured beside it as `oracle`, and nothing else comes from it.
+
+Deviation: the whole image is resized to `image_size`; the code resizes to 329 px and cuts the central 288 px out.
+Deviation: the backbone's features are computed once and kept on disk; the code computes them in each step.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Width
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
+from anomaly_bench.nets.backbones import Backbone, weight_files
+from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.snapshot import Snapshot
+from anomaly_bench.nets.training_length import TrainingLength
+
+LAYERS = (2, 3)  # timm's numbers; layer2 and layer3 of a ResNet
+SLOPE = 0.2  # of the leaky ReLU
+
+
+class SimpleNet(Method):
+    """A frozen backbone, and a `Head` that gives each of its patches a value.
+
+    >>> from anomaly_bench.config import build, compose, validate
+    >>> small = ["method.image_size=64", "method.hidden=8"]
+    >>> method = build("method", validate(compose(["method=simplenet_fast", "dataset=mtd", *small])).method)
+    >>> method.eval().score(torch.rand(2, 3, 64, 64)).map.shape
+    torch.Size([2, 64, 64])
+    """
+
+    def __init__(
+        self,
+        backbone: str,
+        weights: str | None,
+        image_size: Annotated[ImageSize, Field(ge=32)],
+        patch_size: Literal[1, 3, 5, 7, 9],
+        layer_dimensions: Width,
+        dimensions: Width,
+        hidden: Width,
+        noise: Positive,
+        margin: Positive,
+        batch_size: BatchSize,
+        epochs: Count | None,
+        steps: Count | None,
+        adaptor_lr: Positive,
+        adaptor_weight_decay: NotNegative,
+        lr: Positive,
+        weight_decay: NotNegative,
+        sigma: Annotated[Positive, Field(le=1024)],
+        oracle_states: Annotated[int, Field(ge=0, le=1000)],
+        feature_dtype: Literal["float32", "float16"],
+    ) -> None:
+        super().__init__()
+        self.weights, self.image_size, self.batch_size, self.sigma = weights, image_size, batch_size, sigma
+        self.length, self.oracle_states, self.feature_dtype = (
+            TrainingLength(epochs, steps),
+            oracle_states,
+            feature_dtype,
+        )
+        self.patch_size, self.layer_dimensions, self.dimensions = patch_size, layer_dimensions, dimensions
+        self.noise, self.margin = noise, margin
+        self.adaptor_args = {"lr": adaptor_lr, "weight_decay": adaptor_weight_decay}
+        self.discriminator_args = {"lr": lr, "weight_decay": weight_decay}
+        self.backbone = Backbone(backbone, LAYERS)
+        self.head = Head(dimensions, hidden)
+        self.states: dict[str, Head] = {}  # of the training, by step; no part of the state dict
+
+    def stages(self, data: NormalData) -> Iterator[Stage]:
+        self.backbone.load(self.weights)
+        key = f"{self.backbone.name} layers 2, 3 sha256 {self.backbone.sha256}"
+        frozen = FrozenFeatures(self.backbone, key, self.feature_dtype, self.device)
+        loader = data.features("train", frozen, self.batch_size, shuffle=True)
+        limits = self.length.limits(loader, self.batch_size)
+        epoch = math.ceil(len(loader.dataset) / self.batch_size)  # type: ignore[arg-type]
+        last = limits.get("max_steps", limits["max_epochs"] * epoch)
+        times = sorted({-(-last * (i + 1) // self.oracle_states) for i in range(self.oracle_states)})
+        training = Training(self, times)
+        yield Stage("discriminator", training, loader, limits)
+        self.states = training.restored()
+
+    def patches(self, features: list[Tensor]) -> Tensor:
+        """Return the features of each patch of the finer layer [B, h, w, D] from those of both layers."""
+        return patch_features(features, self.patch_size, self.layer_dimensions, self.dimensions)
+
+    def score(self, images: Tensor) -> Scores:
+        return self._scores(self.head, self.patches(self.backbone(images)), images.shape[-2:])
+
+    def oracle_candidates(self, images: Tensor) -> Mapping[str, Callable[[], Scores]]:
+        patches = self.patches(self.backbone(images)) if self.states else images
+        return {name: partial(self._scores, head, patches, images.shape[-2:]) for name, head in self.states.items()}
+
+    def _scores(self, head: Head, patches: Tensor, size: torch.Size) -> Scores:
+        values = -head(patches.flatten(0, 2)).view(patches.shape[:3])  # [B, h, w]
+        up = F.interpolate(values[:, None], size, mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
+        return Scores(image=values.flatten(1).amax(1), map=gaussian(up, self.sigma))
+
+    @classmethod
+    def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
+        return {"weights": weight_files(values["backbone"], values["weights"], fetch)}
+
+    def provenance(self) -> dict[str, str]:
+        return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
+
+
+class Head(nn.Module):
+    """The adaptor, a linear layer, and the discriminator, which has one hidden layer."""
+
+    def __init__(self, dimensions: int, hidden: int) -> None:
+        super().__init__()
+        self.adaptor = nn.Linear(dimensions, dimensions)
+        self.discriminator = nn.Sequential(
+            nn.Linear(dimensions, hidden), nn.BatchNorm1d(hidden), nn.LeakyReLU(SLOPE), nn.Linear(hidden, 1, bias=False)
+        )
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_normal_(module.weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return D of features [N, D]: [N], large where they are normal."""
+        values: Tensor = self.discriminator(self.adaptor(features))
+        return values[:, 0]
+
+    def with_noise(self, features: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+        """Return D of the adapted features [N, D], and of the same with noise, both from one batch: [N] twice."""
+        q = self.adaptor(features)
+        values: Tensor = self.discriminator(torch.cat([q, q + noise * torch.randn_like(q)]))
+        normal, anomalous = values[:, 0].chunk(2)
+        return normal, anomalous
+
+
+class Training(LightningModule):
+    """Trains the head of `method`, and keeps its state after each of the steps `times`, counted from 1."""
+
+    def __init__(self, method: SimpleNet, times: list[int]) -> None:
+        super().__init__()
+        self.head, self.times = method.head, times
+        self.patches, self.noise, self.margin = method.patches, method.noise, method.margin
+        self.adaptor_args, self.discriminator_args = method.adaptor_args, method.discriminator_args
+        self.kept = nn.ModuleList(Snapshot(method.head) for _ in times)
+
+    def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
+        patches = self.patches(batch["features"]).flatten(0, 2)  # [B h w, D]
+        loss = truncated_loss(*self.head.with_noise(patches, self.noise), self.margin)
+        self.log("loss", loss, prog_bar=True, batch_size=len(batch["path"]))
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        adaptor = {"params": self.head.adaptor.parameters(), "lr": self.adaptor_args["lr"]}
+        return torch.optim.Adam([adaptor, {"params": self.head.discriminator.parameters(), **self.discriminator_args}])
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Shrink the adaptor as AdamW would; the discriminator's decay is Adam's, added to the gradient."""
+        for parameter in self.head.adaptor.parameters():
+            parameter.mul_(1 - self.adaptor_args["lr"] * self.adaptor_args["weight_decay"])
+
+    def on_train_batch_end(self, outputs: Any, batch: FeatureBatch, batch_idx: int) -> None:
+        """Keep the state where it is time, before the epoch's checkpoint."""
+        if self.global_step in self.times:
+            self.kept[self.times.index(self.global_step)].take(self.head)  # type: ignore[operator]
+
+    def restored(self) -> dict[str, Head]:
+        """Return the heads that were kept, by the step."""
+        heads = {f"step_{time}": copy.deepcopy(self.head).eval() for time in self.times}
+        for head, kept in zip(heads.values(), self.kept, strict=True):
+            kept.restore(head)  # type: ignore[operator]
+        return heads
+
+
+def patch_features(features: list[Tensor], patch_size: int, layer_dimensions: int, dimensions: int) -> Tensor:
+    """Return one feature vector for each position of the first layer [B, h, w, D] from layers [B, C_l, h_l, w_l].
+
+    The C_l x patch_size x patch_size values around a position, zeros beyond the edge, are averaged in groups to
+    `layer_dimensions`, the layers brought to the first one's grid, and joined values averaged in groups to
+    `dimensions`.
+    """
+    layers = []
+    for f in features:
+        around = F.unfold(f, patch_size, padding=patch_size // 2).transpose(1, 2)  # [B, h_l w_l, C_l k k]
+        pooled = F.adaptive_avg_pool1d(around, layer_dimensions)  # [B, h_l w_l, d]
+        grid = pooled.transpose(1, 2).unflatten(2, f.shape[-2:])  # [B, d, h_l, w_l]
+        layers.append(F.interpolate(grid, features[0].shape[-2:], mode="bilinear", align_corners=False))
+    joined = torch.cat(layers, 1).flatten(2).transpose(1, 2)  # [B, h w, layers d]
+    return F.adaptive_avg_pool1d(joined, dimensions).unflatten(1, features[0].shape[-2:])
+
+
+def truncated_loss(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:
+    """Return the loss of D's values of normal features [N] and of those with noise [N]: 0 beyond the margin."""
+    return (margin - normal).clamp_min(0).mean() + (margin + anomalous).clamp_min(0).mean()
