@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from authors_rd4ad import pairs
 from omegaconf import OmegaConf
 from scipy.ndimage import gaussian_filter
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_bench.config import NOT_ARGUMENTS, conf_dir
@@ -29,13 +30,6 @@ def ours(backbone: str) -> ReverseDistillation:
     values: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "method" / "rd.yaml"))
     values |= {"backbone": backbone, "image_size": SIZE, "batch_size": BATCH}
     return ReverseDistillation(**{key: v for key, v in values.items() if key not in NOT_ARGUMENTS})
-
-
-def copy_weights(target: nn.Module, *sources: nn.Module) -> None:
-    """Parameters and buffers one after the other: both sides define their layers in data-flow order."""
-    given = [tensor for source in sources for tensor in source.state_dict().values()]
-    for own, theirs in zip(target.state_dict().values(), given, strict=True):
-        own.copy_(theirs)
 
 
 def their_map(f_e: list[Tensor], f_d: list[Tensor]) -> np.ndarray:
@@ -53,11 +47,8 @@ def compare(backbone: str) -> dict[str, float]:
     decoder = getattr(importlib.import_module("de_resnet"), f"de_{backbone}")(pretrained=False)
     method = ours(backbone)
     method.teacher.net.load_state_dict({key: encoder.state_dict()[key] for key in method.teacher.net.state_dict()})
-    e = embedding
-    copy_weights(method.bottleneck.level1, e.conv1, e.bn1, e.conv2, e.bn2)
-    copy_weights(method.bottleneck.level2, e.conv3, e.bn3)
-    copy_weights(method.bottleneck.oce, e.bn_layer)
-    copy_weights(method.decoder, decoder.layer1, decoder.layer2, decoder.layer3)
+    for own, given in pairs(method, embedding, decoder):
+        own.copy_(given)
     images = torch.rand(BATCH, 3, SIZE, SIZE)
     found = {"features": 0.0, "loss": 0.0}
     for training in (True, False):
@@ -69,8 +60,8 @@ def compare(backbone: str) -> dict[str, float]:
         loss = sum(
             1 - F.cosine_similarity(a.flatten(1), b.flatten(1)).mean() for a, b in zip(theirs, rebuilt, strict=True)
         )
-        pairs = [*zip(f_e, theirs, strict=True), *zip(f_d, rebuilt, strict=True)]
-        found["features"] = max(found["features"], *((a - b).abs().max().item() for a, b in pairs))
+        levels = [*zip(f_e, theirs, strict=True), *zip(f_d, rebuilt, strict=True)]
+        found["features"] = max(found["features"], *((a - b).abs().max().item() for a, b in levels))
         found["loss"] = max(found["loss"], abs(flattened_loss(f_e, f_d).item() - float(loss)))
     scores, reference = method.score(images), their_map([t[:1] for t in theirs], [r[:1] for r in rebuilt])
     assert scores.map is not None

@@ -66,6 +66,21 @@ def test_a_new_flow_is_a_permutation() -> None:
         assert bool(p.grad.all()) if name.endswith("gamma") else not p.grad.any()
 
 
+def test_a_new_flow_starts_as_the_authors() -> None:
+    """Their convolutions keep PyTorch's initialisation: uniform up to 1 / sqrt(inputs of a value)."""
+    torch.manual_seed(0)
+    flow = CrossScaleFlow(32, 24, (3, 5), 3.0)
+    convs = [m for m in flow.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convs) == 2 * 2 * 10
+    for values in ("weight", "bias"):
+        scaled = torch.cat([getattr(m, values).flatten() * m.weight[0].numel() ** 0.5 for m in convs])
+        counts = torch.histc(scaled, 8, -1, 1)
+        assert counts.sum() == len(scaled)  # none beyond 1
+        error = 4 * (len(scaled) * 7 / 64) ** 0.5
+        assert counts.sub(len(scaled) / 8).abs().max() < error
+    assert all(not p.any() for name, p in flow.named_parameters() if name.endswith("gamma"))
+
+
 @pytest.mark.parametrize("kernels", [(3, 3, 5), (1,), (7, 3)])
 @pytest.mark.parametrize("size", [(8, 12), (4, 4)])
 def test_flow_and_loss_against_the_second_writing(kernels: tuple[int, ...], size: tuple[int, int]) -> None:
