@@ -21,11 +21,17 @@ from anomaly_bench.methods.cs_flow import CrossScaleNet, CSFlow
 
 
 def train(
-    checkout: Path, method: CSFlow, loader: DataLoader[Any], images: Tensor, labels: list[int], seed: int, same: bool
+    checkout: Path,
+    method: CSFlow,
+    loader: DataLoader[Any],
+    images: Tensor,
+    labels: list[int],
+    seed: int,
+    ours: set[str],
 ) -> tuple[Tensor, Tensor]:
     """Train their network on the features of `loader`.  Returns the scores [N] and maps [N, H, W] of images.
 
-    same: with the initial weights of `method` and the order of `loader`; otherwise with their own.
+    ours: of `weights` (the initial ones, of `method`) and `order` (of `loader`), what is not their own.
     """
     config, train, utils = modules(checkout, method)
     torch.manual_seed(seed)
@@ -33,10 +39,10 @@ def train(
     given: Any = [(rows[i][0], 0) for i in range(len(rows))]  # type: ignore[arg-type]
     with torch.no_grad():
         test = [[f[0] for f in method.features(image[None])] for image in images]
-        if same:
+        if "weights" in ours:
             copy_weights(method, flow)
     loaders = utils.make_dataloaders(
-        InOrder(given, loader.sampler) if same else given, list(zip(test, labels, strict=True))
+        InOrder(given, loader.sampler) if "order" in ours else given, list(zip(test, labels, strict=True))
     )
     with (
         patch.object(train, "get_cs_flow_model", lambda: flow),

@@ -50,11 +50,11 @@ def train(
     images: Tensor,
     labels: list[int],
     seed: int,
-    same: bool,
+    ours: set[str],
 ) -> tuple[Tensor, Tensor]:
     """Train their networks on the images of `loader`.  Returns the scores [N] and maps [N, H, W] of images.
 
-    same: with the initial weights of `method` and the order of `loader`; otherwise with their own.
+    ours: of `weights` (the initial ones, of `method`) and `order` (of `loader`), what is not their own.
     """
     if (method.lr, method.batch_size, method.betas) != (0.005, 16, (0.5, 0.999)):
         raise SystemExit("their code fixes lr, batch_size and betas")
@@ -65,11 +65,12 @@ def train(
     encoder, embedding = getattr(main, name)(pretrained=False)
     decoder = getattr(main, f"de_{name}")(pretrained=False)
     encoder.load_state_dict(method.teacher.net.state_dict(), strict=False)  # layer4 is computed and not used
-    if same:
+    encoder.requires_grad_(False)  # the same updates in less time: docs/benchmarks/rd_step.md
+    if "weights" in ours:
         copy_weights(method, embedding, decoder)
     given: Any = loader.dataset
     samples = [((given[i]["image"] - mean) / std, 0) for i in range(len(given))]
-    rows = Limited(InOrder(samples, loader.sampler) if same else samples, method.epochs * len(samples))
+    rows = Limited(InOrder(samples, loader.sampler) if "order" in ours else samples, method.epochs * len(samples))
     replaced = {
         "wide_resnet50_2": lambda pretrained: (encoder, embedding),
         "de_wide_resnet50_2": lambda pretrained: decoder,

@@ -1,12 +1,12 @@
 """Do whole trainings end where the authors' code ends?  Paired by seed, with the same images and features.
 
-    python scripts/compare_trainings.py OUTPUTS [--csflow CHECKOUT] [--rd CHECKOUT] [--seeds 8] [--write]
+    python scripts/compare_trainings.py OUTPUTS [--csflow CHECKOUT] [--rd CHECKOUT] [--write]
 
-CHECKOUT: of github.com/marco-rudolph/cs-flow (88a13b8) and of github.com/hq-deng/RD4AD (6554076).  Three trainings for
-each seed: ours, by the package; the authors' network and loop with initial weights and an order of the images of their
-own; the same with those of our run, so that what is left is loop, loss, optimiser and scoring.  All are measured by the
-same metrics.  Figures are kept in OUTPUTS/figures.json, and what is there is not trained again.  --write: the page
-docs/benchmarks/parity.md.
+CHECKOUT: of github.com/marco-rudolph/cs-flow (88a13b8) and of github.com/hq-deng/RD4AD (6554076).  For each seed: ours,
+by the package; the authors' network and loop with initial weights and an order of the images of their own; the same
+with both from our run, so that what is left is loop, loss, optimiser and scoring; and, where the start alone is looked
+at, with one of the two.  All are measured by the same metrics.  Figures are kept in OUTPUTS/figures.json, and what is
+there is not trained again.  --write: the page docs/benchmarks/parity.md.
 """
 
 from __future__ import annotations
@@ -30,18 +30,28 @@ from anomaly_bench.metrics.significance import compare
 from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.find import find_data
 
-RESNET = "method.backbone=resnet18 method.image_size=128"
-FLOW = f"{RESNET} method.layer=layer3 method.lr=0.002"
-SETTINGS = {  # name -> method, data, keys
-    "csflow on gravel, 18 steps": ("csflow", "demo/gravel", f"{FLOW} method.hidden=64 method.epochs=6"),
-    "csflow on grass, 18 steps": ("csflow", "demo/grass", f"{FLOW} method.hidden=64 method.epochs=6"),
-    "rd on gravel, 60 steps": ("rd", "demo/gravel", f"{RESNET} method.epochs=20"),
-    "csflow on gravel, 120 steps": ("csflow", "demo/gravel", f"{FLOW} method.hidden=32 method.epochs=40"),
+OURS, THEIRS, SAME = "ours", "authors' code", "authors' code from our start"
+WEIGHTS, ORDER = "authors' code, our weights", "authors' code, our order"
+START: dict[str, set[str]] = {THEIRS: set(), WEIGHTS: {"weights"}, ORDER: {"order"}, SAME: {"weights", "order"}}
+PAIRED = {OURS: 8, THEIRS: 8, SAME: 2}  # arm -> seeds; what the same start leaves is rounding, not chance
+RESNET = "method.backbone=resnet18"
+SETTINGS = {  # name -> method, data, keys, arms
+    "csflow on gravel": (
+        "csflow",
+        "demo/gravel",
+        f"{RESNET} method.layer=layer3 method.image_size=128 method.hidden=16 method.lr=0.002 method.epochs=15",
+        PAIRED,
+    ),
+    "rd on gravel": ("rd", "demo/gravel", f"{RESNET} method.image_size=64 method.epochs=20", PAIRED),
+    "csflow, many starts": (
+        "csflow",
+        "demo/gravel",
+        f"{RESNET} method.layer=layer2 method.image_size=64 method.hidden=16 method.lr=0.002 method.epochs=15",
+        {SAME: 20, THEIRS: 20, WEIGHTS: 20, ORDER: 20},
+    ),
 }
 ADAPTERS = {"csflow": "authors_csflow", "rd": "authors_rd4ad"}
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3")
-OURS, THEIRS, SAME = "ours", "authors' code", "authors' code from our start"
-SAME_SEEDS = 3  # of the last: its differences are rounding, not chance
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "parity.md"
 INTRODUCTION = """# Whole trainings beside the authors' code
 
@@ -50,10 +60,9 @@ Written by `scripts/compare_trainings.py`, which says what is compared.  Both si
 Scores and maps of CS-Flow are made as `evaluate.py` makes them, those of Reverse Distillation by `cal_anomaly_map` and
 the Gaussian filter.  All are measured by the metrics of this package.
 """
-HEADER = """| metric | ours | authors' code | authors' - ours [95 %] | p | same start: largest difference |
-|---|---:|---:|---:|---:|---:|"""
 CONCLUSION = ""
-Figures = dict[str, dict[str, dict[str, dict[str, float]]]]  # setting -> arm -> seed -> metric -> value
+Values = dict[str, dict[str, float]]  # seed -> metric -> value
+Figures = dict[str, dict[str, Values]]  # setting -> arm -> ...
 
 
 def main() -> None:
@@ -61,7 +70,6 @@ def main() -> None:
     parser.add_argument("outputs", type=Path)
     for method in ADAPTERS:
         parser.add_argument(f"--{method}", type=Path, metavar="CHECKOUT")
-    parser.add_argument("--seeds", type=int, default=8)
     parser.add_argument("--only", choices=SETTINGS, help="train nothing but this setting")
     parser.add_argument("--write", action="store_true", help="also write docs/benchmarks/parity.md")
     arguments = parser.parse_args()
@@ -69,16 +77,15 @@ def main() -> None:
     torch.set_num_threads(1)
     file = arguments.outputs / "figures.json"
     figures: Figures = json.loads(file.read_text()) if file.exists() else {}
-    for seed in range(arguments.seeds):
-        for name, (method, _, _) in SETTINGS.items():
-            checkout = getattr(arguments, method)
-            if checkout is None or arguments.only not in (None, name):
-                continue
-            for arm in (OURS, THEIRS, SAME):
-                known = figures.setdefault(name, {}).setdefault(arm, {})
-                if str(seed) not in known and (arm != SAME or seed < SAME_SEEDS):
-                    known[str(seed)] = train(name, arm, seed, checkout.resolve(), arguments.outputs)
-                    file.write_text(json.dumps(figures, indent=1))
+    for name, (method, _, _, arms) in SETTINGS.items():
+        checkout = getattr(arguments, method)
+        if checkout is None or arguments.only not in (None, name):
+            continue
+        for seed, arm in [(seed, arm) for seed in range(max(arms.values())) for arm in arms if seed < arms[arm]]:
+            known = figures.setdefault(name, {}).setdefault(arm, {})
+            if str(seed) not in known:
+                known[str(seed)] = train(name, arm, seed, checkout.resolve(), arguments.outputs)
+                file.write_text(json.dumps(figures, indent=1))
     text = report(figures)
     sys.stdout.write(text)
     if arguments.write:
@@ -87,11 +94,11 @@ def main() -> None:
 
 def train(name: str, arm: str, seed: int, checkout: Path, outputs: Path) -> dict[str, float]:
     """Train one arm of a setting.  Returns its metrics, and for SAME how far its scores are from our run's."""
-    method, data, keys = SETTINGS[name]
+    method, data, keys, arms = SETTINGS[name]
     fixed = "hardware=cpu hardware.threads=1 save_heatmaps=false resamples=0"
     overrides = [*keys.split(), *fixed.split(), f"output_dir={outputs}"]
-    run = anomaly_bench.train(method, data, seed, overrides)  # the finished one where there is one
-    if arm == OURS:
+    run = anomaly_bench.train(method, data, seed, overrides) if OURS in arms else None  # or the finished one
+    if run and arm == OURS:
         return {metric: run.metrics[metric] for metric in METRICS}
     settings = config.validate(config.compose([f"method={method}", f"dataset={data}", f"seed={seed}", *overrides]))
     seed_everything(seed, verbose=False)
@@ -104,10 +111,10 @@ def train(name: str, arm: str, seed: int, checkout: Path, outputs: Path) -> dict
     samples = [test[i] for i in range(len(test))]
     images, labels = torch.stack([s["image"] for s in samples]), [s["label"] for s in samples]
     adapter = importlib.import_module(ADAPTERS[method])
-    scores, maps = adapter.train(checkout, built, stage.loader, images, labels, seed, arm == SAME)
+    scores, maps = adapter.train(checkout, built, stage.loader, images, labels, seed, START[arm])
     found = image_metrics(scores.numpy(), labels) | pixel_metrics(maps.numpy(), [s["mask"].numpy() for s in samples])
     figures = {metric: found[metric] for metric in METRICS}
-    if arm == SAME:
+    if run and arm == SAME:
         own, own_maps = run.scores()["score"], run.maps()
         figures["score_difference"] = float(np.abs(scores.numpy() - own).max() / own.std())
         figures["map_difference"] = float(np.abs(maps.numpy() - own_maps).max() / own_maps.std())
@@ -115,34 +122,37 @@ def train(name: str, arm: str, seed: int, checkout: Path, outputs: Path) -> dict
 
 
 def report(figures: Figures) -> str:
-    """Return the page as Markdown: a table for each setting, of the seeds that both sides have."""
+    """Return the page as Markdown: a table for each setting, of the seeds that all sides have."""
     lines = [INTRODUCTION]
-    for name, (method, data, keys) in SETTINGS.items():
-        arms = figures.get(name, {})
-        seeds = sorted(arms.get(OURS, {}).keys() & arms.get(THEIRS, {}).keys(), key=int)
-        if not seeds:
+    for name, (method, data, keys, arms) in SETTINGS.items():
+        found, first = figures.get(name, {}), next(iter(arms))
+        others = [arm for arm in arms if arm != first and not (arm == SAME and first == OURS)]
+        seeds = [s for s in found.get(first, {}) if all(s in found.get(arm, {}) for arm in others)]
+        if len(seeds) < 2:
             continue
-        lines += [f"## {name}\n", f"`method={method} dataset={data} {keys}`, seeds {', '.join(seeds)}.\n", HEADER]
-        same = [seed for seed in seeds if seed in arms.get(SAME, {})]
-        lines += [row(metric, arms, seeds, same) for metric in METRICS]
-        if same:
-            score, maps = (max(arms[SAME][s][f"{kind}_difference"] for s in same) for kind in ("score", "map"))
+        lines += [f"## {name}\n", f"`method={method} dataset={data} {keys}`, {len(seeds)} seeds, from 0 on.\n"]
+        lines += [f"| metric | {first} | beside it | | difference [95 %] | p |\n|---|---:|---|---:|---:|---:|"]
+        lines += [row(metric, found[first], other, found[other], seeds) for other in others for metric in METRICS]
+        if first == OURS and (same := found.get(SAME, {})):
+            score, maps = (max(values[f"{kind}_difference"] for values in same.values()) for kind in ("score", "map"))
+            left = max(abs(values[m] - found[OURS][seed][m]) for seed, values in same.items() for m in METRICS)
             lines.append(
-                f"\nSame start (seeds {', '.join(same)}): image scores differ by at most {score:.1e} of the deviation "
-                f"of all scores, values of maps by {maps:.1e} of the deviation of all values."
+                f"\nThe authors' code from our start (seeds {', '.join(same)}): metrics differ from ours by at most "
+                f"{left:.1e}, image scores by {score:.1e} of their deviation, maps by {maps:.1e} of theirs."
             )
         lines.append("")
     return "\n".join([*lines, CONCLUSION, pages.provenance("torch", "pytorch-lightning", "timm")])
 
 
-def row(metric: str, arms: dict[str, dict[str, dict[str, float]]], seeds: list[str], same: list[str]) -> str:
-    """Return a line of a table: both sides, their difference with interval and p, and what the same start leaves."""
-    ours, theirs = ([arms[arm][seed][metric] for seed in seeds] for arm in (OURS, THEIRS))
-    found = compare(*({("", int(s)): arms[arm][s][metric] for s in seeds} for arm in (THEIRS, OURS)))
-    left = max((abs(arms[SAME][s][metric] - arms[OURS][s][metric]) for s in same), default=np.nan)
-    sides = " | ".join(f"{np.mean(values):.4f} ± {np.std(values, ddof=1):.4f}" for values in (ours, theirs))
+def row(metric: str, first: Values, other: str, second: Values, seeds: list[str]) -> str:
+    """Return a line of a table: both sides, second - first with its interval, and p of the Wilcoxon test."""
+    a, b = ({("", int(seed)): side[seed][metric] for seed in seeds} for side in (first, second))
+    mean, beside = (
+        f"{np.mean(list(side.values())):.4f} ± {np.std(list(side.values()), ddof=1):.4f}" for side in (a, b)
+    )
+    found = compare(b, a)
     change = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
-    return f"| {metric} | {sides} | {change} | {found.p:.3f} | {left:.1e} |"
+    return f"| {metric} | {mean} | {other} | {beside} | {change} | {found.p:.3f} |"
 
 
 if __name__ == "__main__":
