@@ -42,7 +42,7 @@ FILES = {
 FOLDERS = {"demo": "demo/v*-seed*/[!.]*", "parts": "demo/v*-seed*/.*-*"}  # of one texture's images
 NAMED = ("teachers", "demo", "checksums")  # removed only when they are named
 TEACHER = re.compile(r"p\d+-[0-9a-f]{16}\.safetensors")
-DRAWN = re.compile(r"([a-z]+/)?(train|test|ground_truth)/[a-z]+/\d{3}(_mask)?\.png")  # below a folder of the demo
+DRAWN = re.compile(r"([a-z_]+/)?(train|test|ground_truth)/[a-z]+/\d{3}(_mask)?\.png")  # below a folder of the demo
 DAY = 86400
 
 

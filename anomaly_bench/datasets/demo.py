@@ -12,6 +12,8 @@ from anomaly_bench.datasets.layout import find_images
 from anomaly_bench.paths import cache_root
 from anomaly_bench.records import Dataset, Record
 
+Category = Literal["brick", "grass", "gravel", "brick_matched", "grass_matched", "gravel_matched"]
+
 
 def demo_root(root: str | None) -> Path:
     """Return the folder below which the images of every seed are: `root`, or one in the cache folder."""
@@ -19,11 +21,10 @@ def demo_root(root: str | None) -> Path:
 
 
 class Demo(Dataset):
-    """Crops of a photograph, in the test also with a drawn scratch, stain, hole or foreign patch (`textures`)."""
+    """Crops of a photograph, in the test also with defects: drawn ones (`drawn`), or such as no grey value shows
+    (`matched`)."""
 
-    def __init__(
-        self, category: Literal["brick", "grass", "gravel"], root: str | None, demo_seed: Annotated[int, Field(ge=0)]
-    ) -> None:
+    def __init__(self, category: Category, root: str | None, demo_seed: Annotated[int, Field(ge=0)]) -> None:
         self.category, self.root, self.demo_seed = category, root, demo_seed
 
     def records(self, split: Literal["train", "test"]) -> list[Record]:

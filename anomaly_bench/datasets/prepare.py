@@ -27,9 +27,9 @@ def _counts(name: str) -> Counts:
     if name != "demo":
         counts: Counts = _source(name)["counts"]
         return counts
-    from anomaly_bench.datasets.textures import EACH, GOOD, PAINTERS, TEXTURES, TRAIN  # scikit-image only where needed
+    from anomaly_bench.datasets.textures import CATEGORIES, EACH, GOOD, KINDS, TRAIN  # scikit-image only where needed
 
-    return {texture: {"train": TRAIN, "good": GOOD, "defective": EACH * len(PAINTERS)} for texture in TEXTURES}
+    return {category: {"train": TRAIN, "good": GOOD, "defective": EACH * KINDS} for category in CATEGORIES}
 
 
 def _source(name: str) -> dict[str, Any]:
@@ -95,10 +95,10 @@ def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
     """Download a data set to where runs look for it, and verify it.  urls: in place of those in conf/download."""
     try:
         if name == "demo":
-            from anomaly_bench.datasets.textures import TEXTURES, generate
+            from anomaly_bench.datasets.textures import CATEGORIES, generate
 
-            for texture in TEXTURES:
-                generate(demo_root(root), texture, seed=0)
+            for category in CATEGORIES:
+                generate(demo_root(root), category, seed=0)
         elif place := find_place(name, root):
             print_lines(f"{name} is in {place} already; delete that folder to fetch it again")
         else:

@@ -1,28 +1,23 @@
-"""The images of the demo data set: crops of three photographs of scikit-image (CC0), some with a drawn defect.
+"""The images of the demo data set: crops of three photographs of scikit-image (CC0), some with a defect.
 
-Train and test crops come from disjoint parts of a photograph: no test pixel is seen in training.  Imports no torch.
+Imports no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from skimage import data
 
+from anomaly_bench.datasets import drawn, matched
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import new_folder
 
 VERSION = 1  # of the images: part of the folder's name
-TEXTURES = ("brick", "grass", "gravel")
-TRAIN, GOOD, EACH = 40, 16, 6  # images: train, test without a defect, test for each kind of defect
-SIDE = 256  # pixels of an image
-SPLIT = 320  # the photographs have 512 x 512 pixels: columns before this one are for training, the others for the test
-WINDOW = (128, 193)  # side of the square cut from the photograph, in pixels; it is resized to SIDE
-
-Painter = Callable[[np.ndarray, np.random.Generator, str], tuple[np.ndarray, np.ndarray]]
+CATEGORIES = ("brick", "grass", "gravel", "brick_matched", "grass_matched", "gravel_matched")  # their order is a seed
+TRAIN, GOOD, EACH, KINDS = 40, 16, 6, 4  # images: train, test without a defect, test for each kind of defect; kinds
 
 
 def generated(root: Path, seed: int) -> Path:
@@ -30,32 +25,34 @@ def generated(root: Path, seed: int) -> Path:
     return root / f"v{VERSION}-seed{seed}"
 
 
-def generate(root: Path, texture: str, seed: int) -> Path:
-    """Return `generated(root, seed)`, after drawing <texture>/{train,test,ground_truth} in it if that is missing.
+def generate(root: Path, category: str, seed: int) -> Path:
+    """Return `generated(root, seed)`, after drawing <category>/{train,test,ground_truth} in it if that is missing.
 
     The same seed gives the same bytes.  Raises UserError when `root` cannot be written.
     """
     base = generated(root, seed)
-    if (base / texture).is_dir():
+    if (base / category).is_dir():
         return base
     try:
-        with new_folder(base / texture, keep=True) as folder:
-            _write(folder, texture, np.random.default_rng([seed, TEXTURES.index(texture)]))
+        with new_folder(base / category, keep=True) as folder:
+            _write(folder, category, np.random.default_rng([seed, CATEGORIES.index(category)]))
     except OSError as error:
-        if not (base / texture).is_dir():
+        if not (base / category).is_dir():
             what = f"cannot write the demo images to {base}: {error.strerror}"
             raise UserError("dataset.root", what, "another folder: dataset.root=DIR or cache_dir=DIR") from error
     return base
 
 
-def _write(folder: Path, texture: str, rng: np.random.Generator) -> None:
+def _write(folder: Path, category: str, rng: np.random.Generator) -> None:
+    texture, _, style = category.partition("_")
     photo = getattr(data, texture)()  # uint8 [512, 512]
-    for split, count, area in (("train", TRAIN, photo[:, :SPLIT]), ("test", GOOD, photo[:, SPLIT:])):
+    crop, painters = (matched.crop, matched.PAINTERS) if style else (drawn.crop, drawn.PAINTERS)
+    for split, count in (("train", TRAIN), ("test", GOOD)):
         for i in range(count):
-            _save(folder / split / "good" / f"{i:03}.png", _crop(area, rng))
-    for kind, paint in PAINTERS.items():
+            _save(folder / split / "good" / f"{i:03}.png", crop(photo, rng, split))
+    for kind, paint in painters.items():
         for i in range(EACH):
-            image, opacity = paint(_crop(photo[:, SPLIT:], rng), rng, texture)
+            image, opacity = paint(crop(photo, rng, "test"), rng, texture)
             _save(folder / "test" / kind / f"{i:03}.png", image)
             _save(folder / "ground_truth" / kind / f"{i:03}_mask.png", (opacity > 0) * 255.0)
 
@@ -63,69 +60,3 @@ def _write(folder: Path, texture: str, rng: np.random.Generator) -> None:
 def _save(path: Path, image: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.clip(np.rint(image), 0, 255).astype(np.uint8)).save(path)
-
-
-def _crop(photo: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return a random square of a photograph, resized, mirrored, brighter or darker: float [SIDE, SIDE], 0 to 255."""
-    side = int(rng.integers(*WINDOW))
-    top, left = (int(rng.integers(n - side + 1)) for n in photo.shape)
-    square = Image.fromarray(photo[top : top + side, left : left + side])
-    image = np.asarray(square.resize((SIDE, SIDE), Image.Resampling.BICUBIC), dtype=np.float64)
-    image = image[:: int(rng.choice([-1, 1])), :: int(rng.choice([-1, 1]))]
-    return image * rng.uniform(0.93, 1.07)
-
-
-def _blend(image: np.ndarray, paint: np.ndarray | float, opacity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the painted image and the opacity [SIDE, SIDE]; exactly where it is 0, the image is unchanged."""
-    opacity = np.where(opacity < 0.1, 0, opacity)
-    return image * (1 - opacity) + paint * opacity, opacity
-
-
-def _blob(rng: np.random.Generator, radius: float, uneven: float, soft: float) -> np.ndarray:
-    """Return the opacity [SIDE, SIDE] of a round shape with an uneven edge at a random place; lengths in pixels."""
-    margin = radius * (1 + uneven)
-    cy, cx = rng.uniform(margin, SIDE - margin, size=2)
-    y, x = np.mgrid[:SIDE, :SIDE]
-    angle, distance = np.arctan2(y - cy, x - cx), np.hypot(y - cy, x - cx)
-    edge = radius * np.ones_like(distance)
-    for wave in range(2, 6):
-        edge += radius * uneven / wave * rng.uniform(-1, 1) * np.sin(wave * angle + rng.uniform(0, 2 * np.pi))
-    return np.clip((edge - distance) / soft + 0.5, 0, 1)
-
-
-def _scratch(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a thin curve, brighter or darker than all around it."""
-    start = rng.uniform(40, SIDE - 40, size=2)
-    direction, length = rng.uniform(0, 2 * np.pi), rng.uniform(90, 170)
-    end = np.clip(start + length * np.array([np.cos(direction), np.sin(direction)]), 12, SIDE - 12)
-    if np.hypot(*(end - start)) < 50:  # clipped to a stub at the border: towards the other side
-        end = SIDE - start
-    bend = (start + end) / 2 + rng.uniform(-25, 25, size=2)
-    t = np.linspace(0, 1, 60)[:, None]
-    curve = (1 - t) ** 2 * start + 2 * t * (1 - t) * bend + t**2 * end  # [60, 2], a quadratic Bezier curve
-    canvas = Image.new("L", (4 * SIDE, 4 * SIDE))  # four times as large, for a soft edge
-    line = [(4 * x, 4 * y) for x, y in curve.tolist()]
-    ImageDraw.Draw(canvas).line(line, fill=255, width=int(rng.integers(14, 25)), joint="curve")
-    opacity = np.asarray(canvas.resize((SIDE, SIDE), Image.Resampling.BOX)) / 255 * rng.uniform(0.75, 1)
-    return _blend(image, float(rng.choice([5, 250])), opacity)
-
-
-def _stain(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a darkened area through which the texture is still visible."""
-    opacity = _blob(rng, rng.uniform(18, 40), uneven=0.5, soft=6)
-    return _blend(image, image * rng.uniform(0.3, 0.55), opacity)
-
-
-def _hole(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a nearly black pit."""
-    return _blend(image, rng.uniform(5, 30), _blob(rng, rng.uniform(7, 18), uneven=0.25, soft=2))
-
-
-def _foreign(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Paint a patch of another texture, of the same mean brightness."""
-    patch = _crop(getattr(data, "gravel" if texture == "brick" else "brick")(), rng)
-    opacity = _blob(rng, rng.uniform(22, 42), uneven=0.3, soft=2)
-    return _blend(image, patch - patch.mean() + image.mean(), opacity)
-
-
-PAINTERS: dict[str, Painter] = {"foreign": _foreign, "hole": _hole, "scratch": _scratch, "stain": _stain}
