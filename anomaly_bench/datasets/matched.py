@@ -18,7 +18,7 @@ from skimage.transform import swirl
 from anomaly_bench.datasets.drawn import SIDE, Painter, bezier, draw_line
 
 FIELD = 128  # pixels of the 512 x 512 photograph: side of a field of the chessboard
-WINDOW = (100, FIELD + 1)  # side of the square cut from a field, in pixels; it is resized to SIDE
+WINDOW = (112, FIELD + 1)  # side of the square cut from a field, in pixels; it is resized to SIDE
 VISIBLE = 0.3  # least mean change of a defect's grey values, in deviations of the image's
 
 
@@ -37,7 +37,7 @@ def light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     angle, mean = rng.uniform(0, 2 * np.pi), image.mean()
     gradient = rng.uniform(0, 20) * (np.cos(angle) * x + np.sin(angle) * y)
-    return (image - mean) * rng.uniform(0.7, 1.1) + mean + rng.uniform(-25, 25) + gradient
+    return (image - mean) * rng.uniform(0.8, 1.1) + mean + rng.uniform(-25, 25) + gradient
 
 
 def _painted(paint: Painter, image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
@@ -59,17 +59,17 @@ def _moments(image: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
 def _foreign(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a crop of another texture."""
     other = getattr(data, "grass" if texture == "gravel" else "gravel")()
-    return crop(other, rng, "test"), _disc(rng.uniform(20, 40), rng)[0]
+    return crop(other, rng, "test"), _disc(rng.uniform(26, 46), rng)[0]
 
 
 def _blurred(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the image out of focus."""
-    return gaussian_filter(image, rng.uniform(4, 6)), _disc(rng.uniform(20, 40), rng)[0]
+    return gaussian_filter(image, rng.uniform(4, 6)), _disc(rng.uniform(26, 46), rng)[0]
 
 
 def _twisted(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the image turned round a point, the more the nearer to it."""
-    radius = rng.uniform(20, 40)
+    radius = rng.uniform(26, 46)
     opacity, (y, x) = _disc(radius, rng)
     return swirl(image, (x, y), rng.choice([-1, 1]) * rng.uniform(3, 5), 3 * radius), opacity
 
@@ -78,12 +78,12 @@ def _groove(image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[
     """Return a thin line with a light and a dark side."""
     start, towards = rng.uniform(30, SIDE - 30, size=2), rng.uniform(60, SIDE - 60, size=2)
     along = (towards - start) / np.hypot(*(towards - start))
-    end = np.clip(start + rng.uniform(80, 130) * along, 12, SIDE - 12)
+    end = np.clip(start + rng.uniform(100, 150) * along, 12, SIDE - 12)
     bend = (start + end) / 2 + rng.uniform(-25, 25, size=2)
     curve = bezier(start, bend, end)  # [60, 2]
     shift = 2 * np.array([-along[1], along[0]])
     sides = draw_line(curve + shift, 16), draw_line(curve - shift, 16)
-    return image + 2 * image.std() * (sides[0] - sides[1]), np.maximum(*sides)
+    return image + 3 * image.std() * (sides[0] - sides[1]), np.maximum(*sides)
 
 
 def _disc(radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
