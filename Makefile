@@ -49,8 +49,10 @@ test-slurm: .venv/engines  ## a sweep with faults on a real SLURM of one node (r
 test-ray: .venv/engines  ## the same sweep on a local Ray
 	$(BIN)/python scripts/engines/check_sweep.py ray
 
-demo: .venv/installed  ## a first run: Uninformed Students on generated images, offline, in minutes
-	$(BIN)/bench train method=us_fast dataset=demo/brick
+demo: .venv/installed  ## first runs: grey values alone and two methods on generated images, offline, within 90 seconds
+	$(BIN)/bench train
+	$(BIN)/bench report
+	@echo "next: the page above; outputs/us_fast/demo/gravel_matched/*/heatmaps; bench train method=us_fast dataset=folder dataset.root=my_parts"
 
 reproduce: .venv/installed  ## the papers' tables beside ours: EXPERIMENTS='rd_mvtec ...' OVERRIDES='KEY=VALUE ...' PRESET=smoke
 	$(BIN)/bench reproduce $(EXPERIMENTS) $(if $(PRESET),preset=$(PRESET)) $(OVERRIDES)

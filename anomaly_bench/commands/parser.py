@@ -57,7 +57,7 @@ TRAIN = """Train and measure a run.  A finished run is not repeated, an interrup
   bench train method=rd dataset=mvtec/bottle hardware=gpu
   bench train -m method=rd,csflow dataset=mvtec/all seed=0,1,2
 
-Without method, dataset and experiment: method=us_fast dataset=demo/brick."""
+Without method, dataset and experiment: three methods on generated images, the first runs of `make demo`."""
 EVAL = """Measure a finished run again from its stored maps; its metrics are confirmed or corrected.
 Or measure the maps of any program: --maps DIR --masks DIR."""
 PREDICT = """Score new images with a finished run: a line an image, or files in --out DIR.

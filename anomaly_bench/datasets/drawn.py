@@ -19,7 +19,7 @@ Painter = Callable[[np.ndarray, np.random.Generator, str], tuple[np.ndarray, np.
 
 
 def crop(photo: np.ndarray, rng: np.random.Generator, split: str) -> np.ndarray:
-    """Return a random square of the part of a photograph that is for `train` or `test`: float [SIDE, SIDE], 0 to 255."""
+    """Return a random square of the part of a photograph that is for a split: float [SIDE, SIDE], 0 to 255."""
     return _crop(photo[:, :SPLIT] if split == "train" else photo[:, SPLIT:], rng)
 
 

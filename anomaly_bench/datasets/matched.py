@@ -40,10 +40,12 @@ def light(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (image - mean) * rng.uniform(0.8, 1.1) + mean + rng.uniform(-25, 25) + gradient
 
 
-def _painted(paint: Painter, image: np.ndarray, rng: np.random.Generator, texture: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the image with a visible defect, and its opacity [SIDE, SIDE]; exactly where that is 0, nothing changed."""
+def _replaced(
+    cover_of: Painter, image: np.ndarray, rng: np.random.Generator, texture: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image with a visible defect and its opacity [SIDE, SIDE]: exactly where that is 0, nothing changed."""
     while True:
-        cover, opacity = paint(image, rng, texture)
+        cover, opacity = cover_of(image, rng, texture)
         opacity = np.where(opacity < 0.1, 0, opacity)
         (mean, deviation), (target_mean, target_deviation) = (_moments(each, opacity) for each in (cover, image))
         cover = (cover - mean) * (target_deviation / deviation) + target_mean
@@ -94,8 +96,8 @@ def _disc(radius: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 
 
 PAINTERS: dict[str, Painter] = {
-    "blurred": partial(_painted, _blurred),
-    "foreign": partial(_painted, _foreign),
-    "groove": partial(_painted, _groove),
-    "twisted": partial(_painted, _twisted),
+    "blurred": partial(_replaced, _blurred),
+    "foreign": partial(_replaced, _foreign),
+    "groove": partial(_replaced, _groove),
+    "twisted": partial(_replaced, _twisted),
 }

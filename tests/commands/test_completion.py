@@ -7,11 +7,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from small_runs import environment
 
 from anomaly_bench.commands.main import main
+from anomaly_bench.datasets.demo import Category
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ from anomaly_bench.commands.main import main
         (["reproduce", "preset="], ["preset=smoke"]),
         (["reproduce", "--"], ["--plan", "--dry-run"]),
         (["eval", "--ma"], ["--maps", "--masks"]),
-        (["train", "dataset=demo/"], [f"dataset=demo/{c}" for c in ("brick", "grass", "gravel", "all")]),
+        (["train", "dataset=demo/"], [f"dataset=demo/{c}" for c in (*sorted(get_args(Category)), "all")]),
         (["train", "dataset=mvtec/t"], [f"dataset=mvtec/{c}" for c in ("tile", "toothbrush", "transistor")]),
         (["train", "dataset=mvtec/a"], ["dataset=mvtec/all"]),
         (["train", "hardware.prec"], ["hardware.precision="]),

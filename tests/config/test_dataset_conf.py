@@ -20,7 +20,7 @@ OURS = sorted([CONF / "mtd.yaml", CONF / "folder.yaml", *CONF.glob("*/*.yaml")])
 
 
 def test_every_category_has_its_file() -> None:
-    assert [path.stem for path in OURS if path.parent.name == "demo"] == sorted(textures.TEXTURES)
+    assert [path.stem for path in OURS if path.parent.name == "demo"] == sorted(textures.CATEGORIES)
     sets = {"mvtec": get_args(Category), **CATEGORIES}
     for name, categories in sets.items():
         assert [path.stem for path in OURS if path.parent.name == name] == sorted(categories)

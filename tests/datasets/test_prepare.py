@@ -128,7 +128,7 @@ def test_tiles(tiles: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_demo(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb(["data", "prepare", "demo"]) == 0
-    assert "3 of 3 folders are here" in capsys.readouterr().out
+    assert "6 of 6 folders are here" in capsys.readouterr().out
     (tmp_path / "cache/demo/v1-seed0/brick/test/hole/000.png").unlink()
     assert run_verb(["data", "verify", "demo"]) == 1
     assert run_verb(["data", "list"]) == 0
