@@ -131,7 +131,8 @@ def require_weights_of(module: LightningModule, state: Any, path: Path) -> None:
 
 def keep_weights_only(stage: Stage, folder: Path) -> None:
     """Write what `load_fitted` reads, without the optimiser.  The whole checkpoint becomes `previous`."""
-    state = {name: value for name, value in stage.module.state_dict().items() if name not in frozen(stage.module)}
+    left_out = frozen(stage.module)
+    state = {name: value for name, value in stage.module.state_dict().items() if name not in left_out}
     write(checkpoint_path(folder, stage), {"state_dict": state})
 
 

@@ -246,6 +246,18 @@ def test_keys_of_hydra_itself_reach_it(bench: Bench, images: Path, tmp_path: Pat
     assert done.stderr.startswith("bench: dataset.root: ")
 
 
+def test_without_a_method_the_first_runs_are_planned_and_one_mistake_is_said_once(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said(capsys, "train", "seed=-1") == [
+        "planning 3 runs",
+        "bench: seed: -1 given, allowed: greater than or equal to 0",
+    ]
+    assert said(capsys, "train", "--cfg", "job")[0].startswith("bench: --cfg: prints one configuration, several are")
+    assert not list(tmp_path.iterdir())
+
+
 def test_help_and_version(bench: Bench) -> None:
     done = bench("--help")
     assert done.returncode == 0

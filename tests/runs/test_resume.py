@@ -109,14 +109,17 @@ def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+@pytest.mark.parametrize("step", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
-    trained: Train, forks: Forks, tmp_path: Path, shared_images: Path
+    trained: Train, forks: Forks, tmp_path: Path, shared_images: Path, step: int
 ) -> None:
     whole = trained(outputs="whole")
     words = [*TOY, f"dataset.root={shared_images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
-    done = forks.run([TOYS / "die.py", "60", *words, "method.notes=notes", "seed=0"], tmp_path, environment())
+    done = forks.run(
+        [TOYS / "die.py", "60", str(step), *words, "method.notes=notes", "seed=0"], tmp_path, environment()
+    )
     attempts = [line.split()[2:] for line in done.stdout.splitlines() if line.startswith("attempt ")]
-    assert len(attempts) > 15, done.stderr
+    assert len(attempts) > 15 / step, done.stderr
     assert all(ended == "9" and status in ("new", "running") for ended, status in attempts[:-1])
     assert attempts[-1] == ["0", "done"]
     (folder,) = find("outputs")

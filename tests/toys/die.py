@@ -1,7 +1,7 @@
-"""python die.py N WORDS: `bench train WORDS` again and again, at most N times, until it ends by itself.
+"""python die.py N STEP WORDS: `bench train WORDS` again and again, until it ends by itself.
 
-Attempt k runs in a child process that is killed just before it renames its k-th file, counted from 0.  Prints a line
-for each attempt: how the child ended, and the run's status."""
+An attempt runs in a child process that is killed just before it renames its k-th file, k = 0, STEP, 2 STEP, ... below
+N.  Prints a line for each attempt: how the child ended, and the run's status."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def attempt(words: list[str], renames: int) -> None:
 
 
 if __name__ == "__main__":
-    for k in range(int(sys.argv[1])):
+    for k in range(0, int(sys.argv[1]), int(sys.argv[2])):
         if not (child := os.fork()):
-            attempt(sys.argv[2:], k)
+            attempt(sys.argv[3:], k)
         _, ended = os.waitpid(child, 0)
         folders = list(find("outputs")) if Path("outputs").is_dir() else []
         print("attempt", k, ended, folders[0].status if folders else "new", flush=True)
