@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from forks import Forks
+from forks import Forks, no_wait
 from hypothesis import settings
 from small_runs import QUICK, TOY, TOYS, Begin, Bench, Noted, Train, environment, make_images
 
@@ -37,11 +37,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def surroundings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Caches go to a temporary folder, the toys can be imported, and no setting of the user's reaches a test."""
+    """Caches go to a temporary folder, the toys can be imported, no setting of the user's reaches a test, and nothing
+    waits for the disk."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         patch.delenv("BENCH_CONF", raising=False)
         patch.syspath_prepend(str(TOYS))
+        patch.setattr(os, "fsync", no_wait)
         yield
 
 
