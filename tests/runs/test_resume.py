@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import re
 import shutil
@@ -134,12 +135,13 @@ def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
 
 
 def test_killed_in_the_middle_of_its_training_a_run_ends_like_an_undisturbed_one(
-    begin: Begin, shared_images: Path, tmp_path: Path, weights: Path
+    begin: Begin, shared_images: Path, tmp_path: Path, weights: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "anomaly_bench")  # as `bench` does, for log.txt
     words = ["method=rd", "method.backbone=resnet18", f"method.weights={weights}", "method.image_size=32"]
     words += ["method.batch_size=6", "method.epochs=3", "dataset=folder", f"dataset.root={shared_images}"]
-    words += ["hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", *QUICK]
-    child = begin("train", *words)
+    words += ["hardware=cpu", "hardware.threads=1", *QUICK]
+    child = begin("train", *words, "checkpoint_seconds=0")
     until_a_checkpoint(child, tmp_path)
     os.kill(child.pid, signal.SIGKILL)
     assert child.wait().returncode == -signal.SIGKILL
