@@ -90,7 +90,6 @@ class PatchCore(FittedBuffers, Method):
         self.memory, self.distance, self.sigma = int(memory_mib * 2**20), distance, sigma
         self.reweight, self.neighbours = reweight, neighbours
         self.backbone = frozen_network(backbone, layers)
-        self.seed = int(torch.randint(2**31, ()))  # of all that is drawn, so that nothing else changes it
         self.register_buffer("bank", torch.empty(0, dimensions))
         self.first_numbers = []  # of each layer's part in the D numbers
         for i, (start, kernel) in enumerate(self._averages()):
@@ -110,7 +109,7 @@ class PatchCore(FittedBuffers, Method):
 
         Raises UserError where `memory_mib` holds no bank.
         """
-        draw = torch.Generator().manual_seed(self.seed)
+        draw = torch.Generator().manual_seed(torch.initial_seed())  # the run's, whatever was drawn before
         positions = self.backbone(self.bank.new_zeros(1, 3, self.image_size, self.image_size))[0][0, 0].numel()
         least = self.neighbours if self.reweight else 1
         width = min(self.projection, self.dimensions)  # nothing is projected to more numbers than it has
@@ -195,7 +194,7 @@ class PatchCore(FittedBuffers, Method):
 
 def averaging(inputs: int, outputs: int) -> Tensor:
     """Return the matrix [outputs, inputs] of an adaptive average: row i is the mean from i n / m to (i + 1) n / m."""
-    i, n = torch.arange(outputs)[:, None], torch.arange(inputs)
+    i, n = torch.arange(outputs, device="cpu")[:, None], torch.arange(inputs, device="cpu")
     inside = (n >= i * inputs // outputs) & (n < -(-(i + 1) * inputs // outputs))
     return inside / inside.sum(1, keepdim=True)
 

@@ -1,9 +1,10 @@
 """Whether a training changed what the method says of images, so that a run that learned nothing says so.
 
-A handful of normal training images, as they are and with a painted defect, is scored by the finished method, and once
-more by the same method with the weights that its last stage began with.  Statistics that a method computes from the
-images (batch norms, calibration) are those of the finished method both times: what moves is what the steps have moved.
-Test images and labels have no part in it, and no result of the run depends on it.
+Where the loss of the last stage has barely moved, a handful of normal training images, as they are and with a painted
+defect, is scored by the finished method, and once more by the same method with the weights that the stage began with.
+Statistics that a method computes from the images (batch norms, calibration) are those of the finished method both
+times: what moves is what the steps have moved.  Test images and labels have no part in it, and no result of the run
+depends on it.
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.runs.callbacks import read_rows
 from anomaly_bench.runs.folder import RunFolder
 
-EXAMPLES = 8  # normal training images, and as many with a defect
+EXAMPLES = 4  # normal training images, and as many with a defect
 STAIN: dict[str, Any] = {  # on a whole image
     "axes": (0.04, 0.12),
     "irregularity": (0.3, 0.7),
     "grey": (0.0, 1.0),
     "brightness": "dark",
 }
+FIGURES = ("rank_correlation", "first_loss", "last_loss")  # of the entry
 SAME_ORDER = 0.9  # rank correlation of the scores before and after; above it they have barely moved
 SAME_LOSS = 0.05  # of the first loss; one that fell by less has barely moved
 log = logging.getLogger("anomaly_bench")
@@ -56,15 +58,13 @@ def check_learning(folder: RunFolder, method: Method, begun: Beginning, normal: 
 
     method: after all its stages.  begun: the last of them.  normal: a few training images [N, 3, H, W].
     """
-    with isolate_rng(), evaluating(method), torch.no_grad():
-        images = with_defects(normal).to(method.device)
-        after = image_scores(method, images)
-        with earlier_weights(begun):
-            before = image_scores(method, images)
     rows = [row for row in read_rows(folder.path / "training.csv") if row["stage"] == begun.stage.name]
     first, last = losses(rows)
-    found = {"rank_correlation": rank_correlation(before, after), "first_loss": first, "last_loss": last}
-    entry = {"stage": begun.stage.name, "steps": int(rows[-1]["steps"]) if rows else 0, "images": len(images)}
+    images, order = 0, math.nan
+    if fall(first, last) < SAME_LOSS:  # not where no loss is known
+        images, order = len(normal) + EXAMPLES, order_kept(method, begun, normal)
+    found = {"first_loss": first, "last_loss": last, "rank_correlation": order}
+    entry = {"stage": begun.stage.name, "steps": int(rows[-1]["steps"]) if rows else 0, "images": images}
     entry |= {key: None if math.isnan(value) else value for key, value in found.items()}
     warning = learning_warning(entry)
     protocol = [*folder.manifest["protocol"], *([warning] if warning else [])]
@@ -73,15 +73,28 @@ def check_learning(folder: RunFolder, method: Method, begun: Beginning, normal: 
         log.warning("%s", warning)
 
 
+def order_kept(method: Method, begun: Beginning, normal: Tensor) -> float:
+    """Return the rank correlation of the images' scores with a stage's first weights and with its last."""
+    with isolate_rng(), evaluating(method), torch.no_grad():
+        images = with_defects(normal).to(method.device)
+        after = image_scores(method, images)
+        with earlier_weights(begun):
+            before = image_scores(method, images)
+    return rank_correlation(before, after)
+
+
+def fall(first: float, last: float) -> float:
+    """Return by what share of its size a loss fell; negative where it rose, nan where it is unknown or began at 0."""
+    return (first - last) / abs(first) if first else math.nan
+
+
 def learning_warning(entry: Mapping[str, Any]) -> str:
     """Return a sentence where the scores kept their order and the loss did not fall; an empty one elsewhere."""
-    order, first, last = (entry[key] for key in ("rank_correlation", "first_loss", "last_loss"))
-    if order is None or first is None or last is None or not first or order < SAME_ORDER:
+    order, first, last = (math.nan if value is None else value for value in map(entry.get, FIGURES))
+    fell = fall(first, last)
+    if not (order >= SAME_ORDER and fell < SAME_LOSS):  # nan: nothing is known
         return ""
-    fall = (first - last) / abs(first)
-    if fall >= SAME_LOSS:
-        return ""
-    change = f"{'fell' if fall >= 0 else 'rose'} by {100 * abs(fall):.1f} %"
+    change = f"{'fell' if fell >= 0 else 'rose'} by {100 * abs(fell):.1f} %"
     return (
         f"learned next to nothing in {entry['steps']} steps: the loss {change}, and the scores of "
         f"{entry['images']} images have the order that they had before (rank correlation {order:.3f})"

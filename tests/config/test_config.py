@@ -176,14 +176,15 @@ def test_the_matrix_of_an_experiment(tmp_path: Path) -> None:
         jobs = config.check(words, multirun=multirun, types=False, extra=str(tmp_path))
         return len({tuple(job) for job in jobs})
 
-    assert count("experiment=a") == 6
-    assert count("experiment=a", "seed=7") == count("experiment=a", "dataset=mtd,mvtec/screw,mvtec/wood", "seed=7") == 3
-    assert count("experiment=a,b", "seed=0") == 3 + 2
+    assert count("experiment=a") == 12
+    assert count("experiment=a", "seed=7") == 6
+    assert count("experiment=a", "dataset=mtd,mvtec/screw,mvtec/wood", "seed=7") == 3
+    assert count("experiment=a,b", "seed=0") == 6 + 2
     assert count("experiment=a", "seed=1", "dataset=mtd", multirun=False) == 1
     composed = config.compose_jobs(["experiment=b"], multirun=True, types=False, extra=str(tmp_path))
     assert [list(cfg.method.patch_sizes) for _, cfg, _ in composed] == [[17], [33]]
     assert {cfg.dataset.name for _, cfg, _ in composed} == {"mtd"}
-    said = r"experiment: a matrix of 6 runs over dataset, seed \(add --multirun to run them, or give each of these one"
+    said = r"experiment: a matrix of 12 runs over dataset, seed \(add --multirun to run them, or give each of these one"
     with pytest.raises(UserError, match=said):
         count("experiment=a", multirun=False)
 
