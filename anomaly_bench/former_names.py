@@ -27,6 +27,19 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, an
     "UninformedStudents": {"steps": None},
     "GlancingAtThePatch": {"iad_patches": "clean", "global_normalised": True, "stain_brightness": "dark"},
 }
+ADDED_TO_BLOCKS: dict[
+    str, Any
+] = {  # keys that earlier versions lacked, with what these did: so they are in no id at this value
+    "teacher.target": "patch",
+    "teacher.crop_size": None,
+    "teacher.standardise": False,
+    "teacher.decay": False,
+    "teacher.start_file": None,
+    "teacher.zoom": (4, 16),
+    "teacher.shift": 0.25,
+    "teacher.noise": 0.1,
+    "teacher.grey": 0.1,
+}
 
 
 def present_class(target: str) -> str:
@@ -70,6 +83,13 @@ def added_keys(method: Mapping[str, Any]) -> dict[str, Any]:
     """
     target = str(method.get("_target_"))
     return ADDED_KEYS.get(target.rpartition(".")[2], {}) if target.startswith("anomaly_bench.") else {}
+
+
+def without_added(block: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a block's values without the keys that earlier versions lacked and that say what these did."""
+    names = {f"{block}.{name}": name for name in values}
+    left_out = {name for key, name in names.items() if key in ADDED_TO_BLOCKS and ADDED_TO_BLOCKS[key] == values[name]}
+    return {name: value for name, value in values.items() if name not in left_out}
 
 
 def renamed(key: str, known: Collection[str]) -> str:

@@ -8,6 +8,7 @@ import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -51,8 +52,8 @@ def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[s
     lines, target = [f"{group} {name}"], str(cfg.get("_target_", ""))
     if target:
         lines += [f"  {target}", f"  {heading(target)}".rstrip()]
-    files = [folder / group / f"{name}.yaml" for folder in (Path(extra or config.conf_dir()), config.conf_dir())]
-    lines += rows(OmegaConf.to_container(cfg, resolve=True), next((notes_of(f) for f in files if f.exists()), {}))
+    yamls = [folder / group / f"{name}.yaml" for folder in (Path(extra or config.conf_dir()), config.conf_dir())]
+    lines += rows(OmegaConf.to_container(cfg, resolve=True), next((notes_of(f) for f in yamls if f.exists()), {}))
     for kind, title in (("Deviation", "deviations from the paper"), ("Unknown", "unknown in the source")):
         said = [text for k, text in remarks(target) if k == kind]
         lines += [f"  {title}:", *(f"    - {text}" for text in said)] if said else []
@@ -61,7 +62,7 @@ def section(group: str, name: str, cfg: DictConfig, extra: str | None) -> list[s
 
 def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
     """Return key, value, source and note in columns; a value other than the yaml's is marked with the yaml's."""
-    table = []
+    table, shipped = [], shipped_teachers(cfg)
     for key, value in _with_blocks(cfg, notes):
         if key in config.NOT_ARGUMENTS:
             continue
@@ -69,10 +70,31 @@ def rows(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> list[str]:
         if written and "${" not in written and parse(f"x: {written}")["x"] != value:
             origin = f"{written} in the yaml [{SOURCES.get(source, source)}] {note}"
             source, note = "overridden", origin.replace(" []", "")
+        note = "; ".join(filter(None, [note, shipped.get(key, "")]))
         shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
         table.append((key, shown, SOURCES.get(source, source), note))
     widths = [max((len(r[i]) for r in table), default=0) for i in range(3)]
     return ["  " + "  ".join(f"{c:{w}}" for c, w in zip(r, [*widths, 0], strict=True)).rstrip() for r in table]
+
+
+def shipped_teachers(cfg: Any) -> dict[str, str]:
+    """Return what the shipped teachers were distilled with where a configuration that loads them says something else.
+
+    {"teacher.layer": "the shipped p33: 3"}, from the recipes in their cards.
+    """
+    block = cfg.get("teacher")
+    found: dict[str, str] = {}
+    if not isinstance(block, dict) or block.get("file") or block.get("images"):
+        return {}
+    for size in cfg.get("patch_sizes") or [cfg.get("patch_size")]:
+        card = files("anomaly_bench.nets") / "teachers" / f"p{size}.md"
+        _, _, recipe = card.read_text(encoding="utf-8").partition("Recipe:") if card.is_file() else ("", "", "")
+        for name, value in re.findall(r"^- (\w+): (.*)$", recipe, re.MULTILINE):
+            shown = value.replace("(", "[").replace(")", "]")
+            if name in block and parse(f"x: {shown.replace('None', 'null')}")["x"] != block[name]:
+                key = f"teacher.{name}"
+                found[key] = f"{found[key]}, p{size}: {shown}" if key in found else f"the shipped p{size}: {shown}"
+    return found
 
 
 def _with_blocks(cfg: Any, notes: dict[str, tuple[str, str, str]]) -> Iterator[tuple[str, Any]]:

@@ -15,7 +15,7 @@ from anomaly_bench.config.schema import Settings
 from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256
-from anomaly_bench.former_names import FORMER_KEYS, added_keys, former_class
+from anomaly_bench.former_names import FORMER_KEYS, added_keys, former_class, without_added
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
 RANDOM = "random"  # in place of a file: numbers that are drawn
@@ -120,6 +120,7 @@ def _with_former_keys(method: Mapping[str, Any]) -> dict[str, Any]:
             continue
         if isinstance(value, BaseModel) and key in FORMER_BLOCKS:
             given = value.model_dump(exclude_unset=True)  # a key without a value in the yaml was none of the method's
+            given = without_added(key, given)
             values |= {FORMER_KEYS.get(f"{key}.{name}", name): each for name, each in given.items()}
         else:
             values[key] = value

@@ -41,7 +41,8 @@ from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.distillation import Distillation, DistillationConfig
+from anomaly_bench.nets.distillation import Distillation
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.fake_defects import StainBrightness, stain
 from anomaly_bench.nets.partial_conv import GlobalNet
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, register_imagenet_statistics

@@ -13,6 +13,7 @@ With mu, sigma the teacher's mean and deviation over the training images, y = (T
 No official code exists.  What the paper leaves open is marked `unknown` in the yaml.
 
 Deviation: the shipped teachers were distilled from 900 images and ResNet-18's layer3; see anomaly_bench/nets/teachers.
+Unknown: table 4 was seen; other numbers marked `paper` are second-hand, from extractions of its text by others.
 Deviation: the largest value of a map is the image's score; the paper defines none for MVTec AD.
 Deviation: with a single student v is 0 everywhere, and the score is e's alone.
 """
@@ -32,7 +33,7 @@ from torch.utils.data import DataLoader
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.distillation import DistillationConfig
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, register_imagenet_statistics, upsample
 from anomaly_bench.nets.teachers import Teachers, teacher_weight_files
 from anomaly_bench.nets.training_length import TrainingLength

@@ -7,158 +7,132 @@ Uninformed Students (Bergmann et al., CVPR 2020), section 3.1: the loss is lambd
     L_c = sum over i != j of c_ij, the correlation of dimensions i and j of T(p) over the batch        compactness
 
 As printed, L_c is a sum of signed correlations, which falls to -d and then says nothing; `compactness` takes squares or
-magnitudes.  P(p) is the ImageNet network's deepest feature map, averaged over its positions.
+magnitudes.  P(p) is the ImageNet network's feature map, averaged over its positions; of several layers, side by side.
+
+Two choices of ours, off unless a configuration names them:
+
+- `target: image`.  P of a patch depends on the patch alone, and costs a pass of both networks for each descriptor.
+  Instead, the ImageNet network sees a whole crop of an image, the teacher describes all patches of it at once
+  (`PatchDescriptor.dense`), and each descriptor learns the features at its centre, as the teacher of EfficientAD
+  (Batzner et al., WACV 2024, arXiv 2303.14535) does: hundreds of descriptors at the price of a few, with context.
+- `standardise`.  A feature counts by its deviation over natural images, so that no layer and no channel dominates L_k.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from pathlib import Path
-from typing import Annotated, Literal
+from typing import Any, Literal
 
-import numpy as np
 import torch
-from PIL import Image
-from pydantic import Field
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
-from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
-from anomaly_bench.config.schema import Checked
-from anomaly_bench.errors import UserError
-from anomaly_bench.loading.resize import resize_bilinear
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor
+from anomaly_bench.nets.distillation_config import DistillationConfig
+from anomaly_bench.nets.natural_patches import Crops, Triplet, Triplets
+from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, upsample
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}  # compared in lower case
-ZOOM = (4, 16)  # an image is zoomed to a square of 4 p to 16 p pixels
-NOISE = 0.1  # standard deviation in p+, of values in [0, 1]
-GREY = 0.1  # share of triplets without colour
-HELD = 2000  # decoded images that stay in memory
-
-Triplet = tuple[Tensor, Tensor, Tensor]  # p, p+, p-: [3, p, p] or [B, 3, p, p]
-
-
-class DistillationConfig(Checked):
-    """The block `method.teacher`: where a teacher comes from, and the numbers of its distillation."""
-
-    file: str | None  # a teacher's file, a folder with one for each patch size, or `random`; None: the shipped ones
-    images: str | None  # a folder of natural images, to distil from where no file is given
-    layer: Annotated[int, Field(ge=1, le=4)]  # of the ImageNet network
-    target_size: Annotated[ImageSize, Field(ge=16)] | None  # pixels of a patch for the ImageNet network; None: as it is
-    losses: tuple[NotNegative, NotNegative, NotNegative]  # lambda_k, lambda_m, lambda_c
-    margin: Positive = 1.0  # delta, for methods whose yaml has none
-    compactness: Literal["square", "abs", "signed"]
-    steps: Count
-    batch_size: Annotated[BatchSize, Field(ge=2)]
-    lr: Positive
-    weight_decay: NotNegative
-    decoder_layers: Annotated[int, Field(ge=1, le=64)] = 1  # of D, for methods whose yaml does not say
-
-
-def natural_images(folder: Path) -> list[Path]:
-    """Return all image files below a folder, sorted.  Raises UserError where there are fewer than two."""
-    files = sorted(f for f in folder.rglob("*") if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-    if len(files) < 2:
-        what = f"{len(files)} images in {folder}; a folder of natural images is needed"
-        raise UserError("method.teacher.images", what, "method.teacher.images=DIR, or null: the shipped teachers")
-    return files
-
-
-class Triplets(Dataset[Triplet]):
-    """Random patches of natural images in [0, 1]: p, p+ (shifted a little, noisy) and p- (of another image).
-
-    An image is zoomed to a square whose side is drawn from 4 p to 16 p pixels, and p x p pixels of it are taken.  All
-    is drawn from torch's random state, whatever the index.  length: triplets in an epoch.
-    """
-
-    def __init__(self, files: Sequence[Path], patch_size: int, length: int) -> None:
-        self.files, self.patch_size, self.length = list(files), patch_size, length
-        self._read = lru_cache(HELD)(read)
-
-    def __reduce__(self) -> tuple[type[Triplets], tuple[list[Path], int, int]]:  # a training process reads for itself
-        return Triplets, (self.files, self.patch_size, self.length)
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Triplet:
-        p = self.patch_size
-        rng = np.random.default_rng(int(torch.randint(2**62, ())))
-        first, other = rng.choice(len(self.files), 2, replace=False)
-        side, far = rng.integers(ZOOM[0] * p, ZOOM[1] * p + 1, 2)  # pixels
-        x, y = rng.integers(0, side - p + 1, 2)
-        reach = (p - 1) // 4
-        near = np.clip(np.array([x, y]) + rng.integers(-reach, reach + 1, 2), 0, side - p)
-        image = self._read(self.files[first])
-        triplet = [zoomed_crop(image, side, p, x, y), zoomed_crop(image, side, p, *near)]
-        triplet.append(zoomed_crop(self._read(self.files[other]), far, p, *rng.integers(0, far - p + 1, 2)))
-        triplet[1] = triplet[1] + rng.normal(0, NOISE, triplet[1].shape).astype(np.float32)
-        if rng.random() < GREY:
-            triplet = [np.repeat(t.mean(axis=0, keepdims=True), 3, axis=0) for t in triplet]
-        a, b, c = (torch.from_numpy(t) for t in triplet)
-        return a, b, c
-
-
-def read(file: Path) -> Image.Image:
-    """Return an image as RGB.  Raises UserError naming a file that cannot be read."""
-    try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
-    except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file
-        raise UserError(str(file), f"cannot be read as an image: {error}") from error
-
-
-def zoomed_crop(image: Image.Image, side: int, p: int, x: int, y: int) -> np.ndarray:
-    """Return the p x p pixels at (x, y) of the image zoomed to side x side: float32 [3, p, p] in [0, 1]."""
-    w, h = image.width / side, image.height / side
-    box = (x * w, y * h, (x + p) * w, (y + p) * h)
-    return np.asarray(resize_bilinear(image, p, p, box), np.float32).transpose(2, 0, 1) / 255
+STRIDE = 4  # pixels between two descriptors of a crop
+MEASURED = 64  # batches that tell mean and deviation of the features, and what D begins with
+EPS = 1e-6  # least deviation of a feature
+RIDGE = 1e-3  # of the least squares that D begins with, per descriptor
 
 
 class Distillation(LightningModule):
-    """Trains `teacher` to describe patches as `backbone` does; batches are triplets [B, 3, p, p] in [0, 1]."""
+    """Trains `teacher` to describe patches as `backbone` does.
+
+    Batches: triplets [B, 3, p, p] in [0, 1]; with `target: image`, crops [B, 3, S, S].
+    """
+
+    feature_mean: Tensor
+    feature_std: Tensor
 
     def __init__(self, teacher: PatchDescriptor, backbone: Backbone, config: DistillationConfig) -> None:
         super().__init__()
         self.teacher, self.backbone, self.config = teacher, backbone, config
-        self.decoder = decoder(config.decoder_layers, backbone.channels[-1])  # D
+        self.stride = min(STRIDE, teacher.strides[-1])
+        features = sum(backbone.channels)
+        self.decoder = decoder(config.decoder_layers, features)  # D
+        self.register_buffer("feature_mean", torch.zeros(features), persistent=False)
+        self.register_buffer("feature_std", torch.ones(features), persistent=False)
 
-    def training_step(self, batch: Triplet, batch_idx: int) -> Tensor:
+    @torch.no_grad()
+    def prepare(self, data: Triplets, batch_size: int) -> None:
+        """Measure, on the same natural images whatever was drawn before, what the training needs to begin.
+
+        That is mean and deviation of the features with `standardise`, and with `start_file` and a D of one layer the D
+        that explains them best: a random one would first undo what the teacher knows.
+        """
+        head = self.decoder if self.config.start_file and isinstance(self.decoder, nn.Linear) else None
+        if not (self.config.standardise or head):
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            first = (data[i] if isinstance(data, Crops) else data[i][0] for i in range(MEASURED * batch_size))
+            parts = torch.stack(list(first)).split(batch_size)
+        features = torch.cat([self.target(part) for part in parts])
+        if self.config.standardise:
+            self.feature_mean.copy_(features.mean(0))
+            self.feature_std.copy_(features.std(0).clamp_min(EPS))
+            features = (features - self.feature_mean) / self.feature_std
+        if head:
+            weight, bias = linear_fit(torch.cat([self.describe(part) for part in parts]), features)
+            head.weight.copy_(weight)
+            head.bias.copy_(bias)
+
+    def training_step(self, batch: Triplet | Tensor, batch_idx: int) -> Tensor:
         losses = self.losses(batch)
         self.log_dict(losses)
         return torch.stack([w * losses[name] for w, name in zip(self.config.losses, losses, strict=True) if w]).sum()
 
-    def losses(self, batch: Triplet) -> dict[str, Tensor]:
+    def losses(self, batch: Triplet | Tensor) -> dict[str, Tensor]:
         """Return the three losses before they are weighted; 0 for one whose weight is 0."""
-        t = self.describe(batch[0])  # [B, d]
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        t = self.describe(images)  # [N, d]
         lambda_k, lambda_m, lambda_c = self.config.losses
         losses = dict.fromkeys(("knowledge", "metric", "compactness"), t.new_zeros(()))
         if lambda_k:
-            losses["knowledge"] = knowledge(self.decoder(t), self.target(batch[0]))
+            losses["knowledge"] = knowledge(self.decoder(t), self.target(images))
         if lambda_m:
             losses["metric"] = metric(t, self.describe(batch[1]), self.describe(batch[2]), self.config.margin)
         if lambda_c:
             losses["compactness"] = compactness(t, self.config.compactness)
         return losses
 
-    def describe(self, patches: Tensor) -> Tensor:
-        """Return T's descriptors [B, d] of patches [B, 3, p, p] in [0, 1]."""
-        descriptors: Tensor = self.teacher((patches - self.backbone.mean) / self.backbone.std)
-        return descriptors
+    def describe(self, images: Tensor) -> Tensor:
+        """Return T's descriptors [N, d] of patches [N, 3, p, p] in [0, 1], or of all patches of crops [B, 3, S, S]."""
+        images = (images - self.backbone.mean) / self.backbone.std
+        if self.config.target == "patch":
+            descriptors: Tensor = self.teacher(images)
+            return descriptors
+        return rows(self.teacher.dense(images, self.stride))
 
-    def target(self, patches: Tensor) -> Tensor:
-        """Return P [B, C] of patches [B, 3, p, p] in [0, 1]."""
+    def target(self, images: Tensor) -> Tensor:
+        """Return P [N, C] of patches [N, 3, p, p] in [0, 1], or at the centres of all patches of crops [B, 3, S, S]."""
         if self.config.target_size:
-            patches = F.interpolate(patches, size=self.config.target_size, mode="bilinear", align_corners=False)
-        return self.backbone(patches)[-1].mean((2, 3))
+            images = F.interpolate(images, size=self.config.target_size, mode="bilinear", align_corners=False)
+        maps = self.backbone(images)
+        if self.config.target == "patch":
+            features = torch.cat([f.mean((2, 3)) for f in maps], 1)
+        else:
+            grid = (-(-images.shape[2] // self.stride), -(-images.shape[3] // self.stride))
+            steps = [reduction // self.stride for reduction in self.backbone.reductions]
+            # Position k of a map is centred on pixel k r, as a descriptor is on a multiple of the stride.
+            features = rows(torch.cat([upsample(f, s, grid) for f, s in zip(maps, steps, strict=True)], 1))
+        return (features - self.feature_mean) / self.feature_std
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
+    def configure_optimizers(self) -> Any:
         trainable = [*self.teacher.parameters(), *(p for p in self.decoder.parameters() if p.requires_grad)]
-        return torch.optim.Adam(trainable, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        adam = torch.optim.Adam(trainable, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        if not self.config.decay:
+            return adam
+        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.config.steps)
+        return {"optimizer": adam, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+
+
+def rows(maps: Tensor) -> Tensor:
+    """Return the vectors [B h w, C] of all positions of maps [B, C, h, w]."""
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def decoder(layers: int, features: int) -> nn.Module:
@@ -166,6 +140,16 @@ def decoder(layers: int, features: int) -> nn.Module:
     wide = (nn.Sequential(nn.LeakyReLU(SLOPE), nn.Linear(features, features)) for _ in range(layers - 1))
     first = nn.Linear(DIMENSIONS, features)
     return nn.Sequential(first, *wide) if layers > 1 else first
+
+
+def linear_fit(t: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return weight [C, d] and bias [C] of the ridge regression from descriptors [N, d] to features [N, C]."""
+    t, features = t.double(), features.double()
+    mean, std = t.mean(0), t.std(0).clamp_min(EPS)
+    x = (t - mean) / std
+    gram = x.T @ x / len(x) + RIDGE * torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    weight = torch.linalg.solve(gram, x.T @ (features - features.mean(0)) / len(x)).T / std
+    return weight.float(), (features.mean(0) - weight @ mean).float()
 
 
 def knowledge(decoded: Tensor, target: Tensor) -> Tensor:

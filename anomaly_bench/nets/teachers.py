@@ -23,9 +23,12 @@ from torch.utils.data import DataLoader
 from anomaly_bench.checksums import checksums
 from anomaly_bench.contracts import Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import sha256, write_atomic
+from anomaly_bench.files import sha256, sha256_of, write_atomic
+from anomaly_bench.former_names import without_added
 from anomaly_bench.nets.backbones import RANDOM, Backbone, weight_files
-from anomaly_bench.nets.distillation import Distillation, DistillationConfig, Triplets, natural_images
+from anomaly_bench.nets.distillation import Distillation
+from anomaly_bench.nets.distillation_config import DistillationConfig
+from anomaly_bench.nets.natural_patches import Crops, Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.paths import cache_root
 
@@ -76,11 +79,15 @@ class Teachers:
         config = self.config
         if not any(config.losses):
             raise UserError("method.teacher.losses", "all three are 0, nothing to learn")
+        if config.start_file:
+            read_teacher(net, self.start_file, None, where="method.teacher.start_file")
         module = Distillation(net, self.imagenet_network(), config)
         steps = min(EPOCH, config.steps)
-        triplets = Triplets(natural_images(self.images), net.patch_size, steps * config.batch_size)
+        kind = Crops if config.target == "image" else Triplets
+        data = kind(natural_images(self.images), net.patch_size, steps * config.batch_size, config)
+        module.prepare(data, config.batch_size)
         trainer = {"max_epochs": -(-config.steps // steps), "max_steps": config.steps}
-        return Stage(f"teacher_p{net.patch_size}", module, DataLoader(triplets, config.batch_size), trainer)
+        return Stage(f"teacher_p{net.patch_size}", module, DataLoader(data, config.batch_size), trainer)
 
     def store(self, net: PatchDescriptor, decoder: nn.Module | None = None) -> str:
         """Keep a fitted teacher for all runs that need the same one, and return the file's SHA-256."""
@@ -97,12 +104,13 @@ class Teachers:
         shapes = [list(value.shape) for value in net.state_dict().values()]
         listed = [(str(f.relative_to(self.images)), sha) for f, sha in zip(files, checksums(files), strict=True)]
         numbers = {name: value for name, value in self.recipe.items() if name != "weights"}
+        numbers = without_added("teacher", numbers)
         content = json.dumps([net.patch_size, shapes, numbers, backbone.sha256, listed])
         return sha256(content)
 
     def imagenet_network(self) -> Backbone:
         """Return the network that teachers are distilled from, with its weights."""
-        backbone = Backbone(self.backbone, layers=(self.config.layer,))
+        backbone = Backbone(self.backbone, layers=self.config.layers)
         backbone.load(self.weights)
         return backbone
 
@@ -112,9 +120,19 @@ class Teachers:
         return Path(self.config.images or "").expanduser()
 
     @property
+    def start_file(self) -> Path:
+        """The teacher that a distillation begins with.  Raises UserError where it is missing."""
+        file = Path(self.config.start_file or "").expanduser()
+        if not file.is_file():
+            raise UserError("method.teacher.start_file", f"no such file: {file}")
+        return file
+
+    @property
     def recipe(self) -> dict[str, Any]:
         """What a distillation depends on besides the images, as it stands in the files of teachers."""
         numbers = self.config.model_dump(exclude={"file", "images"})
+        if self.config.start_file:
+            numbers["start_file"] = sha256_of(self.start_file)
         return {"backbone": self.backbone, "weights": self.weights, **numbers}
 
 
@@ -182,11 +200,17 @@ def _cached(net: PatchDescriptor, key: str) -> Path:
     return cache_root() / "teachers" / f"p{net.patch_size}-{key[:16]}.safetensors"
 
 
-def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, key: str | None = None) -> str:
+def read_teacher(
+    net: PatchDescriptor,
+    file: Path,
+    decoder: nn.Module | None,
+    key: str | None = None,
+    where: str = "method.teacher.file",
+) -> str:
     """Load a file into `net` and `decoder`, and return its SHA-256.
 
-    key: of a distilled teacher, which must be that one and have a checksum.  Raises UserError for a file that is
-    damaged or does not fit.
+    key: of a distilled teacher, which must be that one and have a checksum.  where: the key that names the file.
+    Raises UserError for a file that is damaged or does not fit.
     """
     hint = f"remove {file}: it is distilled again" if key else "another file"
     try:
@@ -194,23 +218,23 @@ def read_teacher(net: PatchDescriptor, file: Path, decoder: nn.Module | None, ke
         state = load(content)
         about = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")]).get("__metadata__", {})
     except Exception as error:  # safetensors' errors have no common class
-        raise UserError("method.teacher.file", f"{file} cannot be read: {error}", hint) from error
+        raise UserError(where, f"{file} cannot be read: {error}", hint) from error
     if (key or "sha256" in about) and about.get("sha256") != _digest(state):
-        raise UserError("method.teacher.file", f"{file} is damaged: its tensors do not fit their checksum", hint)
+        raise UserError(where, f"{file} is damaged: its tensors do not fit their checksum", hint)
     if key and about.get(KEY) != key:
-        raise UserError("method.teacher.file", f"{file} is another teacher's file, or damaged", hint)
+        raise UserError(where, f"{file} is another teacher's file, or damaged", hint)
     state = {key: value.float() for key, value in state.items()}
     for key, value in state.items():
         if not bool(value.isfinite().all()):
-            raise UserError("method.teacher.file", f"{file} holds NaN or infinite numbers in '{key}'", "another file")
+            raise UserError(where, f"{file} holds NaN or infinite numbers in '{key}'", "another file")
     decoder_state = {key.removeprefix(DECODER): state.pop(key) for key in list(state) if key.startswith(DECODER)}
     if _shapes(state) != _shapes(net.state_dict()):
         what = f"{file} holds no teacher for patches of {net.patch_size} pixels, or one of another architecture"
-        raise UserError("method.teacher.file", what)
+        raise UserError(where, what)
     net.load_state_dict(state)
     if decoder:
         if _shapes(decoder_state) != _shapes(decoder.state_dict()):
-            raise UserError("method.teacher.file", f"{file} holds no decoder, or one of another architecture")
+            raise UserError(where, f"{file} holds no decoder, or one of another architecture")
         decoder.load_state_dict(decoder_state)
     return sha256(content)
 

@@ -14,7 +14,7 @@ from anomaly_bench.config import compose
 from anomaly_bench.contracts import NormalBatch, Record
 from anomaly_bench.loading.loaders import NormalLoaders
 from anomaly_bench.methods.glancing_at_the_patch import Consistency, GlancingAtThePatch
-from anomaly_bench.nets.distillation import DistillationConfig
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.partial_conv import image_sizes
 from tests.references import glancing_at_the_patch as slow
 

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from anomaly_bench.config import compose
 from anomaly_bench.contracts import NormalBatch
 from anomaly_bench.methods.uninformed_students import PatchScale, UninformedStudents
-from anomaly_bench.nets.distillation import DistillationConfig
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 
 YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=us", "dataset=mtd"]).method)  # type: ignore[assignment]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anomaly_bench.nets.distillation import DistillationConfig
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.teachers import Teachers
 
 BLOCK: dict[str, Any] = {

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.distillation import Distillation, DistillationConfig, compactness, decoder, knowledge, metric
+from anomaly_bench.nets.distillation import Distillation, compactness, decoder, knowledge, metric
+from anomaly_bench.nets.distillation_config import DistillationConfig
+from anomaly_bench.nets.natural_patches import Triplets
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from tests.nets.small_teachers import BLOCK
 from tests.references import uninformed_students as slow
@@ -24,10 +28,10 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def small(weights: tuple[float, float, float] = (1, 1, 1), **changes: Any) -> Distillation:
-    """In float64, towards a random ResNet-18's layer2."""
+    """In float64, towards layers of a random ResNet-18, layer2 unless others are named."""
     torch.manual_seed(0)
     config = DistillationConfig(**{**BLOCK, "losses": weights, **changes})
-    return Distillation(PatchDescriptor(P), Backbone("resnet18", (2,)), config).double()
+    return Distillation(PatchDescriptor(P), Backbone("resnet18", config.layers), config).double()
 
 
 def patches(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -155,3 +159,88 @@ def test_a_step_changes_teacher_and_decoder_only() -> None:
     assert all(p.grad is None for p in module.backbone.parameters())
     assert not any(m.training for m in module.backbone.modules())
     assert not any(isinstance(m, (nn.Dropout, nn.BatchNorm2d)) for m in [*module.teacher.modules(), module.decoder])
+
+
+# Choices of ours
+
+
+def test_features_of_several_layers_stand_side_by_side_and_are_standardised(tmp_path: Path) -> None:
+    module, (x, _, _) = small(layer=(2, 3), standardise=True), patches(4)
+    with torch.no_grad():
+        maps = [f.numpy().mean((2, 3)) for f in module.backbone(x)]
+    assert [f.shape for f in maps] == [(4, 128), (4, 256)]
+    np.testing.assert_allclose(module.target(x).numpy(), np.concatenate(maps, 1), atol=1e-12)
+    assert module.decoder.weight.shape == (384, 128)
+    for i in range(3):
+        pixels = np.random.default_rng(i).integers(0, 256, (40, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{i}.png")
+    module, files = small(layer=(2, 3), standardise=True).float(), sorted(tmp_path.iterdir())
+    data = Triplets(files, P, 4, module.config)
+    before = torch.random.get_rng_state()
+    module.prepare(data, 4)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(0)
+    drawn = torch.stack([data[i][0] for i in range(4 * 64)])
+    with torch.no_grad():
+        features = np.concatenate([f.numpy().mean((2, 3)) for f in module.backbone(drawn)], 1)
+    expected = (features - features.mean(0)) / np.maximum(features.std(0, ddof=1), 1e-6)
+    np.testing.assert_allclose(module.target(drawn).numpy(), expected, atol=1e-3)
+
+
+@pytest.mark.parametrize(("p", "size", "stride"), [(17, 32, 1), (33, 64, 4)])
+def test_descriptors_of_a_crop_learn_the_features_at_their_centres(p: int, size: int, stride: int) -> None:
+    """Feature k of a layer with reduction r lies at pixel k r; between two of them it is mixed by distance."""
+    torch.manual_seed(0)
+    config = DistillationConfig(**{**BLOCK, "layer": (2, 3), "target": "image", "crop_size": size})
+    module = Distillation(PatchDescriptor(p), Backbone("resnet18", (2, 3)), config).double()
+    x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    n = size // stride
+    t, target = module.describe(x).detach(), module.target(x)
+    assert (t.shape, target.shape) == ((2 * n * n, 128), (2 * n * n, 384))
+    with torch.no_grad():
+        maps = [f.numpy() for f in module.backbone(x)]  # reductions 8 and 16
+    normalised = (x - module.backbone.mean) / module.backbone.std
+    padded = torch.nn.functional.pad(normalised, 4 * [(p - 1) // 2])
+    for image, i, j in ((0, 0, 0), (0, 2, 3), (1, n // 2, n // 2 + 1), (1, n - 1, n - 1)):
+        row = (image * n + i) * n + j
+        top, left = i * stride, j * stride
+        patch = padded[image : image + 1, :, top : top + p, left : left + p]
+        torch.testing.assert_close(t[row : row + 1], module.teacher(patch).detach(), atol=1e-10, rtol=0)
+        expected = []
+        for f, r in zip(maps, (8, 16), strict=True):
+            y, x_ = (min(v / r, f.shape[2] - 1) for v in (top, left))
+            (y0, a), (x0, b) = ((int(v), v - int(v)) for v in (y, x_))
+            y1, x1 = min(y0 + 1, f.shape[2] - 1), min(x0 + 1, f.shape[3] - 1)
+            upper = (1 - b) * f[image, :, y0, x0] + b * f[image, :, y0, x1]
+            lower = (1 - b) * f[image, :, y1, x0] + b * f[image, :, y1, x1]
+            expected.append((1 - a) * upper + a * lower)
+        np.testing.assert_allclose(target[row].numpy(), np.concatenate(expected), atol=1e-10)
+    assert all(bool(v) == (name != "metric") for name, v in module.losses(x).items())
+
+
+def test_the_learning_rate_falls_as_a_cosine() -> None:
+    module = small(decay=True, steps=10)
+    given = module.configure_optimizers()
+    scheduler, rates = given["lr_scheduler"]["scheduler"], []
+    assert given["lr_scheduler"]["interval"] == "step"
+    for _ in range(10):
+        rates.append(given["optimizer"].param_groups[0]["lr"])
+        given["optimizer"].step()
+        scheduler.step()
+    assert rates == pytest.approx([2e-4 * (1 + np.cos(np.pi * k / 10)) / 2 for k in range(10)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"zoom": (8, 4)}, "smaller one first"),
+        ({"zoom": (0.5, 4)}, "smaller one first"),
+        ({"target": "image"}, "crop_size"),
+        ({"crop_size": 64}, "crop_size"),
+        ({"target": "image", "crop_size": 64, "losses": (1, 1, 1)}, "no metric loss"),
+        ({"target": "image", "crop_size": 64, "target_size": 64}, "no target_size"),
+    ],
+)
+def test_numbers_that_do_not_fit_each_other(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        DistillationConfig(**{**BLOCK, **changes})

@@ -11,9 +11,10 @@ import torch
 
 import anomaly_bench
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.distillation import Triplets, natural_images
+from anomaly_bench.nets.distillation_config import DistillationConfig
+from anomaly_bench.nets.natural_patches import Triplets, natural_images
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
-from tests.nets.small_teachers import teachers
+from tests.nets.small_teachers import BLOCK, teachers
 
 TEACHERS = sorted((Path(anomaly_bench.__file__).parent / "nets" / "teachers").glob("p*.safetensors"))
 IMAGES = Path(os.environ.get("ANOMALY_BENCH_DATA", "nowhere")) / "imagenet_sample"
@@ -64,7 +65,7 @@ def test_a_teacher_knows_more_than_a_random_network(file: Path) -> None:
     backbone = Backbone("resnet18", (3,))
     backbone.load(None)
     torch.manual_seed(0)
-    triplets = Triplets(natural_images(IMAGES)[::10], p, 1024)
+    triplets = Triplets(natural_images(IMAGES)[::10], p, 1024, DistillationConfig(**BLOCK))
     patches = torch.stack([triplets[i][0] for i in range(1024)])
     features = backbone(patches)[-1].mean((2, 3)).double()
     random = PatchDescriptor(p)

@@ -22,7 +22,7 @@ from small_training import fit
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets import teachers as module
-from anomaly_bench.nets.distillation import DistillationConfig
+from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import PATCH_SIZES, PatchDescriptor
 from anomaly_bench.nets.teachers import Teachers, save_teacher
 from tests.nets.small_teachers import teachers
@@ -167,18 +167,23 @@ def test_folders_without_images(tmp_path: Path, source: Source) -> None:
 def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, source: Source, cache: Path) -> None:
     changed: dict[str, Any] = {
         "layer": 3, "target_size": 64, "losses": (1.0, 1.0, 1.0), "margin": 2.0, "compactness": "abs", "steps": 3,
-        "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "decoder_layers": 2,
+        "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "decoder_layers": 2, "standardise": True, "decay": True,
+        "zoom": (4, 8), "shift": 0.5, "noise": 0.2, "grey": 0.0, "target": "image",
     }  # fmt: skip
-    assert {*changed, "file", "images"} == set(DistillationConfig.model_fields)
+    together = {"target": {"crop_size": 64}}
+    save_teacher(network(), file := photos.parent / "start.safetensors", {})
+    changed["start_file"] = str(file)
+    assert {*changed, "file", "images", "crop_size"} == set(DistillationConfig.model_fields)
     names = [source(images=photos).path(network())]
-    names += [source(images=photos, **{key: v}).path(network()) for key, v in changed.items()]
+    names += [source(images=photos, **{key: v, **together.get(key, {})}).path(network()) for key, v in changed.items()]
+    names.append(source(images=photos, target="image", crop_size=32).path(network()))
     names += [
         source(images=photos).path(network(0, 33)),
         source(images=photos).path(PatchDescriptor(33, conv1_kernel_33=3)),
     ]
-    assert len(set(names)) == len(changed) + 3
+    assert len(set(names)) == len(changed) + 4
     assert {name.parent for name in names} == {cache / "teachers"}
-    assert [name.name[:4] for name in names] == 11 * ["p17-"] + 2 * ["p33-"]
+    assert [name.name[:4] for name in names] == 20 * ["p17-"] + 2 * ["p33-"]
     assert source(images=photos).path(network(7)) == names[0]
 
 
@@ -270,3 +275,23 @@ def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path
         else:
             assert equal(net, other)
     assert noticed >= 48  # nearly all of the file is tensors
+
+
+def test_a_distillation_begins_with_a_teacher(photos: Path, source: Source, tmp_path: Path) -> None:
+    file, net = tmp_path / "first.safetensors", network(5)
+    save_teacher(network(1), file, {})
+    begun = source(images=photos, start_file=str(file), batch_size=8)
+    stage = begun.stage(net)
+    assert equal(net, network(1))
+    x = torch.stack([stage.loader.dataset[i][0] for i in range(64)])
+    with torch.no_grad():
+        p, t = stage.module.target(x), stage.module.describe(x)
+        left = (stage.module.decoder(t) - p).square().sum() / (p - p.mean(0)).square().sum()
+    assert left < 0.9  # D explains something before the first step
+    name = begun.path(network())
+    save_teacher(network(2), file, {})
+    assert begun.path(network()) != name  # the content counts
+    for wrong in ("none.safetensors", "garbage.safetensors"):
+        (tmp_path / "garbage.safetensors").write_bytes(b"not a teacher" * 9)
+        with pytest.raises(UserError, match=r"^method.teacher.start_file: "):
+            source(images=photos, start_file=str(tmp_path / wrong)).stage(network())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from PIL import Image
 from torch import Tensor
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets import distillation
-from anomaly_bench.nets.distillation import Triplets, natural_images, zoomed_crop
+from anomaly_bench.nets.distillation_config import DistillationConfig
+from anomaly_bench.nets.natural_patches import Crops, Triplets, natural_images, zoomed_crop
+from tests.nets.small_teachers import BLOCK
 from tests.references.resize import bilinear
 
 P = 17
+
+
+def triplets_of(files: list[Path], length: int, **changes: Any) -> Triplets:
+    return Triplets(files, P, length, DistillationConfig(**{**BLOCK, **changes}))
 
 
 def save(folder: Path, *arrays: np.ndarray) -> list[Path]:
@@ -51,7 +57,7 @@ def test_natural_images(tmp_path: Path) -> None:
 
 
 def test_shapes_and_ranges(tmp_path: Path) -> None:
-    triplets = Triplets(save(tmp_path, *map(blobs, range(3))), P, 12)
+    triplets = triplets_of(save(tmp_path, *map(blobs, range(3))), 12)
     assert len(triplets) == 12
     for i in range(12):
         triplet = triplets[i]
@@ -62,7 +68,7 @@ def test_shapes_and_ranges(tmp_path: Path) -> None:
 
 
 def test_the_positive_is_like_the_patch_and_the_negative_is_not(tmp_path: Path) -> None:
-    triplets = Triplets(save(tmp_path, *map(blobs, range(6))), P, 60)
+    triplets = triplets_of(save(tmp_path, *map(blobs, range(6))), 60)
     torch.manual_seed(0)
     drawn = [np.corrcoef(np.stack([t.flatten() for t in triplets[i]]))[0, 1:] for i in range(60)]
     positive, negative = np.mean(drawn, axis=0)
@@ -70,13 +76,11 @@ def test_the_positive_is_like_the_patch_and_the_negative_is_not(tmp_path: Path) 
     assert abs(negative) < 0.3
 
 
-def test_the_positive_is_a_near_shift(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_positive_is_a_near_shift(tmp_path: Path) -> None:
     """Red says where a pixel lies from left to right, green from top to bottom."""
-    monkeypatch.setattr(distillation, "NOISE", 0.0)
-    monkeypatch.setattr(distillation, "GREY", 0.0)
     y, x = np.mgrid[:256, :512]
     ramp = np.stack([x / 2, y, 0 * x], 2)
-    triplets = Triplets(save(tmp_path, ramp, ramp), P, 80)
+    triplets = triplets_of(save(tmp_path, ramp, ramp), 80, noise=0.0, grey=0.0)
     torch.manual_seed(0)
     sides, shifts, far = [], [], []
     for i in range(80):
@@ -96,7 +100,7 @@ def test_the_positive_is_a_near_shift(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_the_negative_shows_another_image_and_noise_has_the_stated_size(tmp_path: Path) -> None:
-    triplets = Triplets(save(tmp_path, flat(200, 100, 50), flat(20, 120, 220)), P, 400)
+    triplets = triplets_of(save(tmp_path, flat(200, 100, 50), flat(20, 120, 220)), 400)
     torch.manual_seed(0)
     drawn = [triplets[i] for i in range(400)]
     grey = [all(bool((t[0] == t[1]).all() and (t[1] == t[2]).all()) for t in triplet) for triplet in drawn]
@@ -114,7 +118,7 @@ def test_the_negative_shows_another_image_and_noise_has_the_stated_size(tmp_path
 
 
 def test_drawn_from_torchs_random_state(tmp_path: Path) -> None:
-    triplets = Triplets(save(tmp_path, *map(blobs, range(4))), P, 3)
+    triplets = triplets_of(save(tmp_path, *map(blobs, range(4))), 3)
 
     def draw(seed: int, order: list[int]) -> Tensor:
         torch.manual_seed(seed)
@@ -125,7 +129,7 @@ def test_drawn_from_torchs_random_state(tmp_path: Path) -> None:
 
 
 def test_a_training_process_can_be_sent_the_data(tmp_path: Path) -> None:
-    triplets = Triplets(save(tmp_path, *map(blobs, range(4))), P, 3)
+    triplets = triplets_of(save(tmp_path, *map(blobs, range(4))), 3)
     draws = []
     for t in (triplets, pickle.loads(pickle.dumps(triplets))):
         torch.manual_seed(1)
@@ -159,4 +163,37 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
     for file in files:
         file.write_bytes(file.read_bytes()[:200])
     with pytest.raises(UserError, match=r"\d\.png: cannot be read as an image"):
-        Triplets(files, P, 1)[0]
+        triplets_of(files, 1)[0]
+
+
+def test_numbers_of_the_triplets(tmp_path: Path) -> None:
+    files = save(tmp_path, flat(200, 100, 50), flat(20, 120, 220))
+    torch.manual_seed(0)
+    loud = triplets_of(files, 9, noise=0.3, grey=0.0, shift=0.0, zoom=(1, 1))
+    drawn = [loud[i] for i in range(9)]
+    assert float(torch.stack([t[1] - t[0] for t in drawn]).std()) == pytest.approx(0.3, rel=0.05)
+    assert not any(torch.equal(t[0][0], t[0][1]) for t in drawn)
+    assert all(torch.equal(t[0], t[0][:, :1, :1].expand(3, P, P)) for t in drawn)  # the whole image, zoomed to a patch
+    y, x = np.mgrid[:64, :64]
+    ramp = save(tmp_path, np.stack([4 * x, 4 * y, 0 * x], 2), np.stack([4 * x, 4 * y, 0 * x], 2))
+    still = triplets_of(ramp, 5, noise=0.0, shift=0.0)
+    assert all(torch.equal(a, b) for a, b, _ in (still[i] for i in range(5)))
+
+
+def test_crops_of_images(tmp_path: Path) -> None:
+    y, x = np.mgrid[:256, :512]
+    ramp = np.stack([x / 2, y, 0 * x], 2)
+    config = DistillationConfig(**{**BLOCK, "target": "image", "crop_size": 48, "zoom": (2, 6), "grey": 0.25})
+    crops = Crops(save(tmp_path, ramp, ramp), P, 200, config)
+    torch.manual_seed(0)
+    drawn = torch.stack([crops[i] for i in range(200)])
+    assert drawn.shape == (200, 3, 48, 48)
+    grey = (drawn[:, 0] == drawn[:, 1]).all((1, 2))
+    assert 0.15 < float(grey.float().mean()) < 0.35
+    coloured = drawn[~grey]
+    sides = 256 / 255 * 47 / (coloured[:, 0, :, -1] - coloured[:, 0, :, 0]).mean(1)
+    assert 47 < sides.min() < 52  # 2 p is less than the crop, which is the whole image then
+    assert 5.5 * P < sides.max() < 6.3 * P
+    copied = pickle.loads(pickle.dumps(crops))
+    torch.manual_seed(0)
+    assert torch.equal(copied[0], drawn[0])
