@@ -17,7 +17,7 @@ from anomaly_bench.errors import UserError, none_of
 
 FIRST_RUNS = (  # offline, within 90 seconds on two cores
     "method=brightness,padim_fast,us_fast",
-    "us_fast.steps=100",
+    "us_fast.steps=70",
     "dataset=demo/gravel_matched",
 )
 
