@@ -44,8 +44,8 @@ NOTES = """## What the tables show
 - The shipped teacher of 33 pixels learned something: alone it is above random networks on five of seven reported sets,
   and `us_fast` with it is 0.10 above a random teacher on their mean. It is below the random teacher where edges are
   regular and defects change grey values: brick (-0.03), weave (-0.05), screw (-0.16). So "nowhere below random" does
-  not hold. These are not the finished `us_fast`: 204 steps are a tenth of its 2000, and students that have not yet
-  learned a complicated region mark it; `--steps 2000` measures the whole.
+  not hold. These are not the finished `us_fast`: 204 steps are a fifth of its 1000, and students that have not yet
+  learned a complicated region mark it; `--steps 1000` measures the whole.
 - Steps. `2x-500`, `2x-1000`, `2x-1500` go on from the shipped teacher with patches enlarged to 66 pixels for ResNet-18,
   standardised features of layer3 and a learning rate that falls to 0: `method.teacher.start_file=FILE
   method.teacher.layer=3 method.teacher.target_size=66 method.teacher.standardise=true method.teacher.decay=true
