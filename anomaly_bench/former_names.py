@@ -27,9 +27,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, an
     "UninformedStudents": {"steps": None},
     "GlancingAtThePatch": {"iad_patches": "clean", "global_normalised": True, "stain_brightness": "dark"},
 }
-ADDED_TO_BLOCKS: dict[
-    str, Any
-] = {  # keys that earlier versions lacked, with what these did: so they are in no id at this value
+ADDED_TO_BLOCKS: dict[str, Any] = {  # keys that earlier versions lacked, and what changes nothing
     "teacher.target": "patch",
     "teacher.crop_size": None,
     "teacher.standardise": False,

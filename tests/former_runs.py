@@ -7,7 +7,7 @@ import json
 
 from omegaconf import OmegaConf
 
-from anomaly_bench.former_names import FORMER_KEYS, added_keys
+from anomaly_bench.former_names import ADDED_TO_BLOCKS, FORMER_KEYS, added_keys
 from anomaly_bench.runs.folder import RunFolder
 
 
@@ -17,8 +17,8 @@ def with_former_keys(folder: RunFolder) -> None:
     cfg, content = OmegaConf.load(file), json.loads(manifest.read_text())
     for key in added_keys(cfg.method):
         del cfg.method[key]
-    block = cfg.method.pop("teacher")
-    cfg.method.update({FORMER_KEYS[f"teacher.{key}"]: value for key, value in block.items()})
+    block = {f"teacher.{key}": value for key, value in cfg.method.pop("teacher").items()}
+    cfg.method.update({FORMER_KEYS[key]: value for key, value in block.items() if key not in ADDED_TO_BLOCKS})
     file.write_text(OmegaConf.to_yaml(cfg))
     content["files"]["config.yaml"] = hashlib.sha256(file.read_bytes()).hexdigest()
     manifest.write_text(json.dumps(content))
