@@ -43,6 +43,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.patch_averages import PatchAverages
 
 BLOCK = 2**23  # distances that are held at once, 32 MiB
 POOL = 1024  # patches among which the next ones of the coreset are looked for together
@@ -85,16 +86,13 @@ class PatchCore(FittedBuffers, Method):
     ) -> None:
         super().__init__()
         self.weights, self.image_size, self.batch_size = weights, image_size, batch_size
-        self.neighbourhood, self.layer_dimensions, self.dimensions = neighbourhood, layer_dimensions, dimensions
-        self.coreset_share, self.projection, self.starting_points = coreset_share, projection, starting_points
+        self.dimensions, self.coreset_share = dimensions, coreset_share
+        self.projection, self.starting_points = projection, starting_points
         self.memory, self.distance, self.sigma = int(memory_mib * 2**20), distance, sigma
         self.reweight, self.neighbours = reweight, neighbours
         self.backbone = frozen_network(backbone, layers)
         self.register_buffer("bank", torch.empty(0, dimensions))
-        self.first_numbers = []  # of each layer's part in the D numbers
-        for i, (start, kernel) in enumerate(self._averages()):
-            self.first_numbers.append(start)
-            self.register_buffer(f"kernel{i}", kernel, persistent=False)
+        self.averages = PatchAverages(self.backbone.channels, neighbourhood, layer_dimensions, dimensions)
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         """Fill the memory bank and yield nothing: there is nothing to train."""
@@ -140,28 +138,7 @@ class PatchCore(FittedBuffers, Method):
 
     def embed(self, images: Tensor) -> Tensor:
         """Return the patch features of images [B, 3, H, W] in [0, 1]: [B, patches, D]."""
-        features = self.backbone(images)
-        height, width = features[0].shape[2:]
-        x = features[0].new_zeros(len(images), self.dimensions, height, width)
-        for i, (f, start) in enumerate(zip(features, self.first_numbers, strict=True)):
-            part = F.conv2d(f, getattr(self, f"kernel{i}"), padding=self.neighbourhood // 2)  # [B, D_l, h, w]
-            # The code interpolates before it averages, which is the same, as both are linear, with more numbers.
-            part = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)
-            x[:, start : start + part.shape[1]] += part
-        return x.flatten(2).transpose(1, 2).contiguous()  # [B, P, D]
-
-    def _averages(self) -> list[tuple[int, Tensor]]:
-        """Return, for each layer, the first of the D numbers that it has a part in, and their kernel [D_l, C, p, p].
-
-        Both averages of the code in one: over a neighbourhood, then over all layers.
-        """
-        p, found = self.neighbourhood, []
-        after = averaging(len(self.backbone.channels) * self.layer_dimensions, self.dimensions)  # [D, L layer_dim]
-        for channels, share in zip(self.backbone.channels, after.split(self.layer_dimensions, 1), strict=True):
-            rows = share.any(1).nonzero()[:, 0]  # the numbers that this layer has a part in, next to each other
-            kernel = share[rows] @ averaging(channels * p * p, self.layer_dimensions)  # [D_l, C p p]
-            found.append((int(rows[0]), kernel.view(-1, channels, p, p)))
-        return found
+        return self.averages(self.backbone(images)).flatten(2).transpose(1, 2).contiguous()  # [B, P, D]
 
     def score(self, images: Tensor) -> Scores:
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
@@ -190,13 +167,6 @@ class PatchCore(FittedBuffers, Method):
 
     def provenance(self) -> dict[str, str]:
         return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
-
-
-def averaging(inputs: int, outputs: int) -> Tensor:
-    """Return the matrix [outputs, inputs] of an adaptive average: row i is the mean from i n / m to (i + 1) n / m."""
-    i, n = torch.arange(outputs, device="cpu")[:, None], torch.arange(inputs, device="cpu")
-    inside = (n >= i * inputs // outputs) & (n < -(-(i + 1) * inputs // outputs))
-    return inside / inside.sum(1, keepdim=True)
 
 
 class CoresetSizes(NamedTuple):

@@ -36,6 +36,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.patch_averages import PatchAverages
 from anomaly_bench.nets.snapshot import Snapshot
 from anomaly_bench.nets.training_length import TrainingLength
 
@@ -77,16 +78,12 @@ class SimpleNet(Method):
     ) -> None:
         super().__init__()
         self.weights, self.image_size, self.batch_size, self.sigma = weights, image_size, batch_size, sigma
-        self.length, self.oracle_states, self.feature_dtype = (
-            TrainingLength(epochs, steps),
-            oracle_states,
-            feature_dtype,
-        )
-        self.patch_size, self.layer_dimensions, self.dimensions = patch_size, layer_dimensions, dimensions
-        self.noise, self.margin = noise, margin
+        self.length, self.oracle_states = TrainingLength(epochs, steps), oracle_states
+        self.feature_dtype, self.noise, self.margin = feature_dtype, noise, margin
         self.adaptor_args = {"lr": adaptor_lr, "weight_decay": adaptor_weight_decay}
         self.discriminator_args = {"lr": lr, "weight_decay": weight_decay}
         self.backbone = Backbone(backbone, LAYERS)
+        self.averages = PatchAverages(self.backbone.channels, patch_size, layer_dimensions, dimensions)
         self.head = Head(dimensions, hidden)
         self.states: dict[str, Head] = {}  # of the training, by step; no part of the state dict
 
@@ -105,7 +102,7 @@ class SimpleNet(Method):
 
     def patches(self, features: list[Tensor]) -> Tensor:
         """Return the features of each patch of the finer layer [B, h, w, D] from those of both layers."""
-        return patch_features(features, self.patch_size, self.layer_dimensions, self.dimensions)
+        return self.averages(features).movedim(1, 3).contiguous()
 
     def score(self, images: Tensor) -> Scores:
         return self._scores(self.head, self.patches(self.backbone(images)), images.shape[-2:])
@@ -190,23 +187,6 @@ class Training(LightningModule):
         for head, kept in zip(heads.values(), self.kept, strict=True):
             kept.restore(head)  # type: ignore[operator]
         return heads
-
-
-def patch_features(features: list[Tensor], patch_size: int, layer_dimensions: int, dimensions: int) -> Tensor:
-    """Return one feature vector for each position of the first layer [B, h, w, D] from layers [B, C_l, h_l, w_l].
-
-    The C_l x patch_size x patch_size values around a position, zeros beyond the edge, are averaged in groups to
-    `layer_dimensions`, the layers brought to the first one's grid, and joined values averaged in groups to
-    `dimensions`.
-    """
-    layers = []
-    for f in features:
-        around = F.unfold(f, patch_size, padding=patch_size // 2).transpose(1, 2)  # [B, h_l w_l, C_l k k]
-        pooled = F.adaptive_avg_pool1d(around, layer_dimensions)  # [B, h_l w_l, d]
-        grid = pooled.transpose(1, 2).unflatten(2, f.shape[-2:])  # [B, d, h_l, w_l]
-        layers.append(F.interpolate(grid, features[0].shape[-2:], mode="bilinear", align_corners=False))
-    joined = torch.cat(layers, 1).flatten(2).transpose(1, 2)  # [B, h w, layers d]
-    return F.adaptive_avg_pool1d(joined, dimensions).unflatten(1, features[0].shape[-2:])
 
 
 def truncated_loss(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:

@@ -84,4 +84,38 @@ SWEEPS = [
     _alone(["train", "method=rd"], "dataset"),
     _alone(["train", "dataset=folder"], "method"),
 ]
-CASES = [*NUMBERS, *KEYS, *SYNTAX, *EITHER, *SWEEPS]
+FROZEN = [
+    "train",
+    "dataset=folder",
+    "dataset.root=widgets",
+    "hardware=cpu",
+    "method.weights=random",
+    "method.image_size=32",
+]
+RESNET = "method.backbone=resnet18"
+
+
+def _frozen(method: str, *words: str, names: tuple[str, ...], failed: bool = False) -> Case:
+    """names: what the line must hold.  failed: it is found in the images, so that a failed run remains."""
+    given = [*FROZEN, f"method={method}", *words]
+    return Case(f"{method} {words[-1]}", given, (refused(*names, failed=failed),), "widgets")
+
+
+METHODS = [
+    _frozen("padim", RESNET, "method.components=449", names=("method.components", "at most 448")),
+    _frozen("padim", RESNET, "method.components=100", "method.memory_mib=1", names=("method.memory_mib", "fits")),
+    _frozen("padim", RESNET, "method.components=100", "method.regularisation=0", names=("method.regularisation", "singular"), failed=True),
+    _frozen("padim", RESNET, "method.components=9", "method.layers=[1,9]", names=("method.layers", "no layer 9")),
+    _frozen("padim", RESNET, "method.components=9", "method.layers=[2,1]", names=("method.layers", "fine to coarse")),
+    _frozen("padim", RESNET, "method.components=9", "method.layers=[layer9]", names=("method.layers", "layer9")),
+    _frozen("padim_fast", "method.layers=[2]", names=("method.layers", "[1]")),
+    _frozen("patchcore", RESNET, "method.memory_mib=0.001", names=("method.memory_mib", "MiB hold"), failed=True),
+    _frozen("patchcore", RESNET, "method.coreset_share=0", names=("method.coreset_share",)),
+    _frozen("patchcore", "method.backbone=resnet19", names=("method.backbone", "resnet18")),
+    _frozen("us_shallow", "method.clusters=100000", names=("method.clusters",)),
+    _frozen("us_shallow", "method.score=ocsvm", names=("method.score",)),
+    _frozen("rd", RESNET, "method.steps=5", names=("method.epochs", "method.epochs=null")),
+    _frozen("stfpm_fast", "method.steps=null", names=("method.epochs", "method.steps=N")),
+    _frozen("glf_fast", "method.backbone=resnet18", "method.calibrate=false", names=("method.val_share",)),
+]  # fmt: skip
+CASES = [*NUMBERS, *KEYS, *SYNTAX, *EITHER, *SWEEPS, *METHODS]

@@ -96,7 +96,7 @@ OTHER_MAPS = [
 ]  # fmt: skip
 FULL, CLOSED = said("standard output", code=1), Outcome(0)
 STREAMS = [
-    *(_stream("full disk", words, FULL, "/dev/full") for words in ("list methods", "list runs", "show method=rd", "--help", "data list", "completion bash", "report", "train --cfg job")),
+    *(_stream("full disk", words, FULL, "/dev/full") for words in ("list methods", "list runs", "show method=rd", "--help", "data list", "completion bash", "report", "train --cfg job method=rd dataset=mtd")),
     *(_stream("closed output", words, CLOSED, "closed") for words in ("list methods", "list runs", "show method=rd", "--help")),
 ]  # fmt: skip
 CASES = [*WORDS, *OTHER_MAPS, *STREAMS]
