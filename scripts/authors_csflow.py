@@ -76,7 +76,7 @@ def modules(checkout: Path, method: CSFlow) -> list[Any]:
     config.kernel_sizes = [block.first.inner[0].kernel_size[0] for block in blocks]
     config.n_coupling_blocks, config.fc_internal = len(blocks), blocks[0].first.inner[0].out_channels
     config.batch_size, config.lr_init = method.batch_size, method.adam["lr"]
-    config.meta_epochs, config.sub_epochs = 1, method.epochs
+    config.meta_epochs, config.sub_epochs = 1, method.length.epochs
     return [config, importlib.import_module("train"), importlib.import_module("utils")]
 
 

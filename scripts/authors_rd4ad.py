@@ -70,7 +70,7 @@ def train(
         copy_weights(method, embedding, decoder)
     given: Any = loader.dataset
     samples = [((given[i]["image"] - mean) / std, 0) for i in range(len(given))]
-    rows = Limited(InOrder(samples, loader.sampler) if "order" in ours else samples, method.epochs * len(samples))
+    rows = Limited(InOrder(samples, loader.sampler) if "order" in ours else samples, method.length.epochs * len(samples))
     replaced = {
         "wide_resnet50_2": lambda pretrained: (encoder, embedding),
         "de_wide_resnet50_2": lambda pretrained: decoder,
