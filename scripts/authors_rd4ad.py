@@ -70,7 +70,8 @@ def train(
         copy_weights(method, embedding, decoder)
     given: Any = loader.dataset
     samples = [((given[i]["image"] - mean) / std, 0) for i in range(len(given))]
-    rows = Limited(InOrder(samples, loader.sampler) if "order" in ours else samples, method.length.epochs * len(samples))
+    in_order = InOrder(samples, loader.sampler) if "order" in ours else samples
+    rows = Limited(in_order, method.length.epochs * len(samples))
     replaced = {
         "wide_resnet50_2": lambda pretrained: (encoder, embedding),
         "de_wide_resnet50_2": lambda pretrained: decoder,
