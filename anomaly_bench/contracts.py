@@ -99,6 +99,9 @@ class Stage:
     trainer: Mapping[str, Any]  # arguments of Lightning's Trainer that are science: max_epochs, max_steps, clipping
 
 
+COMPUTED = "what was computed from the normal training images"  # `result_state` of a method without a training
+
+
 class Method(LightningModule):
     """A paper.  The constructor takes plain values without defaults: one key of the yaml for each argument.
 

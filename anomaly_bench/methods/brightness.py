@@ -36,6 +36,7 @@ class Brightness(Method):
     """
 
     baseline = True
+    result_state = "a formula without any training"
 
     def __init__(self, image_size: ImageSize, batch_size: BatchSize, sigma: Positive) -> None:
         super().__init__()

@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, ImageSize, NotNegative, Positive, Width
-from anomaly_bench.contracts import Method, NormalData, Scores, Stage
+from anomaly_bench.contracts import COMPUTED, Method, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
@@ -53,6 +53,7 @@ class PaDiM(FittedBuffers, Method):
     torch.Size([2, 32, 32])
     """
 
+    result_state = COMPUTED
     channels: Tensor  # [d], which of all channels are used
     mean: Tensor  # [positions, d]
     whitening: Tensor  # W [positions, d, d], or [1, d, d]

@@ -38,7 +38,7 @@ from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive, Width
 from anomaly_bench.console import track
-from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
@@ -63,6 +63,7 @@ class PatchCore(FittedBuffers, Method):
     torch.Size([2, 32, 32])
     """
 
+    result_state = COMPUTED
     bank: Tensor  # M [n, D]
 
     def __init__(

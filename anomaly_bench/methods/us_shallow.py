@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive
-from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
@@ -55,6 +55,8 @@ class UsShallow(Method):
     >>> scores.map.shape, list(scores.components)
     (torch.Size([2, 32, 32]), ['nn', 'kmeans', 'gmm'])
     """
+
+    result_state = COMPUTED
 
     def __init__(
         self,
