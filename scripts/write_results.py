@@ -1,24 +1,29 @@
-"""Write the figures of finished runs into docs/results.md: python scripts/write_results.py OUTPUTS...
+"""Write the figures of finished runs into docs/results.md: python scripts/write_results.py [--side-by-side] OUTPUTS...
 
 For each setting and category: commands, versions, weights and dates from the manifests, a row for each run, then mean
 and standard deviation, also for each kind of hardware where there were several.  A section of the page is replaced by
 the runs of its title; those of other titles stay.
+
+--side-by-side: the page's first tables instead, with a line for each setting and a column for each category.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import sys
+from collections.abc import Callable
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
+from anomaly_bench.results.aggregate import MAIN, settings
 from anomaly_bench.results.collect import Row, collect
 from anomaly_bench.results.seed_means import mean_over_seeds
 from anomaly_bench.runs.folder import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
-BEGIN, END = "<!-- runs: begin -->", "<!-- runs: end -->"
 PLACE = re.compile(r" (output_dir|hardware\.\S+)=\S+|(?<==)/\S*/")  # of one machine only
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3", "aupro_0.05", "pro_per_image")
 
@@ -81,18 +86,58 @@ def summary(title: str, name: str, rows: list[Row], metrics: list[str]) -> str:
     return f"| **{title}** | {name} | {' | '.join(cells)} | | |"
 
 
-def main(*outputs: str) -> None:
-    """Rewrite the marked part of the page; the words around it are left as they are."""
-    rows = sorted((row for folder in outputs for row in collect(folder).rows), key=setting)
-    text = PAGE.read_text(encoding="utf-8")
-    before, _, rest = text.partition(BEGIN)
-    marked, _, after = rest.partition(END)
+def side_by_side(rows: list[Row]) -> str:
+    """Markdown for all settings side by side: the main metrics, mean and deviation over seeds, then what it took."""
+    places = sorted({(row.dataset, row.category) for row in rows})
+    names = [category if dataset in {"demo", category} else f"{dataset}/{category}" for dataset, category in places]
+    figures: dict[str, Callable[[list[Row]], str]] = {
+        **{metric: lambda group, m=metric: mean_text([row.metrics[m] for row in group]) for metric in MAIN},
+        "seconds of training": lambda group: f"{fmean(row.train_s for row in group):.0f}",
+        "milliseconds to score an image": lambda group: f"{fmean(row.ms_per_image for row in group):.0f}",
+    }
+    lines: list[str] = []
+    for name, text in figures.items():
+        lines += [f"| {name} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+        for heading, group in settings(rows).items():
+            found = [[row for row in group if (row.dataset, row.category) == place] for place in places]
+            lines.append(f"| {heading} | {' | '.join(text(runs) if runs else '' for runs in found)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def mean_text(values: list[float]) -> str:
+    """Mean over seeds, and their deviation where they differ."""
+    mean = mean_over_seeds(values)
+    return f"{mean.value:.3f}" + (f" ± {mean.std:.3f}" if mean.std > 0 else "")
+
+
+def replace_between(begin: str, end: str, change: Callable[[str], str]) -> None:
+    """Rewrite a marked part of the page; the words around it are left as they are."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(begin)
+    marked, _, after = rest.partition(end)
+    PAGE.write_text(f"{before}{begin}\n\n{change(marked).strip()}\n\n{end}{after}", encoding="utf-8")
+
+
+def with_sections(marked: str, rows: list[Row]) -> str:
+    """The part of the page that has a section for each setting, with those of the rows' settings anew."""
     sections = {part.partition("\n")[0]: part.strip() for part in re.split(r"^(?=### )", marked, flags=re.M)[1:]}
     sections |= {title(group[0]): section(group) for group in (list(g) for _, g in groupby(rows, key=setting))}
-    body = "\n\n".join(sections[key] for key in sorted(sections))
-    PAGE.write_text(f"{before}{BEGIN}\n\n{body}\n\n{END}{after}", encoding="utf-8")
+    return "\n\n".join(sections[key] for key in sorted(sections))
+
+
+def main() -> None:
+    """Collect the runs and rewrite a part of the page."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("outputs", nargs="*", default=["outputs"])
+    parser.add_argument("--side-by-side", action="store_true", help="the first table of the page, of these runs alone")
+    arguments = parser.parse_args()
+    rows = sorted((row for folder in arguments.outputs for row in collect(folder).rows), key=setting)
+    if arguments.side_by_side:
+        replace_between("<!-- side by side: begin -->", "<!-- side by side: end -->", lambda _: side_by_side(rows))
+    else:
+        replace_between("<!-- runs: begin -->", "<!-- runs: end -->", lambda marked: with_sections(marked, rows))
     sys.stdout.write(f"{len(rows)} runs written to {PAGE}\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:] or ["outputs"])
+    main()

@@ -85,11 +85,9 @@ class Run:
     @property
     def costs(self) -> dict[str, float]:
         """`train_s`, `ms_per_image`, `memory_mb`, `parameters`; nan where not measured."""
-        stages = self.manifest.get("stages", {})
-        seconds = [s["seconds"] for name, s in stages.items() if name != "score" and s.get("seconds") is not None]
         return {
-            "train_s": sum(seconds) if seconds else math.nan,
-            "ms_per_image": float(stages.get("score", {}).get("ms_per_image") or math.nan),
+            "train_s": self.row.train_s,
+            "ms_per_image": self.row.ms_per_image,
             "memory_mb": self.row.peak_memory_mb,
             "parameters": float(self.manifest.get("parameters", {}).get("total") or math.nan),
         }

@@ -60,6 +60,8 @@ class Row:
     confound: Confound | None = field(default=None, repr=False)  # what separates the test images without a method
     learning: str = field(default="", repr=False)  # a warning where the run learned next to nothing
     oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `measure_oracle` writes it
+    train_s: float = math.nan  # seconds of all stages but the scoring; nan where not measured
+    ms_per_image: float = math.nan  # to score a test image; nan where not measured
 
 
 @dataclass(frozen=True)
@@ -195,14 +197,18 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
     names = {key: str(manifest[key]) for key in ("setting", "label", "method", "dataset", "category")}
     for key in ("method", "dataset", "category"):  # they become names of files
         check_name(key, names[key])
-    file, stages = folder.path / CONFIG, manifest["stages"].values()
-    seconds, memory = ([float(s[k]) for s in stages if s.get(k) is not None] for k in ("seconds", "peak_memory_mb"))
+    file, stages = folder.path / CONFIG, manifest["stages"]
+    seconds = {name: float(s["seconds"]) for name, s in stages.items() if s.get("seconds") is not None}
+    training = [value for name, value in seconds.items() if name != "score"]
+    memory = [float(s["peak_memory_mb"]) for s in stages.values() if s.get("peak_memory_mb") is not None]
     content = file.read_bytes()
     return Row(
         **names,
         seed=int(manifest["seed"]),
         metrics=metrics,
-        seconds=sum(seconds) if seconds else math.nan,
+        seconds=sum(seconds.values()) if seconds else math.nan,
+        train_s=sum(training) if training else math.nan,
+        ms_per_image=float(stages.get("score", {}).get("ms_per_image") or math.nan),
         peak_memory_mb=max(memory, default=math.nan),
         path=folder.path,
         config=folder.index.parsed(file, content, lambda: method_config(content)),

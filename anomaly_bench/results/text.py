@@ -28,7 +28,10 @@ COMPARED_NOTE = (
     "Difference: first minus second, mean over the categories and seeds that both have, with its 95% bootstrap "
     "interval; p: Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm). See docs/statistics.md."
 )
-
+COSTS_NOTE = (
+    "Means over categories and seeds, of memory the highest: seconds of wall time on the runs' own hardware, not to be "
+    "compared between machines."
+)
 DECISIONS_NOTE = (
     "Promised: at most this share of normal images is above the threshold, with this confidence. Test: what became "
     "of the test images at that threshold, which is no part of the promise; of several seeds the mean (lowest to "
@@ -73,6 +76,18 @@ def comparison_grid(comparisons: Sequence[Comparison]) -> Grid:
     return Grid(cells, "llrrl")
 
 
+def costs_grid(rows: Sequence[Row]) -> Grid:
+    """Return what the runs of a data set took as text, a line for each setting: means over categories and seeds."""
+    cells = [["setting", "runs", "training, s", "ms/image", "peak memory, MB"]]
+    for heading, group in settings(rows).items():
+        each = [[row.train_s for row in group], [row.ms_per_image for row in group]]
+        measured = [[v for v in found if not math.isnan(v)] for found in each]
+        memory = max(row.peak_memory_mb for row in group)
+        means = [f"{fmean(found):.1f}" if found else ABSENT for found in measured]
+        cells.append([heading, str(len(group)), *means, ABSENT if math.isnan(memory) else f"{memory:.0f}"])
+    return Grid(cells, "lrrrr")
+
+
 def by_metric(comparisons: Sequence[Comparison]) -> Iterator[tuple[str, str, list[Comparison]]]:
     """Yield data set, metric and comparisons of each family."""
     for (dataset, metric), found in groupby(comparisons, key=lambda c: (c.dataset, c.metric)):
@@ -85,12 +100,20 @@ def runs_csv(rows: Sequence[Row]) -> str:
     names = ["setting", "label", "method", "dataset", "category", "seed"]
     intervals = in_order({m for row in rows for m in row.measured.intervals})
     ends = [f"{metric}_{end}" for metric in intervals for end in ("low", "high")]
-    last = ["measured", "seconds", "peak_memory_mb", "path", "confound", "learning"]
-    lines: list[list[object]] = [[*names, *metrics, *ends, *last]]
+    taken = ["seconds", "train_s", "ms_per_image", "peak_memory_mb"]
+    lines: list[list[object]] = [
+        [*names, *metrics, *ends, "measured", *taken, "path", "confound", "learning"],
+    ]
     for row in rows:
         values: list[object] = [row.metrics.get(metric, "") for metric in metrics]
         values += [end for metric in intervals for end in row.measured.intervals.get(metric, ("", ""))]
-        values += [row.measured.how, row.seconds, row.peak_memory_mb, row.path, row.confound or "", row.learning]
+        values += [
+            row.measured.how,
+            *(getattr(row, name) for name in taken),
+            row.path,
+            row.confound or "",
+            row.learning,
+        ]
         lines.append([*(getattr(row, name) for name in names), *values])
     return csv_text(lines)
 
@@ -204,6 +227,8 @@ def report_markdown(
             text += [f"### {table.metric}", "", *markdown_table(table_grid(table))]
             text += [*(baselines_markdown(below) if below else []), ""]
             text += [line for remark in said.pop(dataset, []) for line in (f"**{remark}.**", "")]
+        here = [row for row in collected.rows if row.dataset == dataset]
+        text += ["### costs", "", COSTS_NOTE, "", *markdown_table(costs_grid(here)), ""]
     if any(row.thresholds for row in collected.rows):
         text += ["## Decisions", "", DECISIONS_NOTE, ""]
         for dataset, rows in groupby(sorted(collected.rows, key=lambda row: row.dataset), key=lambda row: row.dataset):

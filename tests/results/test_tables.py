@@ -71,6 +71,24 @@ def test_long_csv_has_a_line_for_each_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("two_settings")
+def test_costs_stand_below_the_tables_of_a_data_set_and_in_runs_csv(run: Run, tmp_path: Path) -> None:
+    for seed, seconds, score in ((0, 100.0, 40.0), (1, 50.0, 20.0)):
+        stages = {
+            "student": {"seconds": seconds, "peak_memory_mb": 712 + seconds},
+            "fit": {"seconds": 10.0},
+            "score": {"seconds": 3.0, "ms_per_image": score, "peak_memory_mb": 400.0},
+        }
+        run("mtd", seed, dataset="mtd", label="us", image_auroc=0.9).update(stages=stages)
+    folder, _ = written(tmp_path)
+    below = (folder / "report.md").read_text().split("## mtd\n")[1].split("\n## ")[0]
+    assert "| us | 2 | 97.3 | 30.0 | 812 |" in below.split("### costs")[1]
+    rows = [row for row in lines(folder / "runs.csv") if row["dataset"] == "mtd"]
+    assert [float(row["seconds"]) - float(row["train_s"]) for row in rows] == pytest.approx([3.0, 3.0])
+    assert [float(row["train_s"]) for row in rows] == pytest.approx([122.34, 72.34])  # with 12.34 of another stage
+    assert [row["ms_per_image"] for row in rows] == ["40.0", "20.0"]
+
+
+@pytest.mark.usefixtures("two_settings")
 def test_wide_csv_holds_means_deviations_and_seeds(tmp_path: Path) -> None:
     folder, _ = written(tmp_path)
     rows = {r["category"]: r for r in lines(folder / "table_mvtec.csv") if r["metric"] == "image_auroc"}
