@@ -12,11 +12,11 @@ from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from anomaly_bench.records import Dataset, Record
+from anomaly_bench.records import Dataset, Record, Size, as_size
 
 __all__ = [
     "Dataset", "FeatureBatch", "FrozenFeatures", "Method", "NormalBatch", "NormalData", "Record", "Sample", "Scores",
-    "Stage",
+    "Size", "Stage", "as_size",
 ]  # fmt: skip
 
 
@@ -112,7 +112,8 @@ class Method(LightningModule):
     baseline: bool = False  # no paper's method, but a floor: tables mark it, and it is never the best
     val_share: float = 0.0  # share of the normal training images that `stages` gets as `val`
     result_state: str = "the last epoch"  # what `stages` leaves behind, in words, for the run's protocol
-    image_size: int  # pixels; images are resized to a square of this side
+    image_size: Size | int  # pixels that images come to: height and width, or the side of a square
+    size_step: int = 16  # pixels: sides that are multiples of it are allowed; 0: near-squares only
     batch_size: int  # images in a training step, over all devices together
     epochs: int  # where `stages` is not overridden
 

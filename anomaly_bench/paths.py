@@ -1,4 +1,4 @@
-"""Where the cache folder is, and the environment variables that name folders.  Imports no torch."""
+"""Where cache folder and configuration are, and the environment variables that name folders.  Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from anomaly_bench.errors import UserError
+
 CACHE_VARIABLE = "ANOMALY_BENCH_CACHE"
 WEIGHTS_VARIABLE = "ANOMALY_BENCH_WEIGHTS"
 DATA_VARIABLE = "ANOMALY_BENCH_DATA"
+
+
+def conf_dir() -> Path:
+    """Return $BENCH_CONF, else the checkout's conf/, else the copy inside the installed package."""
+    if given := os.environ.get("BENCH_CONF"):
+        if not (Path(given) / "config.yaml").is_file():
+            raise UserError("BENCH_CONF", f"no config.yaml in {given}")
+        return Path(given).resolve()
+    package = Path(__file__).resolve().parent
+    checkout = package.parent / "conf"
+    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
 
 
 def cache_root() -> Path:

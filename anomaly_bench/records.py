@@ -9,6 +9,15 @@ from typing import Literal
 
 import numpy as np
 
+Mask = Path | tuple[Path, ...] | np.ndarray  # a file; several files of one image, whose union is the mask; [H, W]
+Size = tuple[int, int]  # height and width in pixels
+
+
+def as_size(size: Size | int) -> Size:
+    """Return height and width; a single number is the side of a square."""
+    height, width = (size, size) if isinstance(size, int) else size
+    return height, width
+
 
 @dataclass(frozen=True)
 class Record:
@@ -17,12 +26,19 @@ class Record:
     path: str  # relative to the data root, with forward slashes; "test/00042" for array data
     kind: str  # defect type, "good" when normal
     image: Path | np.ndarray  # a file, or uint8 [H, W] or [H, W, 3]
-    mask: Path | np.ndarray | None = None  # any value but 0 is anomalous; None when normal or without masks
+    mask: Mask | None = None  # any value but 0 is anomalous; None when normal or without masks
 
     @property
     def label(self) -> int:
         """0: normal, 1: anomalous."""
         return int(self.kind != "good")
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        """The files of the mask; none for an array and without a mask."""
+        if isinstance(self.mask, Path):
+            return (self.mask,)
+        return self.mask if isinstance(self.mask, tuple) else ()
 
 
 class Dataset(ABC):

@@ -32,8 +32,8 @@ def one_by_one(glf: GlancingAtThePatch, image: Tensor) -> Tensor:
     p, scores = glf.patch_size, []
     image = glf.normalise(image)[None]
     wider = F.pad(image, (0, p, 0, p))  # the last windows reach out of the image
-    for top in glf.places:
-        for left in glf.places:
+    for top in glf.places[0]:
+        for left in glf.places[1]:
             corner = torch.tensor([top]), torch.tensor([left])
             z_l, z_g = glf.local(crop(wider, *corner, p)), glf.global_net(image, hole_masks(image, *corner, p))
             scores.append(torch.cat([inconsistency(z_l, z_g), 1 - glf.dad(z_l, z_g).sigmoid()]))
@@ -62,7 +62,7 @@ def main() -> None:
     together, alone = (statistics.median(side) for side in zip(*turns, strict=True))
     text = f"""# All windows of an image together
 
-Written by `scripts/benchmark_glf_windows.py`, which says what is compared.  {len(glf.places) ** 2} windows
+Written by `scripts/benchmark_glf_windows.py`, which says what is compared.  {len(glf.places[0]) ** 2} windows
 of {glf.patch_size} pixels on {glf.image_size} x {glf.image_size}, {args.threads} thread(s).
 
 | | CPU seconds for a map |

@@ -4,12 +4,14 @@ For each setting and category: commands, versions, weights and dates from the ma
 and standard deviation, also for each kind of hardware where there were several.  A section of the page is replaced by
 the runs of its title; those of other titles stay.
 
---side-by-side: the page's first tables instead, with a line for each setting and a column for each category.
+--side-by-side: the page's first tables instead, with a line for each setting and a column for each category.  Their
+runs are added to docs/benchmarks/side_by_side.csv, from which the tables are made.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import re
 import sys
 from collections.abc import Callable
@@ -18,13 +20,17 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from anomaly_bench.results.aggregate import MAIN, settings
+from anomaly_bench.files import records_csv
+from anomaly_bench.results.aggregate import BASELINE, MAIN
 from anomaly_bench.results.collect import Row, collect
 from anomaly_bench.results.seed_means import mean_over_seeds
 from anomaly_bench.runs.folder import RunFolder
 
 PAGE = Path(__file__).parents[1] / "docs" / "results.md"
 PLACE = re.compile(r" (output_dir|hardware\.\S+)=\S+|(?<==)/\S*/")  # of one machine only
+SIDE_BY_SIDE = PAGE.parent / "benchmarks" / "side_by_side.csv"
+KEYS = ("label", "dataset", "category", "seed")
+COSTS = {"seconds of training": "train_s", "milliseconds to score an image": "ms_per_image"}
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3", "aupro_0.05", "pro_per_image")
 
 
@@ -86,29 +92,50 @@ def summary(title: str, name: str, rows: list[Row], metrics: list[str]) -> str:
     return f"| **{title}** | {name} | {' | '.join(cells)} | | |"
 
 
-def side_by_side(rows: list[Row]) -> str:
+def add_runs(rows: list[Row]) -> list[dict[str, str]]:
+    """Add runs to side_by_side.csv, in place of those of the same setting, category and seed; return all its lines."""
+    columns = [*KEYS, *MAIN, "train_s", "ms_per_image", "device", "torch", "date"]
+    lines = {}
+    if SIDE_BY_SIDE.exists():
+        with SIDE_BY_SIDE.open(newline="", encoding="utf-8") as file:
+            lines = {tuple(line[key] for key in KEYS): line for line in csv.DictReader(file)}
+    for row in rows:
+        manifest = RunFolder(row.path).manifest
+        label = PLACE.sub("", row.label) + BASELINE * row.baseline
+        values = [label, row.dataset, row.category, str(row.seed), *(f"{row.metrics[m]:.4f}" for m in MAIN)]
+        values += [f"{row.train_s:.1f}", f"{row.ms_per_image:.1f}", manifest["device"], manifest["versions"]["torch"]]
+        lines[tuple(values[: len(KEYS)])] = dict(zip(columns, [*values, manifest["started"][:10]], strict=True))
+    found = [lines[key] for key in sorted(lines)]
+    SIDE_BY_SIDE.write_text(records_csv(found), encoding="utf-8")
+    return found
+
+
+def side_by_side(lines: list[dict[str, str]]) -> str:
     """Markdown for all settings side by side: the main metrics, mean and deviation over seeds, then what it took."""
-    places = sorted({(row.dataset, row.category) for row in rows})
+    places = list(dict.fromkeys((line["dataset"], line["category"]) for line in lines))
     names = [category if dataset in {"demo", category} else f"{dataset}/{category}" for dataset, category in places]
-    figures: dict[str, Callable[[list[Row]], str]] = {
-        **{metric: lambda group, m=metric: mean_text([row.metrics[m] for row in group]) for metric in MAIN},
-        "seconds of training": lambda group: f"{fmean(row.train_s for row in group):.0f}",
-        "milliseconds to score an image": lambda group: f"{fmean(row.ms_per_image for row in group):.0f}",
-    }
-    lines: list[str] = []
-    for name, text in figures.items():
-        lines += [f"| {name} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
-        for heading, group in settings(rows).items():
-            found = [[row for row in group if (row.dataset, row.category) == place] for place in places]
-            lines.append(f"| {heading} | {' | '.join(text(runs) if runs else '' for runs in found)} |")
-        lines.append("")
-    return "\n".join(lines)
+    text = []
+    for name, key in {**{metric: metric for metric in MAIN}, **COSTS}.items():
+        said = mean_text if key in MAIN else cost_text
+        text += [f"| {name} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
+        for label in dict.fromkeys(line["label"] for line in lines):
+            each = [line for line in lines if line["label"] == label]
+            values = [[float(e[key]) for e in each if (e["dataset"], e["category"]) == place] for place in places]
+            text.append(f"| {label} | {' | '.join(said(v) if v else '' for v in values)} |")
+        text.append("")
+    devices = sorted({f"{line['device']}, torch {line['torch']}, {line['date']}" for line in lines})
+    return "\n".join([*text, *(f"- {device}" for device in devices)])
+
+
+def cost_text(values: list[float]) -> str:
+    """Mean of what runs took."""
+    return f"{fmean(values):.0f}"
 
 
 def mean_text(values: list[float]) -> str:
-    """Mean over seeds, and their deviation where they differ."""
+    """Mean over seeds, and their deviation and number where they differ."""
     mean = mean_over_seeds(values)
-    return f"{mean.value:.3f}" + (f" ± {mean.std:.3f}" if mean.std > 0 else "")
+    return f"{mean.value:.3f}" + (f" ± {mean.std:.3f} ({mean.runs})" if mean.std > 0 else "")
 
 
 def replace_between(begin: str, end: str, change: Callable[[str], str]) -> None:
@@ -133,7 +160,8 @@ def main() -> None:
     arguments = parser.parse_args()
     rows = sorted((row for folder in arguments.outputs for row in collect(folder).rows), key=setting)
     if arguments.side_by_side:
-        replace_between("<!-- side by side: begin -->", "<!-- side by side: end -->", lambda _: side_by_side(rows))
+        lines = add_runs(rows)
+        replace_between("<!-- side by side: begin -->", "<!-- side by side: end -->", lambda _: side_by_side(lines))
     else:
         replace_between("<!-- runs: begin -->", "<!-- runs: end -->", lambda marked: with_sections(marked, rows))
     sys.stdout.write(f"{len(rows)} runs written to {PAGE}\n")

@@ -9,7 +9,7 @@ import pytest
 from omegaconf import DictConfig
 
 from anomaly_bench.commands import show
-from anomaly_bench.config import NOT_ARGUMENTS, compose, conf_dir, flatten, locate
+from anomaly_bench.config import NOT_ARGUMENTS, Images, compose, conf_dir, flatten, locate
 from anomaly_bench.contracts import Dataset, Method
 
 METHODS = sorted((conf_dir() / "method").glob("[!_]*.yaml"))
@@ -34,7 +34,7 @@ def check_arguments(cfg: DictConfig, base: type) -> None:
     target = locate("_target_", cfg["_target_"])
     assert issubclass(target, base)
     parameters = inspect.signature(target).parameters
-    keys = {str(key) for key in cfg} - set(NOT_ARGUMENTS)
+    keys = {str(key) for key in cfg} - set(NOT_ARGUMENTS) - (set(Images.model_fields) if base is Dataset else set())
     assert keys == set(parameters), f"only in the yaml or only in the signature: {keys ^ set(parameters)}"
     for p in parameters.values():
         assert p.default is p.empty, f"{p.name} has a default"

@@ -36,6 +36,7 @@ def grammar() -> Verb:
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     _reproduce(bench)
+    _submit(bench)
     _data(bench)
     _list(bench)
     show = bench.verb("show", "a configuration, each number with its source", SHOW, function="show:show_command")
@@ -70,6 +71,11 @@ Exit code: 0 all images are scored, 1 some could not be (they are named), 2 a us
 to DIR; 4 with --fail-on-anomaly: all are scored, and some are anomalous."""
 THRESHOLD = """Calibrate a finished run's thresholds on normal images that its training has not seen: those that it
 held out (calibration_share=0.1), those of the data set's validation/good, those of --normals DIR, or --folds K."""
+SUBMIT = """Score a data set's private images with finished runs, one of each object, and pack what its evaluation
+server takes.  The archive is written whole or not at all.  Nothing is uploaded.
+
+  bench submit outputs/padim/mvtec_ad2/*/s0-* --benchmark mvtec_ad2 --threshold certified --out padim.tar.gz
+  bench submit --check padim.tar.gz --benchmark mvtec_ad2"""
 REPRODUCE = """Run what is missing of the papers' tables, then write paper versus ours to OUTPUTS/reproduce.
 Exit code: 0 all that can run is done, 1 a run failed, 2 a user error."""
 
@@ -158,6 +164,21 @@ def _reproduce(bench: Verb) -> None:
     reproduce.key("outputs", "DIR", "the folder of runs; default: outputs")
     reproduce.key("output_dir", "DIR", "the same")
     reproduce.other_keys("for each run whose method or data set has the key")
+
+
+def _submit(bench: Verb) -> None:
+    submit = bench.verb("submit", "an archive for an evaluation server", SUBMIT, function="submit:submit_command")
+    submit.argument("RUN", "folder of a finished run, one of each object", "*")
+    submit.other_keys("dataset.root=DIR: where the data set lies now; with --check, for the sizes of its images")
+    option = submit.option
+    option("--benchmark", metavar="NAME", help="the data set with an evaluation server: mvtec_ad2")
+    option("--out", type=Path, metavar="FILE", help="NAME.tar.gz; an older one is replaced")
+    kinds = "baseline: mean + 3 standard deviations of the validation pixels; certified: the run's own"
+    help_text = f"also write the images thresholded at that of each object; {kinds}"
+    option("--threshold", choices=("baseline", "certified"), help=help_text)
+    option("--check", type=Path, metavar="FILE", help="check an archive against every rule of the server instead")
+    option("--device", default="auto", metavar="NAME", help="cpu, cuda, cuda:1 ...; default: a GPU where there is one")
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
 
 
 def _experiments() -> Iterable[str]:

@@ -4,7 +4,6 @@ from anomaly_bench.config.compose import (
     NOT_GIVEN,
     compose,
     compose_known,
-    conf_dir,
     flatten,
     hydra_app,
     hydra_context,
@@ -23,6 +22,7 @@ from anomaly_bench.config.identity import (
 from anomaly_bench.config.schema import (
     NOT_ARGUMENTS,
     Hardware,
+    Images,
     Settings,
     build,
     checked_part,
@@ -30,3 +30,4 @@ from anomaly_bench.config.schema import (
 )
 from anomaly_bench.config.sweep_jobs import RunConfig, check, check_values, compose_jobs, count, for_method
 from anomaly_bench.config.targets import allow_folder, forget_folders, is_allowed, locate
+from anomaly_bench.paths import conf_dir

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-import os
 import warnings
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
-from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -21,27 +19,17 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from anomaly_bench.config.hydra_private import Hydra, Loader, hydra_over, put_values
-from anomaly_bench.config.schema import not_a_value
+from anomaly_bench.config.schema import Images, not_a_value
 from anomaly_bench.config.targets import allow_folder
 from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 from anomaly_bench.former_names import renamed
+from anomaly_bench.paths import conf_dir
 
 # Hydra's warning of a file that bears the name of a plugin's own configuration, on purpose.
 warnings.filterwarnings("ignore", r"\s*'hydra/launcher/ray' is validated against ConfigStore schema")
 NOT_GIVEN = "not given"
 PLUGINS = {"ray": "hydra_ray_launcher", "slurm": "hydra_submitit_launcher"}  # of Hydra's launchers, each an extra
-
-
-def conf_dir() -> Path:
-    """Return $BENCH_CONF, else the checkout's conf/, else the copy inside the installed package."""
-    if given := os.environ.get("BENCH_CONF"):
-        if not (Path(given) / "config.yaml").is_file():
-            raise UserError("BENCH_CONF", f"no config.yaml in {given}")
-        return Path(given).resolve()
-    package = Path(__file__).resolve().parents[1]
-    checkout = package.parent / "conf"
-    return checkout if (checkout / "config.yaml").is_file() else package / "conf"
 
 
 @contextmanager
@@ -117,6 +105,9 @@ def try_compose(
         cached, key = {} if cached is None else cached, (*chosen, str(with_hydra))
         if key not in cached:
             cfg = hydra_compose("config", overrides=chosen, return_hydra_config=with_hydra)
+            if "dataset" in cfg and not set(cfg.dataset or {}) - set(Images.model_fields):  # none was chosen
+                with open_dict(cfg):
+                    del cfg["dataset"]
             if any(not isinstance(cfg.get(group) or DictConfig({}), DictConfig) for group in ("method", "dataset")):
                 raise TypeError("a method or data set without keys")
             cached[key] = cfg, dict.fromkeys(["method", "dataset", *flatten(cfg)])

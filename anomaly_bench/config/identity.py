@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from anomaly_bench.checksums import checksum, checksums
-from anomaly_bench.config.schema import Settings
+from anomaly_bench.config.schema import Images, Settings, images_of
 from anomaly_bench.config.targets import locate
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256
@@ -48,7 +48,8 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     values = _with_former_keys(settings.method)
     method = {key: _content(key, value) for key, value in values.items() if key not in files}
     method |= {key: _checksums(paths, values[key]) for key, paths in files.items()}
-    dataset = {key: _content(key, value) for key, value in settings.dataset.items() if key != "root"}
+    whole = without_defaults(settings.dataset)
+    dataset = {key: _content(key, value) for key, value in whole.items() if key != "root"}
     setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
     held_out = {key: v for key in ("calibration_share", "calibration_fold") if (v := getattr(settings, key))}
     setting |= held_out
@@ -73,10 +74,18 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
 
 def identify_by_rule_1(settings: Settings) -> str:
     """Return the run's identity as earlier versions had it, so that their folders are found."""
-    dataset = {key: value for key, value in settings.dataset.items() if key != "root"}
+    dataset = {key: value for key, value in without_defaults(settings.dataset).items() if key != "root"}
     groups = {"method": _with_former_keys(settings.method), "dataset": dataset}
     contents = {name: {key: _content_by_rule_1(key, v) for key, v in values.items()} for name, values in groups.items()}
     return _hash({"seed": settings.seed, **contents})
+
+
+def without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a data set's keys without those of conf/images.yaml that change nothing, which earlier versions lacked."""
+    images = images_of(dataset)
+    changed: dict[str, Any] = {"fit": images.fit} if images.fit != "squash" else {}
+    changed |= {"tiles": images.tiles.model_dump()} if images.tiles.size else {}
+    return {key: value for key, value in dataset.items() if key not in Images.model_fields} | changed
 
 
 def place_of(dataset: Mapping[str, Any]) -> Path:

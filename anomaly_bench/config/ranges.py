@@ -9,7 +9,12 @@ from pydantic import BeforeValidator, Field
 
 Count = Annotated[int, Field(ge=1, le=10**8)]  # epochs, steps
 Width = Annotated[int, Field(ge=1, le=65_536)]  # channels, layers, networks
-ImageSize = Annotated[int, Field(ge=8, le=8192)]  # pixels, of a square's side
+Side = Annotated[int, Field(ge=8, le=8192)]  # pixels
+SideFrom16 = Annotated[int, Field(ge=16, le=8192)]
+SideFrom32 = Annotated[int, Field(ge=32, le=8192)]
+ImageSize = Side | tuple[Side, Side]  # of a square, or height and width
+ImageSizeFrom16 = SideFrom16 | tuple[SideFrom16, SideFrom16]
+ImageSizeFrom32 = SideFrom32 | tuple[SideFrom32, SideFrom32]
 BatchSize = Annotated[int, Field(ge=1, le=65_536)]  # images
 Positive = Annotated[float, Field(gt=0, le=1e6)]
 NotNegative = Annotated[float, Field(ge=0, le=1e6)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -23,7 +23,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
-from anomaly_bench.config.ranges import Fold
+from anomaly_bench.config.ranges import Fold, ImageSize
 from anomaly_bench.config.targets import locate, raised_at
 from anomaly_bench.errors import Mistakes, UserError, check_name, nearest
 from anomaly_bench.former_names import renamed
@@ -31,6 +31,7 @@ from anomaly_bench.paths import cache_root
 
 LARGEST = 2**32  # of every whole number: a seed's bound, and far beyond what any other can mean
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
+FITS = Literal["squash", "aspect", "pad", "crop"]
 
 
 class Checked(BaseModel, extra="forbid", allow_inf_nan=False, protected_namespaces=()):
@@ -56,6 +57,20 @@ def _types(annotation: Any) -> set[Any]:
     if get_origin(annotation) is Literal:
         return {type(value) for value in arguments}
     return set().union(*map(_types, arguments)) if arguments else {annotation}
+
+
+class Tiles(Checked):
+    """conf/images.yaml: the tiles that a method sees in place of whole images."""
+
+    size: ImageSize | None = None  # pixels of the files
+    overlap: Annotated[float, Field(ge=0, le=0.9)] = 0.25  # share of a tile
+
+
+class Images(Checked):
+    """conf/images.yaml: how images come to the size that a method sees; stored runs may lack it."""
+
+    fit: FITS = "squash"
+    tiles: Tiles = Tiles()
 
 
 class Hardware(Checked):
@@ -90,6 +105,16 @@ class Settings(Checked):
     save_maps: bool
     save_heatmaps: bool
     checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)]
+
+    @property
+    def images(self) -> Images:
+        """How the data set's images come to the method."""
+        return images_of(self.dataset)
+
+
+def images_of(dataset: Mapping[str, Any]) -> Images:
+    """Return the keys of conf/images.yaml of a data set's part of a configuration; stored ones may lack them."""
+    return Images.model_validate({key: dataset[key] for key in Images.model_fields if key in dataset})
 
 
 def validate(cfg: DictConfig, signatures: bool = True) -> Settings:
@@ -136,6 +161,8 @@ def _checked(part: str, given: Any, signatures: bool, mistakes: list[UserError])
         if not signatures:
             return kept
         model = signature_model(locate(f"{part}._target_", given["_target_"]))
+        if part == "dataset":
+            model = _with_images(model)
         checked = model.model_validate({k: v for k, v in given.items() if k not in NOT_ARGUMENTS and v != "???"})
         if category := getattr(checked, "category", None):
             check_name(f"{part}.category", category)
@@ -189,7 +216,8 @@ def _mistake(key: str, errors: list[ErrorDetails], names: list[str], known: list
     if first["type"] == "missing" and first["loc"][-1] == name:
         return UserError(key, "not given", f"{key}=VALUE")
     said = [re.sub(r"^(Value error, |Input (should be|is not) )| for <class .*", "", e["msg"]) for e in errors]
-    said = ["more values" if text == "Field required" else text for text in said]  # of a tuple
+    words = {"Field required": "more values", "a valid tuple": "a list", "a valid integer": "a whole number"}
+    said = [words.get(text, text) for text in said]
     choices = re.findall(r"'([^']+)'", first.get("ctx", {}).get("expected", ""))
     what = f"{first['input']!r} given, allowed: {' or '.join(dict.fromkeys(said))}"
     return UserError(key, what, nearest(str(first["input"]), choices))
@@ -227,6 +255,13 @@ def signature_model(target: type) -> type[BaseModel]:
         ) from error
 
 
+@cache
+def _with_images(model: type[BaseModel]) -> type[BaseModel]:
+    """Return a data set's model with the keys of conf/images.yaml."""
+    fields: dict[str, Any] = {name: (field.annotation, field) for name, field in Images.model_fields.items()}
+    return create_model(model.__name__, __base__=model, **fields)
+
+
 def _written_at(target: type) -> str:
     """FILE:LINE of a class's constructor."""
     code = getattr(target.__init__, "__code__", None)  # type: ignore[misc]
@@ -235,7 +270,8 @@ def _written_at(target: type) -> str:
 
 def build(part: str, values: dict[str, Any], **more: Any) -> Any:
     """Return the object that a checked part of a configuration describes.  Raises UserError where that fails."""
-    arguments = {key: v for key, v in values.items() if key not in NOT_ARGUMENTS}
+    others = (*NOT_ARGUMENTS, *(Images.model_fields if part == "dataset" else ()))
+    arguments = {key: v for key, v in values.items() if key not in others}
     target = locate(f"{part}._target_", values["_target_"])
     if part == "logger":  # a library's, with keys of its own
         return target(**arguments, **more)

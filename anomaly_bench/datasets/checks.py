@@ -17,7 +17,7 @@ from anomaly_bench.records import Dataset, Record
 
 # Control characters, line ends of any kind, and bytes that are not UTF-8, which Python reads as lone surrogates.
 UNSTORABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
-FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (Path, np.ndarray, type(None))}
+FIELDS = {"path": (str,), "kind": (str,), "image": (Path, np.ndarray), "mask": (Path, tuple, np.ndarray, type(None))}
 
 
 def checked_records(dataset: Dataset, split: Literal["train", "test", "validation"]) -> list[Record]:
@@ -34,6 +34,8 @@ def checked_records(dataset: Dataset, split: Literal["train", "test", "validatio
             if not isinstance(value := getattr(record, name), types):
                 wanted = " or ".join(each.__name__ for each in types)
                 raise UserError(where, f"the {name} of '{record.path}' is {type(value).__name__}; {wanted} is needed")
+        if isinstance(record.mask, tuple) and not (record.mask and all(isinstance(f, Path) for f in record.mask)):
+            raise UserError(where, f"the mask of '{record.path}' is {record.mask!r}; a tuple holds one Path or more")
         if PurePosixPath(record.path).is_absolute() or ".." in PurePosixPath(record.path).parts:
             raise UserError(where, f"'{record.path}' is no path below the data root")
         if record.kind in ("", ".", "..") or "/" in record.kind:
@@ -49,7 +51,7 @@ def checked_records(dataset: Dataset, split: Literal["train", "test", "validatio
 def check_names(records: Iterable[Record]) -> None:
     """Raise UserError for the first name, folders included, that no line of a CSV or JSON file can hold."""
     for record in records:
-        for source in (record.path, record.image, record.mask):
+        for source in (record.path, record.image, *record.mask_files):
             if isinstance(source, (str, Path)) and UNSTORABLE.search(str(source)):
                 what = "this name has control characters or bytes that are not UTF-8"
                 raise UserError(printable(source), what, "rename the file or the folder")

@@ -7,10 +7,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.datasets.folder import to_records
-from anomaly_bench.datasets.layout import find_images
+from anomaly_bench.datasets.known import CategoryFolders
 from anomaly_bench.paths import cache_root
-from anomaly_bench.records import Dataset, Record
 
 Category = Literal["brick", "grass", "gravel", "brick_matched", "grass_matched", "gravel_matched"]
 
@@ -20,15 +18,18 @@ def demo_root(root: str | None) -> Path:
     return cache_root() / "demo" if root is None else Path(root).expanduser()
 
 
-class Demo(Dataset):
+class Demo(CategoryFolders):
     """Crops of a photograph, in the test also with defects: drawn ones (`drawn`), or such as no grey value shows
     (`matched`)."""
 
-    def __init__(self, category: Category, root: str | None, demo_seed: Annotated[int, Field(ge=0)]) -> None:
-        self.category, self.root, self.demo_seed = category, root, demo_seed
+    name = "demo"
 
-    def records(self, split: Literal["train", "test"]) -> list[Record]:
+    def __init__(self, category: Category, root: str | None, demo_seed: Annotated[int, Field(ge=0)]) -> None:
+        super().__init__(category, root)
+        self.demo_seed = demo_seed
+
+    def folder(self) -> Path:
+        """Return the folder of the data set, where the images of the category are drawn unless they are there."""
         from anomaly_bench.datasets.textures import generate  # scikit-image only where it is needed
 
-        base = generate(demo_root(self.root), self.category, self.demo_seed)
-        return to_records(find_images(base / self.category, split), base)
+        return generate(demo_root(self.root), self.category, self.demo_seed)

@@ -7,7 +7,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from anomaly_bench.datasets.layout import MASK_FOLDERS, Found, UnusedFiles, find_images, pair_with_masks, require_masks
+from anomaly_bench.datasets.layout import (
+    MASK_FOLDERS,
+    MVTEC,
+    Found,
+    Layout,
+    find_images,
+    pair_with_masks,
+    require_masks,
+)
+from anomaly_bench.datasets.unused_files import UnusedFiles
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_files import expand_user, hold_out, is_folder
 from anomaly_bench.records import Dataset, Record
@@ -20,10 +29,11 @@ def to_records(found: list[Found], root: Path) -> list[Record]:
     return [Record(image.relative_to(root).as_posix(), kind, image, mask) for image, kind, mask in found]
 
 
-def validation_images(root: Path, inside: str = ".") -> list[Record]:
-    """Return the images of `root`/`inside`/validation/good, if there is such a folder."""
+def validation_images(root: Path, inside: str = ".", layout: Layout = MVTEC) -> list[Record]:
+    """Return the images of `root`/`inside`/validation/good, if there is such a folder, as there is in some layouts."""
     base = root / inside
-    return to_records(find_images(base, "validation"), root) if (base / "validation" / "good").is_dir() else []
+    there = layout.own_validation or (base / layout.validation).is_dir()
+    return to_records(find_images(base, "validation", layout), root) if there else []
 
 
 class Folder(Dataset):

@@ -6,111 +6,99 @@ Imports no torch, so that `bench data` starts at once.
 from __future__ import annotations
 
 import re
-import stat
-import warnings
-from collections.abc import Callable, Container, Iterable, Sequence
-from itertools import chain
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from anomaly_bench.datasets.unused_files import IMAGE_SUFFIXES, UnusedFiles, has_suffix, list_files
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import printable, subfolders, visible_paths
+from anomaly_bench.loading.image_files import subfolders, visible_paths
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")  # compared in lower case
 MASK_SUFFIXES = (".png", ".bmp", ".tif", ".tiff", ".gif")  # JPEG and WebP turn zeros into other values
 MASK_FOLDERS = ("ground_truth", "masks")
 MASK_NAME = re.compile(r"(.+)_(?:mask|gt|label)", re.IGNORECASE | re.DOTALL)  # of a mask's stem; its image's is group 1
-NO_PART = "folder that is no part of the layout"
-NAMES = 3  # files that a message names for each reason
-Found = tuple[Path, str, Path | None]  # image, kind, mask
-Paired = tuple[Path, str, Path | UserError | None]  # image, kind, mask or what is wrong with it
+Split = Literal["train", "test", "validation"]
+MaskFiles = Path | tuple[Path, ...]  # several files of one image lie in a folder of its name
+Found = tuple[Path, str, MaskFiles | None]  # image, kind, mask
+Paired = tuple[Path, str, MaskFiles | UserError | None]  # image, kind, mask or what is wrong with it
 
 
-class UnusedFiles:
-    """The files and folders of a data set that are not used, by the reason why.
+@dataclass(frozen=True)
+class Layout:
+    """Where the images of one category lie below its folder; as it is, that of MVTec AD."""
 
-    used: folders that are read; neither they nor their parents are ever listed.
-    """
-
-    def __init__(self, root: Path, used: Iterable[Path]) -> None:
-        self.root, self.paths = root, dict[str, list[Path]]()
-        self._used = {path for folder in used for path in (folder, *folder.parents)}
-
-    def add(self, reason: str, path: Path) -> None:
-        """Note a path, unless it is used."""
-        if path not in self._used:
-            self.paths.setdefault(reason, []).append(path)
-
-    def add_others(self, folder: Path, known: Container[str] = (), what: str = NO_PART) -> None:
-        """Note in a folder of folders: those with images that are not known, images, and links that lead nowhere."""
-        for path in visible_paths(folder) if folder.is_dir() else ():
-            reason = why_not_a_file(path)
-            if reason == "folder" and path.name not in known and _holds_images(path):
-                self.add(what, path)
-            elif reason == "dangling link":
-                self.add(reason, path)
-            elif not reason and has_suffix(path, IMAGE_SUFFIXES):
-                self.add("image outside the folders of the layout", path)
-
-    def __str__(self) -> str:
-        """Return one line: how many files for each reason, and the first of them; empty where there are none."""
-        lines = []
-        for reason, paths in self.paths.items():
-            names = [printable(path.relative_to(self.root)) for path in paths[:NAMES]]
-            lines.append(f"{len(paths)} x {reason} ({', '.join(names)}{', ...' if len(paths) > NAMES else ''})")
-        return f"{printable(self.root)}: not used: {'; '.join(lines)}" if lines else ""
-
-    def warn(self) -> None:
-        """Warn of them, if there are any."""
-        if self.paths:
-            warnings.warn(str(self), stacklevel=2)
+    train: str = "train/good"
+    validation: str = "validation/good"
+    own_validation: bool = False  # it must be there
+    test: str = "test"  # holds a folder for each kind
+    kinds: Mapping[str, str] | None = None  # kind -> its folder in `test`; None: each folder there is a kind
+    masks: str = "."  # holds ground_truth/<kind> or masks/<kind>
+    others: tuple[str, ...] = ()  # folders of the layout that no split reads
 
 
-def find_images(base: Path, split: Literal["train", "test", "validation"]) -> list[Found]:
-    """Return the images of `base`/train/good, validation/good or every test/<kind>, sorted by kind and name.
+MVTEC = Layout()
+
+
+def find_images(base: Path, split: Split, layout: Layout = MVTEC) -> list[Found]:
+    """Return the images of a split below `base`, sorted by kind and name.
 
     Warns of what is there and not used.  Raises UserError naming the folder that is missing or empty, or the image
     that lacks its mask.
     """
-    test, masks = base / "test", [base / name for name in MASK_FOLDERS]
+    pairs, unused = find_pairs(base, split, layout)
+    found = require_masks(pairs)
+    unused.warn()
+    return found
+
+
+def find_pairs(base: Path, split: Split, layout: Layout) -> tuple[list[Paired], UnusedFiles]:
+    """Return what `find_images` does, with an error in the place of a mask that is missing, and what is not used."""
+    test, masks = base / layout.test, [base / layout.masks / name for name in MASK_FOLDERS]
     if split != "test":
-        good, validation = (base / name / "good" for name in (split, "validation"))
-        unused = UnusedFiles(base, [good, test, *masks, *([validation] if validation.is_dir() else [])])
+        good, validation = base / getattr(layout, split), base / layout.validation
+        known = [good, test, *masks, *(base / name for name in layout.others)]
+        unused = UnusedFiles(base, [*known, *([validation] if validation.is_dir() else [])])
         if split == "train":
             unused.add_others(base)
         unused.add_others(good.parent)
-        found = require_masks(pair_with_masks(good.parent, {"good": good}, unused))
-    else:
-        folders = {kind: test / kind for kind in (subfolders(test) if test.is_dir() else ())}
-        if not folders:
-            raise UserError(str(test), "no test images: folders test/good and test/<defect> are needed")
-        unused = UnusedFiles(base, folders.values())
-        unused.add_others(test)
-        found = require_masks(pair_with_masks(base, folders, unused))
-    unused.warn()
-    return found
+        return pair_with_masks(good.parent, {"good": good}, unused), unused
+    names = layout.kinds or {kind: kind for kind in (subfolders(test) if test.is_dir() else ())}
+    if not names:
+        raise UserError(str(test), "no test images: folders test/good and test/<defect> are needed")
+    folders = {kind: test / name for kind, name in names.items()}
+    unused = UnusedFiles(base, [*folders.values(), *masks])
+    unused.add_others(test)
+    return pair_with_masks(base / layout.masks, folders, unused), unused
 
 
 def pair_with_masks(base: Path, folders: dict[str, Path], unused: UnusedFiles) -> list[Paired]:
     """Return the images of every kind's folder, each with its mask.
 
-    Masks are in ground_truth/<kind> or masks/<kind> below `base`, or beside their images.  As soon as there is a mask,
-    or a folder for masks, an anomalous image without one has a UserError in its place; so has an image with two.
+    Masks are in ground_truth/<kind> or masks/<kind> below `base`, or beside their images; several of one image in a
+    folder there that has the image's name.  As soon as there is a mask, or a folder for masks, an anomalous image
+    without one has a UserError in its place; so has an image with two, or with a folder that holds none.
     Raises UserError for a folder that is missing or empty, a kind that differs from "good" by capitals only, and two
     anomalous images of one name.
     """
     places = [base / name for name in MASK_FOLDERS if (base / name).is_dir()]
     for place in places:
         unused.add_others(place, known=set(folders), what="folder of masks for a kind without images")
-    content: dict[str, tuple[list[Path], dict[str, list[Path]]]] = {}
+    content: dict[str, tuple[list[Path], dict[str, list[MaskFiles]]]] = {}
     for kind, folder in folders.items():
         if kind.lower() == "good" != kind:
             raise UserError(str(folder), f"'{kind}' would be a kind of defect", "normal images lie in 'good'")
         images, beside = split_images_and_masks(folder, unused)
         if kind != "good":
             _refuse_twins(images)
+        stems = {image.stem for image in images}
+        of_one = [path for place in places for path in _folders_of_masks(place / kind, stems)]
+        unused.use(of_one)
         masks = [*beside, *(mask for place in places for mask in list_files(place / kind, _may_be_mask, unused))]
-        by_stem, left = masks_by_stem(masks, {image.stem for image in images})
+        alone, left = masks_by_stem(masks, stems)
+        by_stem: dict[str, list[MaskFiles]] = {stem: list(files) for stem, files in alone.items()}
+        for folder in of_one:
+            by_stem.setdefault(folder.name, []).append(tuple(list_files(folder, _may_be_mask, unused)))
         content[kind] = (images, by_stem)
         for mask in left:
             unused.add("mask without an image", mask)
@@ -118,8 +106,9 @@ def pair_with_masks(base: Path, folders: dict[str, Path], unused: UnusedFiles) -
     pairs: list[Paired] = []
     for kind, (images, by_stem) in content.items():
         if kind == "good":
-            for mask in (mask for masks in by_stem.values() for mask in masks):
-                unused.add("mask of a normal image", mask)
+            for each in (each for masks in by_stem.values() for each in masks):
+                for mask in (each,) if isinstance(each, Path) else each:
+                    unused.add("mask of a normal image", mask)
         looked = [place / kind for place in places] or [folders[kind]]
         for image in images:
             found = by_stem.get(image.stem, [])
@@ -171,44 +160,12 @@ def split_images_and_masks(folder: Path, unused: UnusedFiles) -> tuple[list[Path
     return images, masks
 
 
-def list_files(folder: Path, used: Callable[[Path], bool], unused: UnusedFiles) -> list[Path]:
-    """Return the visible regular files of a folder that `used` accepts, sorted by name; [] without such a folder."""
-    found = []
-    for path in visible_paths(folder) if folder.is_dir() else ():
-        reason = why_not_a_file(path) or ("" if used(path) else "unknown extension")
-        if reason:
-            unused.add(reason, path)
-        else:
-            found.append(path)
-    return found
-
-
-def why_not_a_file(path: Path) -> str:
-    """Return what a path is, or an empty string for a regular file."""
-    try:
-        mode = path.stat().st_mode
-    except OSError:
-        return "dangling link"
-    return "" if stat.S_ISREG(mode) else "folder" if stat.S_ISDIR(mode) else "no regular file"
-
-
-def has_suffix(path: Path, suffixes: Sequence[str]) -> bool:
-    """Return whether a file has one of the suffixes, which are in lower case."""
-    return path.suffix.lower() in suffixes
-
-
 def _may_be_mask(path: Path) -> bool:
     return has_suffix(path, MASK_SUFFIXES)
 
 
 def _named_mask(path: Path) -> bool:
     return _may_be_mask(path) and MASK_NAME.fullmatch(path.stem) is not None
-
-
-def _holds_images(folder: Path) -> bool:
-    """Return whether there are images in a folder or one level deeper."""
-    paths = chain(folder.glob("[!.]*"), folder.glob("[!.]*/[!.]*"))
-    return any(has_suffix(path, IMAGE_SUFFIXES) for path in paths)
 
 
 def _image_stem(stem: str) -> str:
@@ -231,11 +188,19 @@ def two_masks(first: Path, second: Path) -> UserError:
     return UserError(str(second), f"and {first} are masks of the same image", "remove one of them")
 
 
-def _mask(image: Path, masks: list[Path], looked: list[Path]) -> Path | UserError:
+def _folders_of_masks(folder: Path, stems: Container[str]) -> list[Path]:
+    """Return the folders in `folder` that have the name of an image."""
+    return [path for path in visible_paths(folder) if path.is_dir() and path.name in stems] if folder.is_dir() else []
+
+
+def _mask(image: Path, masks: list[MaskFiles], looked: list[Path]) -> MaskFiles | UserError:
     """Return the mask of an image, or an error where there is none, or several."""
-    if len(masks) > 1:
-        return two_masks(*masks[:2])
-    unread = [path for path in masks if not _may_be_mask(path)]
+    if len(masks) > 1 and all(masks):
+        return two_masks(*(each if isinstance(each, Path) else each[0] for each in masks[:2]))
+    if not all(masks):
+        empty = next(folder / image.stem for folder in looked if (folder / image.stem).is_dir())
+        return UserError(str(empty), f"holds no mask of {image} ({', '.join(MASK_SUFFIXES)})")
+    unread = [path for path in masks if isinstance(path, Path) and not _may_be_mask(path)]
     if masks and not unread:
         return masks[0]
     files = [path for folder in looked if folder.is_dir() for path in visible_paths(folder) if path != image]

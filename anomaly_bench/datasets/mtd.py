@@ -8,30 +8,24 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from anomaly_bench.datasets.folder import to_records
-from anomaly_bench.datasets.layout import (
-    Found,
-    Paired,
-    UnusedFiles,
-    has_suffix,
-    list_files,
-    masks_by_stem,
-    require_masks,
-    two_masks,
-)
+from anomaly_bench.datasets.known import Inspected, KnownDataset
+from anomaly_bench.datasets.layout import Found, Paired, masks_by_stem, require_masks, two_masks
+from anomaly_bench.datasets.unused_files import UnusedFiles, has_suffix, list_files
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.loading.image_files import data_root, expand_user, hold_out, is_file
-from anomaly_bench.records import Dataset, Record
+from anomaly_bench.records import Record
 
 KINDS = ("blowhole", "break", "crack", "fray", "uneven")
 
 
-class MTD(Dataset):
+class MTD(KnownDataset):
     """`root`/MT_<Kind>/Imgs/<name>.jpg with the mask <name>.png beside it.
 
     split_file: a text file with the name of one training image a line; the other free tiles are test images.
@@ -61,6 +55,11 @@ class MTD(Dataset):
                 found += require_masks(_some_tiles(folders[kind], kind, unused))
             unused.warn()
         return to_records(found, root)
+
+    @classmethod
+    def inspect(cls, base: Path, decode: bool) -> Iterator[Inspected]:
+        for image, _, mask in tiles(base / "Imgs", "", UnusedFiles(base, [])):
+            yield ("images",), image, mask
 
     def _split(self, free: list[Path]) -> tuple[list[Path], list[Path]]:
         """Return the free tiles of (test, train)."""

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from anomaly_bench.datasets.folder import to_records, validation_images
-from anomaly_bench.datasets.layout import find_images
-from anomaly_bench.loading.image_files import data_root
-from anomaly_bench.records import Dataset, Record
+from anomaly_bench.datasets.known import CategoryFolders
 
 Category = Literal[
     "bottle", "cable", "capsule", "carpet", "grid", "hazelnut", "leather", "metal_nut", "pill", "screw", "tile",
@@ -15,15 +12,10 @@ Category = Literal[
 ]  # fmt: skip
 
 
-class MVTec(Dataset):
+class MVTec(CategoryFolders):
     """`root`/<category>/{train/good, test/<kind>, ground_truth/<kind>/<id>_mask.png}."""
 
+    name = "mvtec"
+
     def __init__(self, category: Category, root: str | None) -> None:
-        self.category, self.root = category, root
-
-    def records(self, split: Literal["train", "test"]) -> list[Record]:
-        root = data_root(self.root, "mvtec", self.category)
-        return to_records(find_images(root / self.category, split), root)
-
-    def validation_records(self) -> list[Record]:
-        return validation_images(data_root(self.root, "mvtec", self.category), self.category)
+        super().__init__(category, root)

@@ -17,10 +17,10 @@ from anomaly_bench.datasets.download import download, extract
 from anomaly_bench.datasets.one_class import CATEGORIES, find_folder
 from anomaly_bench.datasets.verify import Counts, Row, inspect, inspect_arrays, show
 from anomaly_bench.errors import UserError
-from anomaly_bench.files import new_folder
+from anomaly_bench.files import new_folder, sha256_of
 from anomaly_bench.loading.image_files import data_folders, is_folder, subfolders
 
-NAMES = ("demo", "mtd", "mvtec", *CATEGORIES)
+NAMES = ("demo", "mtd", "mvtec", "mvtec_ad2", "mvtec_loco", "visa", "btad", "mpdd", "ksdd2", "autovi", *CATEGORIES)
 
 
 def _counts(name: str) -> Counts:
@@ -33,7 +33,8 @@ def _counts(name: str) -> Counts:
 
 
 def _source(name: str) -> dict[str, Any]:
-    """Return conf/download/<name>.yaml: urls, counts, and size and sha256 of an archive, or several `files`."""
+    """Return conf/download/<name>.yaml: counts, licence, page, urls, and size and sha256 of an archive, or several
+    `files`."""
     source: Any = OmegaConf.to_container(OmegaConf.load(conf_dir() / "download" / f"{name}.yaml"))
     return source
 
@@ -57,7 +58,7 @@ def find_place(name: str, root: str | None) -> Path | None:
 def _inspect(name: str, place: Path, check: bool, decode: bool) -> list[Row]:
     if name in CATEGORIES:
         return inspect_arrays(name, place, _counts(name))
-    return inspect(place, _counts(name), check, decode)
+    return inspect(name, place, _counts(name), check, decode)
 
 
 def show_all(root: str | None) -> int:
@@ -80,15 +81,25 @@ def verify(name: str, root: str | None, decode: bool) -> int:
     place = find_place(name, root)
     if place is None:
         looked = " or ".join(map(str, _places(name, root)))
-        raise UserError("root", f"nothing of {name} in {looked}", f"bench data prepare {name}")
+        others = [other for place in _places(name, root) for other in _sets_in(place)]
+        hint = f"what is there looks like {others[0]}" if others else f"bench data prepare {name}"
+        raise UserError("root", f"nothing of {name} in {looked}", hint)
     rows = _inspect(name, place, check=True, decode=decode)
     show(name, place, rows)
     return 0 if _in_order(name, rows) else 1
 
 
 def _in_order(name: str, rows: list[Row]) -> bool:
-    """Return whether runs can use it: single categories of MVTec and textures, everything of the other sets."""
-    return all(row.status == "ok" or (row.status == "missing" and name in ("demo", "mvtec")) for row in rows)
+    """Return whether runs can use it: whole categories where a set has some, else everything of it."""
+    apart = name not in CATEGORIES and (conf_dir() / "dataset" / name).is_dir()
+    return all(row.status == "ok" or (row.status == "missing" and apart) for row in rows)
+
+
+def _sets_in(folder: Path) -> list[str]:
+    """Return the data sets that a folder looks like: it holds most of their folders, of which there are several."""
+    there = set(subfolders(folder)) if is_folder(folder) else set()
+    known = {name: set(_counts(name)) for name in NAMES if name != "demo" and name not in CATEGORIES}
+    return [name for name, parts in known.items() if len(parts) > 2 and len(parts & there) > len(parts) / 2]
 
 
 def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
@@ -99,13 +110,23 @@ def prepare(name: str, root: str | None, urls: list[str] | None) -> int:
 
             for category in CATEGORIES:
                 generate(demo_root(root), category, seed=0)
-        elif place := find_place(name, root):
-            print_lines(f"{name} is in {place} already; delete that folder to fetch it again")
         else:
-            _fetch(name, root, urls)
+            print_lines(*_about(name))
+            if place := find_place(name, root):
+                print_lines(f"{name} is in {place} already; delete that folder to fetch it again")
+            else:
+                _fetch(name, root, urls)
     except OSError as error:
         raise UserError("root", f"cannot be written: {error}", "another folder: root=DIR") from error
     return verify(name, root, decode=False)
+
+
+def _about(name: str) -> list[str]:
+    """Return the line on a data set's licence and page, where they are known."""
+    source = _source(name)
+    parts = [f"licence {source['licence']}"] if source.get("licence") else []
+    parts += [source["page"]] if source.get("page") else []
+    return [f"{name}: {'; '.join(parts)}"] if parts else []
 
 
 def _fetch(name: str, root: str | None, urls: list[str] | None) -> None:
@@ -116,6 +137,10 @@ def _fetch(name: str, root: str | None, urls: list[str] | None) -> None:
     if target.exists() and any(target.iterdir()):
         raise UserError("root", f"{target} is there and holds nothing of {name}", "another folder: root=DIR")
     urls = source["urls"] if urls is None else urls
+    if not urls and source.get("page"):
+        what = f"{name} cannot be downloaded from here: get it at {source['page']} and unpack it to {target}"
+        holds = f"it then holds {', '.join(source['counts'])}"
+        raise UserError("urls", f"{what}, or name the archive: urls=file:///ARCHIVE", holds)
     fetch = _fetch_files if "files" in source else _fetch_archive
     fetch(name, target, urls, source)
 
@@ -134,19 +159,33 @@ def _fetch_archive(name: str, target: Path, urls: list[str], source: dict[str, A
 def _fetch_files(name: str, target: Path, urls: list[str], source: dict[str, Any]) -> None:
     """Fetch files that are all below each of `urls`; those that have arrived stay for the next try."""
     part = target.with_name(f"{name}.part")
-    for file, md5 in source["files"].items():
-        path = part / file
+    for file, checksum in source["files"].items():
+        path, unpacked = part / file, part / f"{file}.unpacked"
+        if unpacked.exists():
+            continue
         if not path.exists():
             download([f"{url.rstrip('/')}/{file}" for url in urls], path, None, None)
-        if (found := hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()) != md5:
+        kind = "MD5" if len(checksum) == 32 else "SHA-256"
+        if (found := _checksum(path, kind)) != checksum:
             path.unlink()
-            raise UserError(str(path), f"is another file: MD5 {found}, expected {md5}", "other addresses: urls=[...]")
-        if file.endswith(".tar.gz"):
+            raise UserError(
+                str(path), f"is another file: {kind} {found}, expected {checksum}", "other addresses: urls=[...]"
+            )
+        if file.endswith((".tar.gz", ".zip")):
             _unpack_into(part, path, source.get("unpacked"))
+            unpacked.touch()
             path.unlink()
-    _check(name, find_folder(name, str(part)) or part, part)
+    _check(name, (find_folder(name, str(part)) if name in CATEGORIES else None) or part, part)
+    for mark in part.glob("*.unpacked"):
+        mark.unlink()
     shutil.rmtree(target, ignore_errors=True)  # empty
     part.replace(target)
+
+
+def _checksum(path: Path, kind: str) -> str:
+    if kind == "SHA-256":
+        return sha256_of(path)
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _unpack_into(folder: Path, archive: Path, limit: int | None) -> None:
@@ -169,9 +208,10 @@ def _unwrap(archive: Path, folder: Path, counts: Counts) -> None:
     """Let `folder` itself hold the categories, where the archive wraps them in further folders."""
     content = folder
     while not any((content / category).is_dir() for category in counts):
-        inner = subfolders(content)
+        inner = [name for name in subfolders(content) if name != "__MACOSX"]
         if len(inner) != 1:
-            raise UserError(str(archive), f"holds none of {', '.join(counts)}")
+            looks = "".join(f"looks like {other}" for other in _sets_in(content)[:1])
+            raise UserError(str(archive), f"holds none of {', '.join(counts)}", looks)
         content = content / inner[0]
     if content != folder:
         unwrapped = content.rename(folder.with_name(f"{folder.name}.unwrapped"))

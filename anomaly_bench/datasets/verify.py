@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
+from omegaconf import OmegaConf
 from PIL import Image
 from rich.console import Console
 
+from anomaly_bench.config import conf_dir
 from anomaly_bench.console import new_table, print_lines
 from anomaly_bench.datasets import one_class
-from anomaly_bench.datasets.layout import UnusedFiles, pair_with_masks, split_images_and_masks
-from anomaly_bench.datasets.mtd import tiles as tiles_in
+from anomaly_bench.datasets.known import KnownDataset
+from anomaly_bench.datasets.layout import MaskFiles
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import read_image, read_mask
-from anomaly_bench.loading.image_files import subfolders
 
-# category -> {"train": n, "good": n, "defective": n}, for MTD {"images": n}, for one-class sets {"train": n, "test": n}
+# Folder (a category, or a part of the set) -> images of each split and kind, as conf/download/<name>.yaml has them.
+# Kinds of defects that it does not name are counted as `defective`.
 Counts = Mapping[str, Mapping[str, int]]
-Inspected = tuple[str, Path, Path | UserError | None]  # the key of its count, image, mask or what is wrong with it
+STYLES = {"ok": "", "missing": "dim", "incomplete": "yellow", "damaged": "red"}
 
 
 @dataclass(frozen=True)
@@ -34,23 +37,39 @@ class Row:
 
     @property
     def status(self) -> str:
-        """ok, missing, or differs."""
-        if not any(self.found.values()) and not self.problems:
-            return "missing"
-        return "ok" if self.found == self.expected and not self.problems else "differs"
+        """ok, missing, incomplete, or damaged: a file cannot be used, or there are more than there should be."""
+        if self.problems or any(self.found[key] > count for key, count in self.expected.items()):
+            return "damaged"
+        if self.found == self.expected:
+            return "ok"
+        return "incomplete" if any(self.found.values()) else "missing"
 
 
-def inspect(root: Path, counts: Counts, check: bool, decode: bool) -> list[Row]:
+def known_dataset(name: str) -> type[KnownDataset]:
+    """Return the class that conf/dataset/<name> names."""
+    folder = conf_dir() / "dataset"
+    file = next(iter(sorted((folder / name).glob("*.yaml"))), folder / f"{name}.yaml")
+    values: Any = OmegaConf.load(file)
+    module, _, target = values["_target_"].rpartition(".")
+    found: type[KnownDataset] = getattr(importlib.import_module(module), target)
+    return found
+
+
+def inspect(name: str, root: Path, counts: Counts, check: bool, decode: bool) -> list[Row]:
     """Compare `root` with the known counts, category by category.
 
     check: also that every defective image has a mask of its size.  decode: also that every file can be read.
     """
-    rows = []
+    dataset, rows = known_dataset(name), []
     for category, expected in counts.items():
-        tiles = "images" in expected  # the layout of MTD: masks beside the images
-        images = list(_tiles(root / category) if tiles else _layout(root / category))
-        found = {key: sum(name == key for name, *_ in images) for key in expected}
-        problems = [text for _, image, mask in images if (text := _problem(image, mask, decode))] if check else []
+        base = root / category
+        found, problems = dict.fromkeys(expected, 0), []
+        for keys, image, mask in dataset.inspect(base, decode) if base.is_dir() else ():
+            key = next((key for key in keys if key in expected), None)
+            if key is not None:
+                found[key] += 1
+            if check and (key or not keys) and (text := _problem(image, mask, decode)):
+                problems.append(text)
         rows.append(Row(category, dict(expected), found, problems))
     return rows
 
@@ -72,40 +91,47 @@ def show(name: str, root: Path, rows: list[Row]) -> None:
     what = "classes" if "test" in rows[0].expected else "folders"
     print_lines(f"{name} in {root}: {len(here)} of {len(rows)} {what} are here")
     columns = list(rows[0].expected)
-    table = new_table(("", *columns, ""), "l" + "r" * len(columns) + "l", no_wrap=("", *columns))
+    headings = [column.replace("_", " ") for column in columns]  # so that they wrap in a narrow terminal
+    table = new_table(("", *headings, ""), "l" + "r" * len(columns) + "l", no_wrap=("",))
     for row in rows:
-        cells = [_cell(row, column) for column in columns]
-        table.add_row(row.category, *cells, row.status, style={"ok": "", "missing": "dim"}.get(row.status, "red"))
+        table.add_row(row.category, *(_cell(row, column) for column in columns), row.status, style=STYLES[row.status])
     if rows == here:
         table.add_section()
-        table.add_row("sum", *(str(sum(row.found[column] for row in rows)) for column in columns), "")
+        table.add_row("sum", *(str(sum(row.found.get(column, 0) for row in rows)) for column in columns), "")
     Console(markup=False).print(table, highlight=False)
     for row in rows:
         more = [f"... and {len(row.problems) - 3} more in {row.category}"] if len(row.problems) > 3 else []
         print_lines(*row.problems[:3], *more)
+    print_lines(verdict(name, rows))
+
+
+def verdict(name: str, rows: list[Row]) -> str:
+    """Return `<name>: complete`, `partial` or `damaged`, with how many images of how many, and where they lack."""
+    found, expected = sum(sum(row.found.values()) for row in rows), sum(sum(row.expected.values()) for row in rows)
+    damaged = [f"{row.category} ({_reason(row)})" for row in rows if row.status == "damaged"]
+    incomplete = [f"{row.category} ({_of(row)})" for row in rows if row.status == "incomplete"]
+    missing = [row.category for row in rows if row.status == "missing"]
+    parts = {"damaged": damaged, "incomplete": incomplete, "missing": missing}
+    state = "damaged" if damaged else "partial" if incomplete or missing else "complete"
+    details = [f"{what}: {', '.join(names)}" for what, names in parts.items() if names]
+    images = f"{found} of {expected} images" if state != "complete" else f"{found} images"
+    return "; ".join([f"{name}: {state}, {images}", *details])
+
+
+def _of(row: Row) -> str:
+    return f"{sum(row.found.values())} of {sum(row.expected.values())} images"
+
+
+def _reason(row: Row) -> str:
+    if count := len(row.problems):
+        return f"{count} cannot be used"
+    return f"more than expected: {_of(row)}"
 
 
 def _cell(row: Row, column: str) -> str:
-    found, expected = row.found[column], row.expected[column]
-    return f"{found} of {expected}" if row.status == "differs" and found != expected else str(found or "-")
-
-
-def _layout(base: Path) -> Iterator[Inspected]:
-    """Yield the images in the layout train / test / ground_truth."""
-    unused, train, test = UnusedFiles(base, []), base / "train" / "good", base / "test"
-    kinds = {kind: test / kind for kind in subfolders(test)} if test.is_dir() else {}
-    try:
-        images = split_images_and_masks(train, unused)[0] if train.is_dir() else []
-        pairs = pair_with_masks(base, kinds, unused)
-    except UserError as error:
-        yield "", base, error
-        return
-    yield from (("train", image, None) for image in images)
-    for image, kind, mask in pairs:
-        if kind == "good":
-            yield "good", image, None
-        else:
-            yield "defective", image, mask or UserError(str(image), "has no mask, there is no ground_truth")
+    found, expected = row.found.get(column, 0), row.expected.get(column, 0)
+    lacking = row.status in ("incomplete", "damaged") and found != expected
+    return f"{found} of {expected}" if lacking else str(found or "-")
 
 
 def _labels(name: str, folder: Path, split: one_class.Split, problems: list[str]) -> list[int]:
@@ -117,25 +143,21 @@ def _labels(name: str, folder: Path, split: one_class.Split, problems: list[str]
         return []
 
 
-def _tiles(base: Path) -> Iterator[Inspected]:
-    """Yield the images in the layout of MTD: Imgs/<name>.jpg and Imgs/<name>.png."""
-    for image, _, mask in tiles_in(base / "Imgs", "", UnusedFiles(base, [])):
-        yield "images", image, mask
-
-
-def _problem(image: Path, mask: Path | UserError | None, decode: bool) -> str:
+def _problem(image: Path, mask: MaskFiles | UserError | None, decode: bool) -> str:
     """Return what is wrong with an image and its mask, or an empty string.  Without `decode` only headers are read."""
     if isinstance(mask, UserError):
         return str(mask)
+    masks = (mask,) if isinstance(mask, Path) else mask or ()
     try:
         if decode:
             pixels = read_image(image)
-            if mask:
-                read_mask(mask, (pixels.shape[0], pixels.shape[1]))
-        elif mask:
-            with Image.open(image) as a, Image.open(mask) as b:
+            if masks:
+                read_mask(masks, (pixels.shape[0], pixels.shape[1]))
+            return ""
+        for file in masks:
+            with Image.open(image) as a, Image.open(file) as b:
                 if a.size != b.size:
-                    return f"{mask}: the mask has {b.width} x {b.height} pixels, its image {a.width} x {a.height}"
+                    return f"{file}: the mask has {b.width} x {b.height} pixels, its image {a.width} x {a.height}"
     except Exception as error:  # Pillow raises nearly anything on a damaged file
         return str(error) if isinstance(error, UserError) else f"{image} or its mask cannot be read: {error}"
     return ""

@@ -17,6 +17,7 @@ from anomaly_bench.evaluation.stored_runs import Stored, open_run
 from anomaly_bench.files import new_folder, unwritable
 from anomaly_bench.loading.anomaly_maps import write_map
 from anomaly_bench.loading.image_cache import image_of
+from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.records import Record
 
 
@@ -42,17 +43,21 @@ def write_category(stored: Stored, place: Path) -> None:
 
     The folder `place` appears when it is complete.
     """
-    if stored.maps is None or stored.rows is None or stored.masks is None:
+    if stored.maps is None or stored.rows is None or stored.masks is None or stored.frame is None:
         raise UserError(str(stored.folder.path), "has no maps, or its data set no masks", "nothing could be measured")
     if place.exists() and (not place.is_dir() or any(place.iterdir())):
         raise UserError(str(place), "is not empty", "--write-tiff writes into a new folder")
-    side, names = stored.maps[0].shape[0], file_names(stored.records)
+    frame, names = stored.frame, file_names(stored.records)
     with new_folder(place) as base:
         for i in track(range(len(names)), f"writing {place.name}"):
             test, truth = (base / level / stored.records[i].kind for level in ("test", "ground_truth"))
             test.mkdir(parents=True, exist_ok=True)
             write_map(test / f"{names[i]}.tiff", stored.maps[i])
-            Image.fromarray(image_of(stored.rows[i], side)).save(test / f"{names[i]}.png")
+            image = image_of(stored.rows[i], frame.size)
+            if frame.fit == "pad":
+                width, height = width_and_height(stored.records[i].image) or (1, 1)
+                image = frame.picture(image, (height, width))
+            Image.fromarray(image).save(test / f"{names[i]}.png")
             if stored.records[i].label:
                 truth.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(stored.masks[i]).convert("L").save(truth / f"{names[i]}_mask.png")

@@ -8,16 +8,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from anomaly_bench.datasets.layout import (
-    IMAGE_SUFFIXES,
-    MASK_FOLDERS,
-    MASK_SUFFIXES,
-    UnusedFiles,
-    has_suffix,
-    masks_by_stem,
-    two_masks,
-    why_not_a_file,
-)
+from anomaly_bench.datasets.layout import MASK_FOLDERS, MASK_SUFFIXES, masks_by_stem, two_masks
+from anomaly_bench.datasets.unused_files import IMAGE_SUFFIXES, UnusedFiles, has_suffix, why_not_a_file
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.loading.anomaly_maps import SUFFIXES
 from anomaly_bench.loading.image_files import subfolders, visible_paths

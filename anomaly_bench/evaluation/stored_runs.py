@@ -18,6 +18,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.image_list import list_checksum, list_images
@@ -29,6 +30,7 @@ from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.calibration import tested_anew
 from anomaly_bench.runs.find import image_changes
 from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
+from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.stored_config import ANEW, set_places, stored_config
 
 
@@ -39,9 +41,10 @@ class Stored:
     folder: RunFolder
     cfg: DictConfig  # of the run, but for the folders of data and cache
     records: list[Record]  # of the test images, in the order of scores and maps
-    maps: LazySequence | None  # float32 [S, S]; None where the method has none
-    rows: RowFile | None  # uint8 [S * S * 3 or 4] each: the image as resized for the run, and its mask
-    masks: Sequence[np.ndarray] | None  # bool [S, S]; None where the data set has none
+    maps: LazySequence | None  # float32 [H, W]; None where the method has none
+    rows: RowFile | None  # uint8 [H * W * 3 or 4] each: the image as resized for the run, and its mask
+    masks: Sequence[np.ndarray] | None  # bool [H, W]; None where the data set has none
+    frame: Frame | None  # of maps, images and masks; None where there are no maps
 
 
 def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
@@ -55,7 +58,7 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
             measurement = {**m.record(), "measured": now(), "anomaly_bench": __version__}
-            folder.replace_metrics(m.metrics, m.curves, measurement, **tested_anew(folder))
+            folder.replace_metrics(m.metrics, m.curves, measurement, **tested_anew(folder, stored.masks))
         found[str(folder.path)] = m
         if not options.json:
             show(folder)
@@ -84,14 +87,14 @@ def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
     records = _test_images(folder, cfg)
     maps = _maps(folder, cfg, len(records))
     if maps is None:
-        return Stored(folder, cfg, records, None, None, None)
-    size = maps[0].shape[0]
-    rows = cached_rows(records, size, cache_root())
-    masks = CachedMasks(rows, size) if has_masks(records) else None
+        return Stored(folder, cfg, records, None, None, None, None)
+    frame = Frame.stored(folder.manifest, maps[0].shape)
+    rows = cached_rows(records, frame, cache_root())
+    masks = CachedMasks(rows, frame.size) if has_masks(records) else None
     if masks and (rule := folder.manifest.get("resize_rule", 1)) != RESIZE_RULE:
         what = f"the run has resize rule {rule}, its masks are now resized by rule {RESIZE_RULE}"
         say(f"{folder.path}: {what} (docs/metrics.md)")
-    return Stored(folder, cfg, records, maps, rows, masks)
+    return Stored(folder, cfg, records, maps, rows, masks, frame)
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
@@ -119,10 +122,13 @@ def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
     scores = np.array([row.score for row in stored.folder.scores], np.float32)
     labels = np.array([record.label for record in stored.records])
     try:
-        return measure_with_progress(
+        found = measure_with_progress(
             *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
             **options.measuring(memory_mb, resamples),
         )
+        if stored.frame:
+            found.metrics.update(spro_of_records(stored.records, stored.maps, stored.frame))
+        return found
     except ValueError as error:  # maps or scores that no run can have written
         raise UserError(str(stored.folder.path), f"is damaged: {error}", ANEW) from error
 
@@ -149,7 +155,7 @@ def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> LazySequence | None
         return None
     maps = open_stored_maps(file)
     height, width = maps[0].shape
-    if len(maps) != count or height != width:
+    if len(maps) != count or Frame.stored(folder.manifest, (height, height)).size != (height, width):
         what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"
         raise UserError(str(file), what, ANEW)
     return maps

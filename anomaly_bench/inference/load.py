@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from anomaly_bench import config
 from anomaly_bench.console import say
-from anomaly_bench.contracts import Method
+from anomaly_bench.contracts import Method, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.former_names import present_method
 from anomaly_bench.inference.predict import Model
@@ -54,7 +54,11 @@ def load_without_thresholds(run_folder: Path | str, device: str, config_dir: Pat
     if config_dir:
         config.allow_folder(config_dir)
     values: Any = OmegaConf.to_container(stored_config(folder).method)
-    method: Method = config.build("method", config.checked_part("method", present_method(values)))
+    parts = config.checked_part("method", present_method(values))
+    seen = tuple(manifest.get("image_size", ()))  # `dataset.fit: aspect` chose it
+    if seen and "image_size" in parts and as_size(parts["image_size"]) != seen:
+        parts["image_size"] = seen
+    method: Method = config.build("method", parts)
     require_contract(method)
     _load_weights(method, folder.path / WEIGHTS)
     to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))

@@ -21,7 +21,7 @@ def overlay(image: np.ndarray, values: np.ndarray, threshold: float) -> np.ndarr
 
 
 def result_png(image: np.ndarray, values: np.ndarray | None, threshold: float | None) -> bytes:
-    """Return a PNG: the image, uint8 [S, S, 3], and beside it the map, [S, S], in the colours of a run's heat maps.
+    """Return a PNG: the image, uint8 [H, W, 3], and beside it the map, [H, W], in the colours of a run's heat maps.
 
     Brightest is the map's maximum or the pixel threshold, whichever is larger, so that a normal image looks dark.
     """

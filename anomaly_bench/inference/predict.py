@@ -16,19 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly_bench.contracts import Method
+from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.pictures import result_png
 from anomaly_bench.inference.sources import NewImage, Source, open_source, why_no_file
+from anomaly_bench.loading.anomaly_maps import enlarge_map
 from anomaly_bench.loading.decode import read_image
+from anomaly_bench.loading.frame import Box
 from anomaly_bench.loading.image_dataset import to_tensor
 from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_statistics import image_statistics, unlike
-from anomaly_bench.loading.resize import resize_image
 from anomaly_bench.metrics.calibration import p_values
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.scoring import checked
+from anomaly_bench.runs.whole_images import score_whole, stored_view
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +39,7 @@ class Result:
 
     path: str  # as it was given
     score: float  # raw, larger: more anomalous; nan where there is an error
-    map: np.ndarray | None  # float32 [S, S] at the model's size; None where the method has none
+    map: np.ndarray | None  # float32 [H, W] at the model's size; None where the method has none
     p_value: float | None  # small where few calibration images score as high; None where there are none
     label: int | None  # 0 normal, 1 anomalous: the score is above the threshold; None without a threshold
     width: int  # pixels of the image itself
@@ -47,18 +49,21 @@ class Result:
     pixel_threshold: float | None = None  # of the map
     unlike: str = ""  # in what the image lies outside the training images' range
     error: str = ""  # why it was not scored
-    image: np.ndarray | None = None  # uint8 [S, S, 3], as the model saw it
+    image: np.ndarray | None = None  # uint8 [H, W, 3], where the map has its pixels
+    shown: Box | None = None  # rows and columns of the image that the map shows; None: all
 
     def map_at_source(self) -> np.ndarray:
         """Return the map at the image's own size: float32 [height, width], bilinear.
 
-        Raises UserError where there is no map.
+        Where the model sees a central part only (`dataset.fit: crop`), the rest has the map's lowest value.  Raises
+        UserError where there is no map.
         """
         if self.map is None:
             raise UserError(self.path, self.error or "the method gives no map")
-        small = torch.from_numpy(self.map)[None, None]
-        size = (self.height, self.width)
-        return torch.nn.functional.interpolate(small, size, mode="bilinear", align_corners=False)[0, 0].numpy()
+        whole = np.full((self.height, self.width), self.map.min(), np.float32)
+        part = whole[self.shown or ...]  # a view
+        part[:] = enlarge_map(self.map, *part.shape)
+        return whole
 
     def __repr__(self) -> str:
         path = printable(self.path)
@@ -81,7 +86,7 @@ class Decoded:
     width: int
     height: int
     ms: float
-    image: np.ndarray | None = None  # uint8 [S, S, 3]
+    image: np.ndarray | None = None  # uint8 [H, W, 3]
     unlike: str = ""
     error: str = ""
 
@@ -101,6 +106,7 @@ class Model:
         self.folder, self.manifest, self.method = folder, manifest, method
         self.thresholds, self.calibration = thresholds, calibration
         self.image_size, self.batch_size = method.image_size, method.batch_size
+        self.view = stored_view(manifest, method)
 
     def predict(self, source: Source, batch_size: int | None = None, threads: int | None = None) -> Iterator[Result]:
         """Yield a result for each image, in the order of the source; memory does not grow with their number.
@@ -145,9 +151,10 @@ class Model:
             where = error.where if isinstance(image.image, np.ndarray) else ""
             return Decoded(image.path, 0, 0, elapsed_ms(start), error=f"{where} {error.what}".strip())
         height, width = pixels.shape[:2]
-        small = resize_image(pixels, self.image_size)
+        small = self.view.frame.image(pixels)
         trained_on = self.manifest.get("training_images", {})
-        marks = unlike(image_statistics(small, width, height), trained_on)
+        shown = self.view.frame.picture(small, pixels.shape) if self.view.frame.fit == "pad" else small
+        marks = unlike(image_statistics(shown, width, height), trained_on)
         return Decoded(image.path, width, height, elapsed_ms(start), small, marks)
 
     @torch.inference_mode()
@@ -158,7 +165,8 @@ class Model:
             return list(map(unusable, batch))
         start = time.perf_counter()
         images = torch.stack([to_tensor(image) for image in usable]).to(self.method.device)
-        found = checked(self.method, self.method.score(images), images.shape)
+        shapes = [(each.height, each.width) for each in batch if each.image is not None]
+        found = score_whole(self.view, self._checked, images, shapes, self.batch_size)
         scores = iter(found.image.float().cpu().tolist())
         maps = iter([None] * len(usable) if found.map is None else found.map.float().cpu().numpy())
         ms = elapsed_ms(start) / len(usable)
@@ -166,15 +174,21 @@ class Model:
             unusable(each) if each.image is None else self._result(each, next(scores), next(maps), ms) for each in batch
         ]
 
+    def _checked(self, images: torch.Tensor) -> Scores:
+        return checked(self.method, self.method.score(images), images.shape)
+
     def _result(self, each: Decoded, score: float, values: np.ndarray | None, ms: float) -> Result:
         if not (math.isfinite(score) and (values is None or np.isfinite(values).all())):
             return unusable(replace(each, error="its score is not finite as float32", ms=each.ms + ms))
         threshold, pixel = (self.thresholds.get(level, {}).get("threshold") for level in ("image", "pixel"))
         p_value = None if self.calibration is None else float(p_values(self.calibration, np.array([score]))[0])
-        label = None if threshold is None else int(score > threshold)
+        label, shape = None if threshold is None else int(score > threshold), (each.height, each.width)
+        picture = each.image
+        if picture is not None and self.view.frame.fit == "pad":
+            picture = self.view.frame.picture(picture, shape)
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),
-            *(threshold, pixel, each.unlike, "", each.image),
+            *(threshold, pixel, each.unlike, "", picture, self.view.frame.taken(shape)),
         )
 
     def __repr__(self) -> str:
@@ -182,7 +196,7 @@ class Model:
         name = (
             f"{about.get('method')} trained on {about.get('dataset')}/{about.get('category')}, seed {about.get('seed')}"
         )
-        size = f"{self.image_size} x {self.image_size} pixels, batches of {self.batch_size}, {self.method.device}"
+        size = f"{self.view.frame} pixels, batches of {self.batch_size}, {self.method.device}"
         image = self.thresholds.get("image")
         return f"Model({name}; {size}; {promise(image) if image else 'no threshold'})"
 

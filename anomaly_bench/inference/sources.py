@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_bench.datasets.layout import IMAGE_SUFFIXES, has_suffix
+from anomaly_bench.datasets.unused_files import IMAGE_SUFFIXES, has_suffix
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import unreadable
 from anomaly_bench.loading.image_files import expand_user, is_file, is_folder

@@ -24,7 +24,6 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.records import Record
 from anomaly_bench.runs.calibration import (
     CalibrationRow,
-    peaks_of,
     read_rows,
     stored_thresholds,
     threshold_entry,
@@ -79,7 +78,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
     with folder.locked():
         request_of_level = (rows, name, request.rate, request.confidence, folder.scores)
-        found = {level: threshold_entry(level, *request_of_level, peaks_of(folder.maps)) for level in levels}
+        found = {level: threshold_entry(level, *request_of_level, folder.maps) for level in levels}
         if made:
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
@@ -87,6 +86,10 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
         stored: dict[str, dict[str, Any]] = {}
         with suppress(UserError):  # damaged, and about to be set anew
             stored = stored_thresholds(manifest)
+        for level, entry in found.items():  # what masks were needed for stays, where it is of the same threshold
+            former = stored.get(level, {})
+            if former.get("threshold") == entry["threshold"] and "seg_f1" in former.get("test", {}) and "test" in entry:
+                entry["test"]["seg_f1"] = former["test"]["seg_f1"]
         kept = {level: entry for level, entry in stored.items() if entry["file"] != made}
         folder.update(thresholds={**kept, **found}, **files)
     return found

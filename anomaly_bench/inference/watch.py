@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anomaly_bench.console import say
-from anomaly_bench.datasets.layout import IMAGE_SUFFIXES, has_suffix
+from anomaly_bench.datasets.unused_files import IMAGE_SUFFIXES, has_suffix
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.output import (
     ABOUT,

@@ -87,7 +87,7 @@ def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarra
     """
     found = mask_shape(file, shape, resize)
     mask = read_mask(file, found)
-    return mask if found == shape else resize_mask(mask, shape[0])
+    return mask if found == shape else resize_mask(mask, shape)
 
 
 def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, int]:
@@ -105,11 +105,20 @@ def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, i
     return found
 
 
-def write_map(file: Path | IO[bytes], scores: np.ndarray) -> None:
-    """Write scores [H, W] as a TIFF of float32, uncompressed."""
+def write_map(file: Path | IO[bytes], scores: np.ndarray, dtype: type = np.float32) -> None:
+    """Write scores [H, W] as a TIFF of float32 or float16, uncompressed."""
     import tifffile
 
-    tifffile.imwrite(file, scores.astype(np.float32), photometric="minisblack", metadata=None)
+    tifffile.imwrite(file, scores.astype(dtype), photometric="minisblack", metadata=None)
+
+
+def enlarge_map(scores: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Return a map float32 [H, W] at another size, float32 [height, width], bilinear."""
+    import torch
+
+    small = torch.from_numpy(scores)[None, None]
+    found = torch.nn.functional.interpolate(small, (height, width), mode="bilinear", align_corners=False)
+    return found[0, 0].numpy()
 
 
 def write_png16(file: IO[bytes], scores: np.ndarray) -> None:

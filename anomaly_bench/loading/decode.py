@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.image_files import is_rotated
+from anomaly_bench.records import Mask
+
+READING = (
+    "images are turned as their EXIF orientation says; 16-bit grey is scaled to 8 bits (65535 to 255), "
+    "an alpha channel dropped, a palette looked up"
+)
 
 
 def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
     """Read any image file, or uint8 [H, W] or [H, W, 3], as uint8 [H, W, 3] RGB.
 
     content: the file's bytes, where they are known already; it is then not read.
-    16-bit grey is scaled (65535 -> 255), an alpha channel is dropped, a palette is looked up, the pixels stay as stored
-    (no EXIF rotation).  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit values.
+    `READING` is the rule.  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit
+    values.
     """
     if isinstance(source, np.ndarray):
         return _rgb_array(source)
@@ -29,15 +37,19 @@ def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.nd
     return np.array(_rgb(image, source))
 
 
-def read_mask(source: Path | np.ndarray, shape: tuple[int, int], content: bytes | None = None) -> np.ndarray:
-    """Read a mask file or array as bool [H, W]: any value but 0 is anomalous.
+def read_mask(source: Mask, shape: tuple[int, int], contents: Sequence[bytes] = ()) -> np.ndarray:
+    """Read a mask file or array as bool [H, W]: any value but 0 is anomalous.  Of several files it is the union.
 
     In colour and palette files any colour but black counts, as one sees it; alpha is ignored.
-    shape: H, W of the image.  content: as of `read_image`.  Raises UserError naming the file when it is unreadable, of
-    another size or not finite.
+    shape: H, W of the image.  contents: the bytes of each file, where they are known already.  Raises UserError naming
+    the file when it is unreadable, of another size or not finite.
     """
+    if isinstance(source, tuple):
+        parts = [read_mask(file, shape, contents[i : i + 1]) for i, file in enumerate(source)]
+        return np.asarray(np.logical_or.reduce(parts))
+    content = contents[0] if contents else None
     name = "mask" if isinstance(source, np.ndarray) else str(source)
-    values = source if isinstance(source, np.ndarray) else _mask_values(_open(source, content), source)
+    values = source if isinstance(source, np.ndarray) else read_values(source, content)
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise UserError(name, "the mask holds values that are not finite")
     mask = np.asarray(values.any(axis=2) if values.ndim == 3 else values != 0)
@@ -47,11 +59,21 @@ def read_mask(source: Path | np.ndarray, shape: tuple[int, int], content: bytes 
     return mask
 
 
+def read_values(file: Path, content: bytes | None = None) -> np.ndarray:
+    """Return the values of a mask file as they are stored, [H, W], or of its colours, [H, W, 3]; alpha is ignored.
+
+    content: as of `read_image`.  Raises UserError naming a file that is unreadable.
+    """
+    return _mask_values(_open(file, content), file)
+
+
 def _open(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
             image.load()
             pages = getattr(image, "n_frames", 1)
+            if is_rotated(image):
+                image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UserError(str(path), "cannot be read as an image: cannot identify image file") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on a damaged file

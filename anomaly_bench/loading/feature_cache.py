@@ -20,8 +20,10 @@ from anomaly_bench.console import track
 from anomaly_bench.contracts import FrozenFeatures
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.row_file import get_or_create
+from anomaly_bench.loading.tiles import TileSet
 
 VERSION = 1  # of what a row holds
 AT_ONCE = 8  # images that the network sees together, whatever the size of a training step
@@ -34,7 +36,7 @@ class FeatureSet(TorchDataset[tuple[list[Tensor], str]]):
     Raises UserError naming an image with a feature that cannot be stored, or `cache_dir` when it cannot be written.
     """
 
-    def __init__(self, images: ImageSet, frozen: FrozenFeatures) -> None:
+    def __init__(self, images: ImageSet | TileSet, frozen: FrozenFeatures) -> None:
         self.paths = [record.path for record in images.records]
         key = sha256(json.dumps([VERSION, images.key, frozen.key, frozen.dtype]))
         self._rows = get_or_create(images.cache_dir / f"{key[:32]}.features", key, lambda: _make(images, frozen))
@@ -49,16 +51,16 @@ class FeatureSet(TorchDataset[tuple[list[Tensor], str]]):
         return [flat.view(shape) for flat, shape in zip(maps, self._shapes, strict=True)], self.paths[index]
 
 
-def _make(images: ImageSet, frozen: FrozenFeatures) -> tuple[dict[str, Any], Iterable[bytes]]:
+def _make(images: ImageSet | TileSet, frozen: FrozenFeatures) -> tuple[dict[str, Any], Iterable[bytes]]:
     """Return a description of the features of these images, and their rows."""
     with torch.inference_mode():
         maps = frozen.compute(images[0]["image"][None].to(frozen.device))
-    about = {"images": len(images), "size": images.size, "first": images.records[0].path, "network": frozen.key}
-    about |= {"dtype": frozen.dtype, "shapes": [list(m.shape[1:]) for m in maps]}
+    about: dict[str, Any] = {"images": len(images), "size": Frame(images.size).key, "first": images.records[0].path}
+    about |= {"network": frozen.key, "dtype": frozen.dtype, "shapes": [list(m.shape[1:]) for m in maps]}
     return about, track(_rows(images, frozen), f"features of {len(images)} images", len(images))
 
 
-def _rows(images: ImageSet, frozen: FrozenFeatures) -> Iterator[bytes]:
+def _rows(images: ImageSet | TileSet, frozen: FrozenFeatures) -> Iterator[bytes]:
     """Yield the features of each image.  Raises UserError for one that is not finite, or beyond the dtype's range."""
     for batch in DataLoader(images, batch_size=AT_ONCE):
         with torch.inference_mode():

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset as TorchDataset
 
-from anomaly_bench.contracts import Record, Sample
+from anomaly_bench.contracts import Record, Sample, Size
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, image_of, mask_of
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.loading.image_statistics import ImageStatistics, image_statistics, plain_statistics
@@ -18,21 +19,23 @@ from anomaly_bench.loading.row_file import RowFile
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return uint8 [S, S, 3] as float32 [3, S, S] in [0, 1]."""
+    """Return uint8 [H, W, 3] as float32 [3, H, W] in [0, 1]."""
     return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C") / 255)
 
 
 class ImageSet(TorchDataset[Sample]):
-    """A torch dataset of records as samples of `size` x `size` pixels, decoded once into `cache_dir`.
+    """A torch dataset of records as samples of one size, decoded once into `cache_dir`.
 
-    Raises UserError naming the file that cannot be used, or `cache_dir` when it cannot be written.
+    frame: size and how images come to it; a size alone means `squash`.  Raises UserError naming the file that cannot
+    be used, or `cache_dir` when it cannot be written.
     Warns when defective images come with an empty mask: they stay anomalous for the image metrics.
     """
 
-    def __init__(self, records: list[Record], size: int, cache_dir: Path) -> None:
-        self.records, self.size, self.cache_dir = records, size, Path(cache_dir)
+    def __init__(self, records: list[Record], frame: Frame | Size | int, cache_dir: Path) -> None:
+        self.records, self.frame, self.cache_dir = records, Frame.of(frame), Path(cache_dir)
+        self.size = self.frame.size
         self._masked = has_masks(records)
-        self._rows: RowFile | list[np.ndarray] = cached_rows(records, size, self.cache_dir) if records else []
+        self._rows: RowFile | list[np.ndarray] = cached_rows(records, self.frame, self.cache_dir) if records else []
         self._warn_of_empty_masks()
 
     def __len__(self) -> int:
@@ -41,7 +44,7 @@ class ImageSet(TorchDataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         record, row = self.records[index], self._rows[index]
         image = to_tensor(image_of(row, self.size))
-        mask = torch.zeros(self.size, self.size, dtype=torch.bool)
+        mask = torch.zeros(self.size, dtype=torch.bool)
         if self._masked:
             mask = torch.from_numpy(mask_of(row, self.size).copy())
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
@@ -50,12 +53,22 @@ class ImageSet(TorchDataset[Sample]):
         """Yield shape, brightness and sharpness of each image."""
         for index, record in enumerate(self.records):
             width, height = width_and_height(record.image) or (1, 1)
-            yield image_statistics(image_of(self._rows[index], self.size), width, height)
+            yield image_statistics(self.picture(index), width, height)
 
     def plain_statistics(self) -> Iterator[tuple[float, ...]]:
         """Yield the `plain_statistics` of each image."""
         for index, record in enumerate(self.records):
-            yield plain_statistics(image_of(self._rows[index], self.size), record.image)
+            yield plain_statistics(self.picture(index), record.image)
+
+    def picture(self, index: int) -> np.ndarray:
+        """Return an image where its mask and its anomaly map have their pixels, uint8 [H, W, 3]."""
+        image = image_of(self._rows[index], self.size)
+        return self.frame.picture(image, self.shape(index)) if self.frame.fit == "pad" else image
+
+    def shape(self, index: int) -> Size:
+        """Return height and width of the image as it is on the disk."""
+        width, height = width_and_height(self.records[index].image) or (1, 1)
+        return height, width
 
     @property
     def key(self) -> str:
@@ -64,7 +77,7 @@ class ImageSet(TorchDataset[Sample]):
 
     @property
     def masks(self) -> CachedMasks | None:
-        """The masks, bool [S, S] each; None where the data set has none."""
+        """The masks, bool [H, W] each; None where the data set has none."""
         return CachedMasks(self._rows, self.size) if self._masked and isinstance(self._rows, RowFile) else None
 
     def _warn_of_empty_masks(self) -> None:

@@ -21,6 +21,7 @@ from anomaly_bench.files import sha256, unreadable
 from anomaly_bench.paths import DATA_VARIABLE
 from anomaly_bench.records import Record
 
+ORIENTATION = 0x0112  # EXIF: 1 as it is, 2 to 4 mirrored or upside down, 5 to 8 with rows for columns
 Item = TypeVar("Item")
 
 
@@ -121,12 +122,21 @@ def describe_images(train: Sequence[Record], test: Sequence[Record]) -> str:
     return f"{line}, {' x '.join(spans)} px" if spans else line
 
 
+def is_rotated(image: Image.Image) -> bool:
+    """Return whether an image's EXIF orientation is another than that of its pixels."""
+    return image.getexif().get(ORIENTATION, 1) in range(2, 9)
+
+
 def width_and_height(image: Path | np.ndarray) -> tuple[int, int] | None:
-    """Return width and height, or None where a file's header cannot be read."""
+    """Return width and height as the image is read, or None where a file's header cannot be read."""
     if isinstance(image, np.ndarray):
         return image.shape[1], image.shape[0]
     try:
         with Image.open(image) as opened:
-            return opened.size
+            if opened.format == "TIFF" and is_rotated(opened):
+                opened.load()  # turns it, from some version of Pillow on before that
+            width, height = opened.size
+            turned = is_rotated(opened) and opened.getexif()[ORIENTATION] > 4
+            return (height, width) if turned else (width, height)
     except Exception:  # Pillow raises nearly anything on a damaged file
         return None

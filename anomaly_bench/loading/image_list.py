@@ -12,7 +12,7 @@ import numpy as np
 
 from anomaly_bench.checksums import checksums
 from anomaly_bench.files import csv_text, sha256
-from anomaly_bench.records import Record
+from anomaly_bench.records import Mask, Record
 
 SHOWN = 5  # files that a message names
 
@@ -24,22 +24,29 @@ class Entry(NamedTuple):
     path: str  # relative to the data root
     kind: str
     image: str  # SHA-256 of the file; of an array's bytes
-    mask: str  # likewise; empty where there is none
+    mask: str  # likewise, of several files as `mask_checksum` returns it; empty where there is none
 
 
 def list_images(train: Sequence[Record], test: Sequence[Record], validation: Sequence[Record] = ()) -> list[Entry]:
     """Return an entry for each image, in the order of the records.  Raises UserError naming an unreadable file."""
     records = [*train, *test, *validation]
-    files = {source for r in records for source in (r.image, r.mask) if isinstance(source, Path)}
+    files = {source for r in records for source in (r.image, *r.mask_files) if isinstance(source, Path)}
     digests = dict(zip(files, checksums(files), strict=True))
 
-    def digest(source: Path | np.ndarray | None) -> str:
+    def digest(source: Mask | None) -> str:
         if source is None:
             return ""
+        if isinstance(source, tuple):
+            return mask_checksum([digests[file] for file in source])
         return digests[source] if isinstance(source, Path) else array_checksum(source)
 
     splits = ["train"] * len(train) + ["test"] * len(test) + ["validation"] * len(validation)
     return [Entry(s, r.path, r.kind, digest(r.image), digest(r.mask)) for s, r in zip(splits, records, strict=True)]
+
+
+def mask_checksum(digests: Sequence[str]) -> str:
+    """Return one checksum for the files of a mask, from theirs in the order of the names: a single one stays."""
+    return digests[0] if len(digests) == 1 else sha256(" ".join(digests))
 
 
 def array_checksum(array: np.ndarray) -> str:

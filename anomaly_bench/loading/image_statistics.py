@@ -22,8 +22,8 @@ class ImageStatistics(NamedTuple):
 
 
 def image_statistics(image: np.ndarray, width: int, height: int) -> ImageStatistics:
-    """Return the statistics of an image, uint8 [S, S, 3] as the method sees it.  width, height: of its file."""
-    grey = image.mean(2, dtype=np.float32)  # [S, S]
+    """Return the statistics of an image, uint8 [H, W, 3] as the method sees it.  width, height: of its file."""
+    grey = image.mean(2, dtype=np.float32)  # [H, W]
     inner = grey[1:-1, 1:-1]
     laplacian = grey[:-2, 1:-1] + grey[2:, 1:-1] + grey[1:-1, :-2] + grey[1:-1, 2:] - 4 * inner
     sharpness = float(laplacian.var()) if laplacian.size else 0.0
@@ -33,7 +33,7 @@ def image_statistics(image: np.ndarray, width: int, height: int) -> ImageStatist
 def plain_statistics(image: np.ndarray, source: Path | np.ndarray) -> tuple[float, ...]:
     """Return mean and deviation of grey, sharpness, aspect ratio, number of pixels, and bytes of the file.
 
-    image: uint8 [S, S, 3] as the method sees it.  source: its file, or an array, whose pixels' bytes then count.
+    image: uint8 [H, W, 3] as the method sees it.  source: its file, or an array, whose pixels' bytes then count.
     """
     width, height = width_and_height(source) or (1, 1)
     found, deviation = image_statistics(image, width, height), float(image.mean(2, dtype=np.float32).std())

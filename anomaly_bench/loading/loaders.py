@@ -12,12 +12,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
 
-from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample, Size
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.feature_cache import FeatureSet
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_files import hold_out
 from anomaly_bench.loading.image_statistics import ranges
+from anomaly_bench.loading.tiles import TileSet, Tiling
 
 
 def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -82,22 +84,25 @@ class NormalLoaders:
     """The normal images as a method gets them (`contracts.NormalData`).  All are decoded at once: a file that
     cannot be used is named before any training.  Raises what `ImageSet` raises.
 
-    train, val: records of normal images.  workers: processes for each loader.  seed: of the order of the epochs.
-    devices: that share each training batch; it must be divisible by them.
+    train, val: records of normal images.  frame: as of `ImageSet`.  workers: processes for each loader.  seed: of the
+    order of the epochs.  devices: that share each training batch; it must be divisible by them.  tiling: the method
+    sees tiles of the images.
     """
 
     def __init__(
         self,
         train: list[Record],
         val: list[Record],
-        size: int,
+        frame: Frame | Size | int,
         cache_dir: Path,
         workers: int,
         seed: int,
         devices: int = 1,
+        tiling: Tiling | None = None,
     ) -> None:
-        self.sizes = {"train": len(train), "val": len(val)}
-        self._images = {"train": ImageSet(train, size, cache_dir), "val": ImageSet(val, size, cache_dir)}
+        self._images = {"train": ImageSet(train, frame, cache_dir), "val": ImageSet(val, frame, cache_dir)}
+        self._seen = {name: TileSet(images, tiling) if tiling else images for name, images in self._images.items()}
+        self.sizes = {name: len(seen) for name, seen in self._seen.items()}
         self.workers, self.seed, self.devices = workers, seed, devices
 
     def loader(
@@ -110,7 +115,7 @@ class NormalLoaders:
         """
         self._check(split, batch_size)
         rounds = math.ceil(min_samples / self.sizes[split])
-        images: Any = self._images[split]
+        images: Any = self._seen[split]
         if rounds > 1:  # not left to the sampler, which Lightning replaces on several devices
             images = ConcatDataset([images] * rounds)
         return self._loader(images, batch_size, shuffle, _without_labels, rounds)
@@ -120,11 +125,11 @@ class NormalLoaders:
     ) -> DataLoader[FeatureBatch]:
         """Return the same with the features of a frozen network in place of the images; raises as `FeatureSet`."""
         self._check(split, batch_size)  # before anything is computed
-        return self._loader(FeatureSet(self._images[split], frozen), batch_size, shuffle, _named)
+        return self._loader(FeatureSet(self._seen[split], frozen), batch_size, shuffle, _named)
 
     def examples(self, count: int) -> Tensor:
-        """Return training images [N, 3, S, S], `count` at most, evenly spaced in their order."""
-        images = self._images["train"]
+        """Return training images [N, 3, H, W], `count` at most, evenly spaced in their order."""
+        images = self._seen["train"]
         chosen = np.linspace(0, len(images) - 1, min(count, len(images))).round().astype(int)
         return torch.stack([images[int(i)]["image"] for i in chosen])
 

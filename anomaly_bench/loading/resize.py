@@ -1,10 +1,12 @@
-"""Images and masks to a square side, as the papers' code does it, with the same pixels in every version of Pillow."""
+"""Images and masks to another size, as the papers' code does it, with the same pixels in every version of Pillow."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 from scipy import ndimage
+
+from anomaly_bench.records import Size, as_size
 
 # Version of the rule that `resize_bilinear` follows.  1 was both axes in one call, which begins with the width in
 # Pillow up to 12.1, but with the height where an image is very tall (12.2) or its height shrinks much more (13).
@@ -27,39 +29,41 @@ def resize_bilinear(
     return rows.resize((width, height), Image.Resampling.BILINEAR, (0, top - first, width, bottom - first))
 
 
-def resize_image(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize uint8 [H, W, 3] to uint8 [S, S, 3]: bilinear with antialiasing, whatever the aspect ratio.
+def resize_image(image: np.ndarray, size: Size | int) -> np.ndarray:
+    """Resize uint8 [h, w, 3] to uint8 [H, W, 3]: bilinear with antialiasing, whatever the aspect ratio.
 
-    As the code of Reverse Distillation and most of the field do: torchvision's Resize((S, S)) on a PIL image, with
-    Pillow up to 12.1.
+    size: H, W, or the side of a square.  As the code of Reverse Distillation and most of the field do: torchvision's
+    Resize((S, S)) on a PIL image, with Pillow up to 12.1.
     """
-    return np.array(resize_bilinear(Image.fromarray(image), size, size))
+    height, width = as_size(size)
+    return np.array(resize_bilinear(Image.fromarray(image), width, height))
 
 
-def resize_mask(mask: np.ndarray, size: int) -> np.ndarray:
-    """Resize bool [H, W] to bool [S, S]: bilinear coverage > 0.5 as in Reverse Distillation's code, no defect lost.
+def resize_mask(mask: np.ndarray, size: Size | int) -> np.ndarray:
+    """Resize bool [h, w] to bool [H, W]: bilinear coverage > 0.5 as in Reverse Distillation's code, no defect lost.
 
     That rule alone makes thin scratches vanish or fall apart, and every piece would count as a region.  So each
     8-connected component that would not become exactly one piece is instead drawn as every target pixel that one of its
     pixels falls into; the others follow the rule to the bit.
     """
+    size = as_size(size)
     labels, count = ndimage.label(mask, structure=EIGHT)
     broken = [i for i in range(1, count + 1) if ndimage.label(_coverage(labels == i, size), structure=EIGHT)[1] != 1]
     thin = np.isin(labels, broken)
     return _coverage(mask & ~thin, size) | _footprint(thin, size)
 
 
-def _coverage(mask: np.ndarray, size: int) -> np.ndarray:
-    """Return bool [S, S] of a mask bool [H, W]: where more than half is covered under PIL's bilinear filter."""
+def _coverage(mask: np.ndarray, size: Size) -> np.ndarray:
+    """Return bool [H, W] of a mask bool [h, w]: where more than half is covered under PIL's bilinear filter."""
     grey = Image.fromarray(mask.astype(np.uint8) * 255)
-    return np.asarray(resize_bilinear(grey, size, size)) > 127
+    return np.asarray(resize_bilinear(grey, size[1], size[0])) > 127
 
 
-def _footprint(mask: np.ndarray, size: int) -> np.ndarray:
-    """Return bool [S, S] of a mask bool [H, W]: each target pixel that a pixel falls into; connections stay."""
-    (from_y, to_y), (from_x, to_x) = (_pairs(n, size) for n in mask.shape)
+def _footprint(mask: np.ndarray, size: Size) -> np.ndarray:
+    """Return bool [H, W] of a mask bool [h, w]: each target pixel that a pixel falls into; connections stay."""
+    (from_y, to_y), (from_x, to_x) = (_pairs(n, target) for n, target in zip(mask.shape, size, strict=True))
     y, x = np.nonzero(mask[np.ix_(from_y, from_x)])
-    out = np.zeros((size, size), dtype=bool)
+    out = np.zeros(size, dtype=bool)
     out[to_y[y], to_x[x]] = True
     return out
 

@@ -30,8 +30,8 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, NotNegative, Positive, Width
-from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
+from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSizeFrom32, NotNegative, Positive, Width
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.training_length import TrainingLength
@@ -59,7 +59,7 @@ class CSFlow(Method):
         backbone: str,
         weights: str | None,
         layer: str,
-        image_size: Annotated[ImageSize, Field(ge=32)],
+        image_size: ImageSizeFrom32,
         downscale: Literal["nearest", "antialias"],
         kernels: Annotated[tuple[Literal[1, 3, 5, 7], ...], Field(min_length=1)],
         hidden: Width,
@@ -84,9 +84,10 @@ class CSFlow(Method):
         (channels,), (reduction,) = self.backbone.channels, self.backbone.reductions
         if channels % 2:
             raise UserError("method.layer", f"'{layer}' has {channels} channels; a flow needs an even number")
-        if image_size % (step := reduction * 2 ** (SCALES - 1)):
+        self.size_step = reduction * 2 ** (SCALES - 1)
+        if any(side % self.size_step for side in as_size(image_size)):
             what = f"{image_size} given; its quarter must be a multiple of {reduction} pixels for '{layer}'"
-            raise UserError("method.image_size", what, f"a multiple of {step}")
+            raise UserError("method.image_size", what, f"a multiple of {self.size_step}")
         self.flow = CrossScaleFlow(channels, hidden, kernels, clamp)
 
     def stages(self, data: NormalData) -> Iterator[Stage]:

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Share, Width
-from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
 from anomaly_bench.nets.distillation import Distillation
@@ -110,7 +110,8 @@ class GlancingAtThePatch(Method):
         interpolation: Literal["bilinear", "inverse_distance"],
     ) -> None:
         super().__init__()
-        self.image_size, self.patch_size, self.batch_size, self.steps = image_size, patch_size, batch_size, steps
+        self.image_size, self.size_step = image_size, 0
+        self.patch_size, self.batch_size, self.steps = patch_size, batch_size, steps
         self.iad_share, self.calibrate, self.val_share = iad_share, calibrate, val_share
         self.unit_features, self.interpolation = unit_features, interpolation
         self.iad_patches, self.global_normalised = iad_patches, global_normalised
@@ -125,7 +126,7 @@ class GlancingAtThePatch(Method):
         self.dad = DistortionHead(dad_hidden)
         register_imagenet_statistics(self)
         self.register_buffer("calibration", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # mean, deviation: s_IAD; s_DAD
-        self.places = window_places(image_size, self.local.net, windows)
+        self.places = [window_places(side, self.local.net, windows) for side in as_size(image_size)]
         self.loaded: dict[str, str] = {}
 
     def _check(self) -> None:
@@ -189,8 +190,8 @@ class GlancingAtThePatch(Method):
         """Return Z_l and Z_g of the N windows of an image [3, H, W], row by row, as they are compared: [N, n] each."""
         image = image.to(self.mean.device)
         normalised = self.normalise(image)
-        places = torch.tensor(self.places, device=image.device)
-        tops, lefts = (p.flatten() for p in torch.meshgrid(places, places, indexing="ij"))
+        rows, columns = (torch.tensor(places, device=image.device) for places in self.places)
+        tops, lefts = (p.flatten() for p in torch.meshgrid(rows, columns, indexing="ij"))
         seen = normalised if self.global_normalised else image
         z_g = self.global_net.windows(seen, tops, lefts, self.patch_size)  # [N, n]
         z_l = self.local.at(normalised, tops, lefts)  # [N, n]
@@ -208,9 +209,10 @@ class GlancingAtThePatch(Method):
         both = (both - self.calibration[:, :1]) / self.calibration[:, 1:]
         iad, dad = both.unbind(1)
         mixed = self.iad_share * iad + (1 - self.iad_share) * dad  # [B, N]
-        centres = [place + (self.patch_size - 1) // 2 for place in self.places]
+        half = (self.patch_size - 1) // 2
+        centres = [place + half for place in self.places[0]], [place + half for place in self.places[1]]
         interpolate = interpolate_bilinear if self.interpolation == "bilinear" else interpolate_inverse_distance
-        maps = interpolate(torch.stack([mixed, iad, dad], 1), centres, self.image_size)  # [B, 3, H, W]
+        maps = interpolate(torch.stack([mixed, iad, dad], 1), centres, as_size(self.image_size))  # [B, 3, H, W]
         scores, iad_scores, dad_scores = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
         return scores._replace(components={"iad": iad_scores, "dad": dad_scores})
 

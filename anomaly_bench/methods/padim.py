@@ -15,13 +15,12 @@ Memory: one pass over the images adds up the moments, so that no features are ke
 Sigma's Cholesky factor, with M(x) = |W (x - mean)|, 4 d^2 bytes for each position: 3.8 GB for the paper's d = 550 at
 56 x 56 positions, 164 MB for d = 100 at 64 x 64.  `memory_mib` refuses more; `covariance: shared` needs 4 d^2 in all.
 
-Deviation: images are resized to a square of `image_size`; the paper resizes to 256 pixels and crops the central 224.
+Deviation: the whole image is resized to `image_size`; the paper resizes to 256 pixels and crops the central 224.
 Unknown: how the paper upsamples its maps, whose text was not at hand: bilinear here.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +30,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, ImageSize, NotNegative, Positive, Width
-from anomaly_bench.contracts import COMPUTED, Method, NormalData, Scores, Stage
+from anomaly_bench.contracts import COMPUTED, Method, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
@@ -87,10 +86,11 @@ class PaDiM(FittedBuffers, Method):
         if d > (available := sum(net.channels)):
             what = f"{d} given, but layers {list(net.layers)} of {net.name} have {available} channels together"
             raise UserError("method.components", what, f"at most {available}")
-        side = -(-self.image_size // net.reductions[0])
-        matrices = side * side if self.covariance == "position" else 1
+        height, width = (-(-side // net.reductions[0]) for side in as_size(self.image_size))
+        self.grid = height, width
+        matrices = height * width if self.covariance == "position" else 1
         if (needed := 4 * matrices * d * d / 2**20) > memory_mib:
-            what = f"{memory_mib:g} MiB given; {d} components at {side} x {side} positions take {needed:.1f} MiB"
+            what = f"{memory_mib:g} MiB given; {d} components at {height} x {width} positions take {needed:.1f} MiB"
             fitting = int((memory_mib * 2**20 / (4 * matrices)) ** 0.5)
             hint = f"method.components={fitting} fits, or method.covariance=shared" if fitting else "more"
             raise UserError("method.memory_mib", what, hint)
@@ -140,7 +140,7 @@ class PaDiM(FittedBuffers, Method):
         return scatter
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return x [positions, B, d] of images [B, 3, H, W] in [0, 1]."""
+        """Return x [positions, B, d] of images [B, 3, H, W] in [0, 1], positions row by row."""
         features, parts, start = self.backbone(images), [], 0
         for f in features:
             wanted = self.channels[(self.channels >= start) & (self.channels < start + f.shape[1])] - start
@@ -152,8 +152,7 @@ class PaDiM(FittedBuffers, Method):
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
         x = (self.embed(images) - self.mean[:, None]).transpose(1, 2)  # [P, d, B]
         distances = torch.matmul(self.whitening, x).norm(dim=1)  # eq. 2, [P, B]
-        side = math.isqrt(len(distances))  # images are square
-        maps = distances.T.reshape(len(images), 1, side, side)
+        maps = distances.T.reshape(len(images), 1, *self.grid)
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         smooth = gaussian(maps, self.sigma)
         return Scores(image=smooth.flatten(1).amax(1), map=smooth)

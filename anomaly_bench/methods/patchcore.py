@@ -17,7 +17,7 @@ Memory: the patches are seen twice.  First each one's projection is kept, from w
 chosen features.  Neither takes more than `memory_mib`: where the projections of all patches would, a random part of
 them can be chosen; where the coreset would, it is smaller.
 
-Deviation: images are resized to a square of `image_size`; paper and code resize to 256 pixels and crop the central 224.
+Deviation: the whole image is resized to `image_size`; paper and code resize to 256 pixels and crop the central 224.
 Deviation: a patch is chosen once; the code can choose one again where all others are copies of chosen ones.
 Deviation: the code searches with faiss, here it is a matrix product in blocks; both are exact.
 Unknown: b of eq. 7, which the code does not have.
@@ -26,7 +26,6 @@ Unknown: b of eq. 7, which the code does not have.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
@@ -38,7 +37,7 @@ from torch.nn import functional as F
 
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive, Width
 from anomaly_bench.console import track
-from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
@@ -109,7 +108,7 @@ class PatchCore(FittedBuffers, Method):
         Raises UserError where `memory_mib` holds no bank.
         """
         draw = torch.Generator().manual_seed(torch.initial_seed())  # the run's, whatever was drawn before
-        positions = self.backbone(self.bank.new_zeros(1, 3, self.image_size, self.image_size))[0][0, 0].numel()
+        positions = self.backbone(self.bank.new_zeros(1, 3, *as_size(self.image_size)))[0][0, 0].numel()
         least = self.neighbours if self.reweight else 1
         width = min(self.projection, self.dimensions)  # nothing is projected to more numbers than it has
         sizes = coreset_sizes(images * positions, self.coreset_share, self.dimensions, width, self.memory, least)
@@ -138,20 +137,20 @@ class PatchCore(FittedBuffers, Method):
         return rows
 
     def embed(self, images: Tensor) -> Tensor:
-        """Return the patch features of images [B, 3, H, W] in [0, 1]: [B, patches, D]."""
-        return self.averages(self.backbone(images)).flatten(2).transpose(1, 2).contiguous()  # [B, P, D]
+        """Return the patch features of images [B, 3, H, W] in [0, 1]: [B, patches, D], row by row."""
+        return patches_of(self.averages(self.backbone(images)))
 
     def score(self, images: Tensor) -> Scores:
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
-        x = self.embed(images)  # [B, P, D]
+        features = self.averages(self.backbone(images))  # [B, D, h, w]
+        x = patches_of(features)  # [B, P, D]
         squares, nearest = (t.view(x.shape[:2]) for t in nearest_neighbours(x.flatten(0, 1), self.bank))  # [B, P]
         patches = squares if self.distance == "squared" else squares.sqrt()
         scores, worst = patches.max(1)  # [B]
         if self.reweight:
             each = torch.arange(len(x), device=x.device)
             scores = scores * self._weights(x[each, worst], nearest[each, worst])
-        side = math.isqrt(x.shape[1])  # images are square
-        maps = patches.view(len(x), 1, side, side)
+        maps = patches.view(len(x), 1, *features.shape[2:])
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         return Scores(image=scores, map=gaussian(maps, self.sigma))
 
@@ -168,6 +167,11 @@ class PatchCore(FittedBuffers, Method):
 
     def provenance(self) -> dict[str, str]:
         return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
+
+
+def patches_of(features: Tensor) -> Tensor:
+    """Return features [B, D, h, w] as [B, h w, D], row by row."""
+    return features.flatten(2).transpose(1, 2).contiguous()
 
 
 class CoresetSizes(NamedTuple):

@@ -25,8 +25,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, Positive
-from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalBatch, NormalData, Scores, Stage
+from anomaly_bench.config.ranges import BatchSize, Count, Decay, Positive
+from anomaly_bench.contracts import (
+    FeatureBatch,
+    FrozenFeatures,
+    Method,
+    NormalBatch,
+    NormalData,
+    Scores,
+    Stage,
+    as_size,
+)
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
 from anomaly_bench.nets.gaussian import gaussian
@@ -52,6 +61,9 @@ def known_resnet(backbone: str) -> str:
         raise ValueError(error.what.rpartition("its tags: ")[2]) from error
 
 
+Multiple = Annotated[int, Field(ge=32, le=8192, multiple_of=32)]  # pixels of a side
+
+
 class ReverseDistillation(Method):
     """Teacher E, bottleneck (MFF and OCE) and student decoder D, whose features differ from E's where it is anomalous.
 
@@ -66,7 +78,7 @@ class ReverseDistillation(Method):
         self,
         backbone: Annotated[str, AfterValidator(known_resnet)],
         weights: str | None,
-        image_size: Annotated[ImageSize, Field(ge=32, multiple_of=32)],
+        image_size: Multiple | tuple[Multiple, Multiple],
         batch_size: BatchSize,
         epochs: Count | None,
         steps: Count | None,
@@ -78,6 +90,7 @@ class ReverseDistillation(Method):
     ) -> None:
         super().__init__()
         self.weights, self.image_size, self.batch_size = weights, image_size, batch_size
+        self.size_step = 32
         self.length = TrainingLength(epochs, steps)
         self.feature_dtype = feature_dtype
         self.lr, self.betas, self.flatten_loss, self.sigma = lr, (betas[0], betas[1]), flatten_loss, sigma
@@ -98,7 +111,7 @@ class ReverseDistillation(Method):
         else:
             loader = data.loader("train", self.batch_size, shuffle=True)
         step = loader.batch_size
-        if self.image_size == 32 and step and len(loader.dataset) % step == 1:  # type: ignore[arg-type]
+        if as_size(self.image_size) == (32, 32) and step and len(loader.dataset) % step == 1:  # type: ignore[arg-type]
             what = f"{step} leaves a last batch of one image, and batch norm with one value for a 1 x 1 code"
             raise UserError("method.batch_size", what, "another batch_size")
         yield Stage("distillation", self, loader, self.length.limits(loader, self.batch_size))

@@ -32,7 +32,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive, Width
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSizeFrom32, NotNegative, Positive, Width
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.gaussian import gaussian
@@ -58,7 +58,7 @@ class SimpleNet(Method):
         self,
         backbone: str,
         weights: str | None,
-        image_size: Annotated[ImageSize, Field(ge=32)],
+        image_size: ImageSizeFrom32,
         patch_size: Literal[1, 3, 5, 7, 9],
         layer_dimensions: Width,
         dimensions: Width,

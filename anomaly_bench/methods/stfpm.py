@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
-from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSize, NotNegative, Positive
+from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSizeFrom32, NotNegative, Positive
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.snapshot import Snapshot
@@ -51,7 +51,7 @@ class STFPM(Method):
         self,
         backbone: str,
         weights: str | None,
-        image_size: Annotated[ImageSize, Field(ge=32)],
+        image_size: ImageSizeFrom32,
         batch_size: BatchSize,
         epochs: Count | None,
         steps: Count | None,
@@ -63,7 +63,8 @@ class STFPM(Method):
         product_at: Literal["features", "image"],
     ) -> None:
         super().__init__()
-        self.weights, self.image_size, self.batch_size, self.val_share = weights, image_size, batch_size, val_share
+        self.weights, self.image_size = weights, image_size
+        self.batch_size, self.val_share = batch_size, val_share
         self.product_at, self.loss_factor, self.length = product_at, loss_factor, TrainingLength(epochs, steps)
         self.sgd = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay}
         if val_share:

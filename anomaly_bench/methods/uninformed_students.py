@@ -30,7 +30,7 @@ from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
+from anomaly_bench.config.ranges import BatchSize, Count, ImageSizeFrom16, NotNegative, Positive
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.distillation_config import DistillationConfig
@@ -53,7 +53,7 @@ class UninformedStudents(Method):
 
     def __init__(
         self,
-        image_size: Annotated[ImageSize, Field(ge=16)],
+        image_size: ImageSizeFrom16,
         patch_sizes: Annotated[tuple[Literal[17, 33, 65], ...], Field(min_length=1)],
         dense: bool,
         dense_stride: Literal[1, 2, 4, 8],
@@ -72,6 +72,7 @@ class UninformedStudents(Method):
     ) -> None:
         super().__init__()
         self.image_size, self.batch_size, self.val_share = image_size, batch_size, val_share
+        self.size_step = 16 if dense else 0
         self.length = TrainingLength(epochs, steps)
         self.lr, self.weight_decay, self.teachers = lr, weight_decay, Teachers(teacher, backbone, weights)
         if not dense and tuple(patch_sizes) != (image_size,):

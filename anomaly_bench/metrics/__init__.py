@@ -7,13 +7,18 @@ from .evaluate import Measurement, measure
 from .image import image_metrics
 from .inputs import UndefinedMetricWarning
 from .pixel import pixel_metrics
+from .seg_f1 import seg_f1
+from .spro import Region, spro_metrics
 from .streaming import StreamingPixelMetrics
 
 __all__ = [
     "Measurement",
+    "Region",
     "StreamingPixelMetrics",
     "UndefinedMetricWarning",
     "image_metrics",
     "measure",
     "pixel_metrics",
+    "seg_f1",
+    "spro_metrics",
 ]

@@ -33,15 +33,15 @@ def defects(scores: Pixels, mask: Array) -> Defects:
     box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]  # most defects are small
     labels, _ = ndimage.label(mask[box], structure=np.ones((3, 3)))  # the default is 4-connected
     region = labels[mask[box]] - 1
-    return Defects(to_numpy(_select(scores[box], mask[box])), region, np.bincount(region))
+    return Defects(to_numpy(select(scores[box], mask[box])), region, np.bincount(region))
 
 
 def normal_pixels(scores: Pixels, mask: Array) -> Pixels:
     """Return the scores [H * W - A] of the normal pixels of one image, in any order."""
-    return _select(scores, ~mask) if mask.any() else scores.reshape(-1)
+    return select(scores, ~mask) if mask.any() else scores.reshape(-1)
 
 
-def _select(scores: Pixels, mask: Array) -> Pixels:
-    """Return the scores under a mask [H, W], row by row."""
+def select(scores: Pixels, mask: Array) -> Pixels:
+    """Return the scores [H, W] under a mask bool [H, W], row by row."""
     xp = array_module(scores)
     return scores[mask if xp is np else xp.from_numpy(np.ascontiguousarray(mask)).to(scores.device)]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative, Positive
+from anomaly_bench.config.ranges import BatchSize, Count, NotNegative, Positive, SideFrom16, SideFrom32
 from anomaly_bench.config.schema import Checked
 
 LayerNumber = Annotated[int, Field(ge=1, le=4)]
@@ -18,7 +18,7 @@ class DistillationConfig(Checked):
     file: str | None  # a teacher's file, a folder with one for each patch size, or `random`; None: the shipped ones
     images: str | None  # a folder of natural images, to distil from where no file is given
     layer: LayerNumber | Annotated[tuple[LayerNumber, ...], Field(min_length=1)]  # of the ImageNet network, or several
-    target_size: Annotated[ImageSize, Field(ge=16)] | None  # pixels of a patch for the ImageNet network; None: as it is
+    target_size: SideFrom16 | None  # pixels of a patch for the ImageNet network; None: as it is
     losses: tuple[NotNegative, NotNegative, NotNegative]  # lambda_k, lambda_m, lambda_c
     margin: Positive = 1.0  # delta, for methods whose yaml has none
     compactness: Literal["square", "abs", "signed"]
@@ -29,7 +29,7 @@ class DistillationConfig(Checked):
     decoder_layers: Annotated[int, Field(ge=1, le=64)] = 1  # of D, for methods whose yaml does not say
     # The defaults of what follows are what earlier versions did, whose configurations lack these keys.
     target: Literal["patch", "image"] = "patch"  # P of each patch alone, or at its place in a crop of an image
-    crop_size: Annotated[ImageSize, Field(ge=32)] | None = None  # pixels of a crop; None: patches are cut
+    crop_size: SideFrom32 | None = None  # pixels of a crop; None: patches are cut
     standardise: bool = False  # features by their deviation over natural images
     start_file: str | None = None  # a teacher's file, with whose weights the distillation begins; None: random ones
     decay: bool = False  # the learning rate falls to 0 as a cosine

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from anomaly_bench.errors import UserError
+from anomaly_bench.records import Size, as_size
 
 
 class Layer(NamedTuple):
@@ -41,7 +42,7 @@ LAYERS = (
 
 
 def image_sizes() -> range:
-    """Return the sides of square images, in pixels, that end in a map of 1 x 1."""
+    """Return the sides of images, in pixels, that end in a map of 1 x 1."""
     least = most = 1
     for layer in reversed(LAYERS):
         least = (least - 1) * layer.stride + layer.kernel
@@ -73,13 +74,13 @@ def partial_max_pool2d(x: Tensor, mask: Tensor, kernel: int, stride: int) -> tup
 class GlobalNet(nn.Module):
     """Describes a hole in an image by 128 numbers, which it predicts from the rest of the image.
 
-    image_size: pixels.  Raises UserError where the last map is not 1 x 1.
+    image_size: H and W, or the side of a square.  Raises UserError where the last map is not 1 x 1.
     """
 
-    def __init__(self, image_size: int) -> None:
+    def __init__(self, image_size: Size | int) -> None:
         super().__init__()
         sizes = image_sizes()
-        if image_size not in sizes:
+        if not all(side in sizes for side in as_size(image_size)):
             raise UserError("method.image_size", f"{image_size} given, allowed: {sizes[0]} to {sizes[-1]}")
         self.image_size = image_size
         inputs = [3, *(layer.channels for layer in LAYERS)]
@@ -125,9 +126,9 @@ class GlobalNet(nn.Module):
         return (x if layer is LAYERS[-1] else x.relu_()), mask
 
     def _checked(self, images: Tensor) -> Tensor:
-        n = self.image_size
-        if images.shape[2:] != (n, n):
-            raise ValueError(f"images are {' x '.join(map(str, images.shape[2:]))} pixels, needed {n} x {n}")
+        if tuple(images.shape[2:]) != as_size(self.image_size):
+            found, needed = (" x ".join(map(str, size)) for size in (images.shape[2:], as_size(self.image_size)))
+            raise ValueError(f"images are {found} pixels, needed {needed}")
         return images.contiguous(memory_format=torch.channels_last)  # a max-pool is ten times as fast
 
     def _holes(self, whole: list[Tensor], start: Tensor, side: int) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 
+Centres = tuple[list[int], list[int]]  # rows and columns of windows' centres, in pixels
 POWER = 5  # of the distance, in the weights of `interpolate_inverse_distance`
 
 
@@ -32,41 +33,47 @@ def hole_masks(images: Tensor, tops: Tensor, lefts: Tensor, p: int) -> Tensor:
     return 1 - (in_rows[:, None, :, None] & in_columns[:, None, None, :]).to(images.dtype)
 
 
-def window_places(image_size: int, net: PatchDescriptor, windows: int) -> list[int]:
-    """Return the first pixel of each window along a side, from border to border, on the grid of L's dense form.
+def window_places(side: int, net: PatchDescriptor, windows: int) -> list[int]:
+    """Return the first pixel of each window along a side of an image, from border to border, on the grid of L's dense
+    form.
 
     Raises UserError for more windows than the grid has positions.
     """
     stride = net.strides[-1]
-    steps = (image_size - net.reach) // stride  # L never reads a patch's last pixels, so the last window may reach out
+    steps = (side - net.reach) // stride  # L never reads a patch's last pixels, so the last window may reach out
     if windows > steps + 1:
         what = f"{windows} given, at most {steps + 1}: windows lie at least {stride} pixels apart"
         raise UserError("method.windows", what)
     return [round(i * steps / (windows - 1)) * stride for i in range(windows)]
 
 
-def interpolate_bilinear(scores: Tensor, centres: list[int], size: int) -> Tensor:
-    """Return maps [B, C, size, size] of windows' scores [B, C, k * k]: linear between the k centres along a side, in
-    pixels, constant beyond the outermost.
+def interpolate_bilinear(scores: Tensor, centres: Centres, size: tuple[int, int]) -> Tensor:
+    """Return maps [B, C, H, W] of windows' scores [B, C, k * l]: linear between the k x l centres, in pixels, constant
+    beyond the outermost.
     """
-    c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
-    x = torch.arange(size, dtype=scores.dtype, device=scores.device).clamp(c[0], c[-1])
+    rows, columns = (_linear_weights(c, n, scores) for c, n in zip(centres, size, strict=True))
+    return rows @ scores.unflatten(-1, (rows.shape[1], columns.shape[1])) @ columns.T
+
+
+def _linear_weights(centres: list[int], size: int, like: Tensor) -> Tensor:
+    """Return how much each of k centres counts at each pixel of a side: [size, k]."""
+    c = torch.tensor(centres, dtype=like.dtype, device=like.device)
+    x = torch.arange(size, dtype=like.dtype, device=like.device).clamp(c[0], c[-1])
     right = torch.searchsorted(c, x).clamp_min(1)
     share = (x - c[right - 1]) / (c[right] - c[right - 1])
     weights = x.new_zeros(size, len(c))
-    weights.scatter_(1, right[:, None] - 1, 1 - share[:, None]).scatter_(1, right[:, None], share[:, None])
-    k = len(centres)
-    return weights @ scores.unflatten(-1, (k, k)) @ weights.T
+    return weights.scatter_(1, right[:, None] - 1, 1 - share[:, None]).scatter_(1, right[:, None], share[:, None])
 
 
-def interpolate_inverse_distance(scores: Tensor, centres: list[int], size: int) -> Tensor:
+def interpolate_inverse_distance(scores: Tensor, centres: Centres, size: tuple[int, int]) -> Tensor:
     """Return the same with a pixel's score as the mean over all windows, weighted by distance^-POWER."""
-    c = torch.tensor(centres, dtype=scores.dtype, device=scores.device)
-    x = torch.arange(size, dtype=scores.dtype, device=scores.device)
-    squares = (x[:, None] - c).pow(2)  # [size, k]
+    squares = []
+    for c, n in zip(centres, size, strict=True):
+        x = torch.arange(n, dtype=scores.dtype, device=scores.device)
+        squares.append((x[:, None] - torch.tensor(c, dtype=scores.dtype, device=scores.device)).pow(2))  # [n, k]
     rows = []
-    for row in squares:
-        distance = (row[:, None, None] + squares.T[None]).clamp_min(1e-6).sqrt()  # [k, k, size]
-        weights = distance.pow(-POWER).flatten(0, 1)  # [k * k, size]
+    for row in squares[0]:
+        distance = (row[:, None, None] + squares[1].T[None]).clamp_min(1e-6).sqrt()  # [k, l, W]
+        weights = distance.pow(-POWER).flatten(0, 1)  # [k * l, W]
         rows.append(scores @ (weights / weights.sum(0)))
     return torch.stack(rows, -2)

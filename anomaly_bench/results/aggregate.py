@@ -14,6 +14,7 @@ from anomaly_bench.results.seed_means import mean_over_categories, mean_over_see
 METRICS = (
     *("image_auroc", "image_ap", "image_f1_max"),
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "pro_per_image", "aupimo"),
+    *("spro_0.05", "spro_0.05_logical_anomalies", "spro_0.05_structural_anomalies"),
 )
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
 BASELINE = " (baseline)"  # after the name of what is no paper's method, but a floor

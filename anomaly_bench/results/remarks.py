@@ -1,5 +1,5 @@
 """What the figures of a data set must be read with: plain statistics that separate its images, runs that learned
-nothing."""
+nothing, and the rule by which its authors measure it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def remarks(rows: Sequence[Row]) -> dict[str, list[str]]:
     datasets: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         datasets[row.dataset].append(row)
-    return {name: [*_confounds(datasets[name]), *_not_learned(datasets[name])] for name in sorted(datasets)}
+    return {
+        name: [*_confounds(datasets[name]), *_not_learned(datasets[name]), *_rule(name)] for name in sorted(datasets)
+    }
 
 
 def _confounds(rows: Sequence[Row]) -> Iterator[str]:
@@ -32,6 +34,14 @@ def _confounds(rows: Sequence[Row]) -> Iterator[str]:
         suspects = dict.fromkeys(each.suspect for _, each in sorted(found.items()) if each.suspect)
         doubt = f"; image scores where it is above 0.9 may measure {' or '.join(suspects)}" if suspects else ""
         yield f"one statistic alone separates normal from anomalous test images with AUROC: {', '.join(names)}{doubt}"
+
+
+def _rule(dataset: str) -> Iterator[str]:
+    """Yield how the authors of a data set measure it, where that is known."""
+    from anomaly_bench.runs.benchmarks import benchmark, benchmarks  # with pydantic, which takes long to import
+
+    if dataset in benchmarks():
+        yield str(benchmark(dataset))
 
 
 def _not_learned(rows: Sequence[Row]) -> Iterator[str]:

@@ -35,7 +35,7 @@ COSTS_NOTE = (
 DECISIONS_NOTE = (
     "Promised: at most this share of normal images is above the threshold, with this confidence. Test: what became "
     "of the test images at that threshold, which is no part of the promise; of several seeds the mean (lowest to "
-    "highest)."
+    "highest). SegF1: F1 of all their pixels at that threshold."
 )
 
 
@@ -160,7 +160,7 @@ def _decision_record(entry: Mapping[str, Any]) -> dict[str, object]:
         low, high = test["interval"]
         found, defects = defects_found(test)
         record |= {"false_alarms": test["false_alarms"], "normals": test["normal"], "low": low, "high": high}
-        record |= {"found": found, "defects": defects}
+        record |= {"found": found, "defects": defects} | ({"seg_f1": test["seg_f1"]} if "seg_f1" in test else {})
         for kind, (found, defects) in test["found"].items():
             record |= {f"{kind} found": found, f"{kind} defects": defects}
     return record
@@ -169,7 +169,10 @@ def _decision_record(entry: Mapping[str, Any]) -> dict[str, object]:
 def decision_grid(rows: Sequence[Row]) -> Grid:
     """Return a line for each setting, category and level that has a threshold: means over the seeds."""
     cells = [
-        ["setting", "category", "level", "seeds", "promised", "confidence", "test: false alarms", "test: defects found"]
+        [
+            *("setting", "category", "level", "seeds", "promised", "confidence"),
+            *("test: false alarms", "test: defects found", "test: SegF1"),
+        ]
     ]
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
     for heading, runs in settings(rows).items():
@@ -182,8 +185,19 @@ def decision_grid(rows: Sequence[Row]) -> Grid:
         tests = [entry["test"] for entry in entries if "test" in entry]
         alarms = _share_text([(test["false_alarms"], test["normal"]) for test in tests])
         found = _share_text([defects_found(test) for test in tests])
-        cells.append([*names, str(len(entries)), " or ".join(promised), " or ".join(sure), alarms, found])
-    return Grid(cells, "lllrrrrr")
+        f1 = [test["seg_f1"] for test in tests if "seg_f1" in test]
+        said = [" or ".join(promised), " or ".join(sure), alarms, found, _mean_text(f1)]
+        cells.append([*names, str(len(entries)), *said])
+    if all(line[-1] == ABSENT for line in cells[1:]):  # no masks, or measured by an earlier version
+        cells = [line[:-1] for line in cells]
+    return Grid(cells, "lllrrrrrr"[: len(cells[0])])
+
+
+def _mean_text(values: Sequence[float]) -> str:
+    """Return the mean of values in [0, 1]: `0.4312` of one run, `0.4312 (0.4101 to 0.4522)` of several."""
+    if not values:
+        return ABSENT
+    return f"{fmean(values):.4f}" + (f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else "")
 
 
 def _share_text(counts: Sequence[tuple[int, int]]) -> str:

@@ -18,6 +18,7 @@ from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, SCORED, promise, test_line
 
 log = logging.getLogger("anomaly_bench")
+Maps = Sequence[np.ndarray] | np.ndarray  # [H, W] of each image
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,13 @@ def threshold_entry(
     rate: float,
     confidence: float,
     test: Sequence[ScoreRow],
-    peaks: np.ndarray | None,
+    maps: Maps | None,
+    masks: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Return what the manifest holds of a threshold: its promise, where it comes from, and figures of the test images.
 
-    name: the file of the calibration scores.  peaks: the largest value of each test image's map, [N]; None where they
-    are not stored.  Raises UserError where the method has no such scores.
+    name: the file of the calibration scores.  maps: [H, W] of each test image; None where they are not stored.  masks:
+    bool of the same shapes; None where they are not at hand.  Raises UserError where the method has no such scores.
     """
     from anomaly_bench.metrics.calibration import calibrate  # with scipy, which takes long to import
 
@@ -78,18 +80,30 @@ def threshold_entry(
     entry = {**found._asdict(), "file": name, "source": source}
     if name == FOLDS:  # each was scored by a model that had seen fewer images than this one
         entry |= {"promised": min(1.0, 2 * found.promised), "approximate": True}
-    return {**entry, **_tested(level, found.threshold, test, peaks)}
+    return {**entry, **_tested(level, found.threshold, test, maps, masks)}
 
 
-def _tested(level: str, threshold: float, test: Sequence[ScoreRow], peaks: np.ndarray | None) -> dict[str, Any]:
-    """Return {"test": figures of the test images}; empty at the level of pixels without `peaks`."""
-    tested = np.array([row.score for row in test]) if level == "image" else peaks
-    return {} if tested is None else {"test": test_figures(test, tested, threshold)}
+def _tested(
+    level: str,
+    threshold: float,
+    test: Sequence[ScoreRow],
+    maps: Maps | None,
+    masks: Sequence[np.ndarray] | None,
+) -> dict[str, Any]:
+    """Return {"test": figures of the test images}, of pixels with `seg_f1` where there are masks.
 
+    Empty at the level of pixels without maps, which are read one after the other.
+    """
+    if level == "image":
+        return {"test": test_figures(test, np.array([row.score for row in test]), threshold)}
+    if maps is None:
+        return {}
+    figures = test_figures(test, np.array([values.max() for values in maps], np.float64), threshold)
+    if masks is not None and any(mask.any() for mask in masks):
+        from anomaly_bench.metrics import seg_f1
 
-def peaks_of(maps: np.ndarray | None) -> np.ndarray | None:
-    """Return the largest value of each map, float64 [N], reading one after the other; None without maps."""
-    return None if maps is None else np.array([values.max() for values in maps], np.float64)
+        figures["seg_f1"] = seg_f1(maps, masks, threshold)
+    return {"test": figures}
 
 
 def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -111,33 +125,39 @@ def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float)
     return {"false_alarms": sum(alarms), "normal": len(alarms), "interval": list(interval), "found": found}
 
 
-def calibrate_run(folder: RunFolder, peaks: np.ndarray | None, rows: Sequence[CalibrationRow]) -> None:
+def calibrate_run(
+    folder: RunFolder,
+    maps: Maps | None,
+    masks: Sequence[np.ndarray] | None,
+    rows: Sequence[CalibrationRow],
+) -> None:
     """Store the scores of the images that were held out, if there are any, and the thresholds of every level.
 
-    peaks: the largest value of each test image's map, [N]; None without maps.
+    maps, masks: [H, W] of each test image; None without.
     """
     if not rows:
         return
     write_rows(folder, CALIBRATION, rows)
     levels = [level for level in LEVELS if rows[0].at(level) is not None]
     request = (CALIBRATION, FALSE_ALARMS, CONFIDENCE)
-    found = {level: threshold_entry(level, rows, *request, folder.scores, peaks) for level in levels}
+    found = {level: threshold_entry(level, rows, *request, folder.scores, maps, masks) for level in levels}
     folder.update(thresholds=found)
     for level, entry in found.items():
         log.info("threshold of the %s: %s; %s", SCORED[level], promise(entry), test_line(entry))
 
 
-def tested_anew(folder: RunFolder) -> dict[str, Any]:
+def tested_anew(folder: RunFolder, masks: Sequence[np.ndarray] | None) -> dict[str, Any]:
     """Return {"thresholds": ...} as in a run's manifest, with the figures of its test images as they are stored now.
 
-    Empty where the run has no threshold.  Raises UserError for thresholds that no run can have written.
+    masks: bool [H, W] of each test image; None where there are none.  Empty where the run has no threshold.  Raises
+    UserError for thresholds that no run can have written.
     """
     manifest = folder.manifest
     if not (found := stored_thresholds(manifest, folder.path / MANIFEST)):
         return {}
-    peaks = peaks_of(folder.maps)
+    maps = folder.maps
     for level, entry in found.items():
-        found[level] = manifest["thresholds"][level] | _tested(level, entry["threshold"], folder.scores, peaks)
+        found[level] = manifest["thresholds"][level] | _tested(level, entry["threshold"], folder.scores, maps, masks)
     return {"thresholds": found}
 
 
@@ -173,5 +193,8 @@ def _checked(entry: Mapping[str, Any]) -> dict[str, Any]:
         low, high = map(float, test["interval"])
         kinds = {str(kind): (int(some), int(every)) for kind, (some, every) in test["found"].items()}
         counts = {key: int(test[key]) for key in ("false_alarms", "normal")}
-        found["test"] = {**counts, "interval": (low, high), "found": kinds}
+        f1 = {"seg_f1": float(test["seg_f1"])} if "seg_f1" in test else {}
+        if not all(0 <= value <= 1 for value in f1.values()):
+            raise ValueError(f"seg_f1 {test['seg_f1']!r}")
+        found["test"] = {**counts, "interval": (low, high), "found": kinds, **f1}
     return found

@@ -19,13 +19,19 @@ from anomaly_bench.config import OWN_FOLDER, Settings, place_of
 from anomaly_bench.contracts import Method, Record
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.find import RunPlan
+from anomaly_bench.runs.whole_images import View
 
 SECRET = re.compile(r"(^|_)(password|passwd|pwd|secret|token|credentials?|(api|access)_?key)$", re.IGNORECASE)
 PACKAGES = ("torch", "torchvision", "pytorch-lightning", "timm", "numpy", "scipy", "pillow", "hydra-core")
 
 
 def describe(
-    settings: Settings, plan: RunPlan, command: Sequence[str], method: Method, splits: dict[str, list[Record]]
+    settings: Settings,
+    plan: RunPlan,
+    command: Sequence[str],
+    method: Method,
+    splits: dict[str, list[Record]],
+    view: View,
 ) -> dict[str, Any]:
     """Return the manifest as far as it is known before the training.  command: what was typed after `bench train`."""
     command = [masked(word) for word in command]
@@ -63,7 +69,8 @@ def describe(
         "checksums": {"data": plan.data.checksum},
         "passed_over": plan.data.warnings,
         "provenance": {},
-        "protocol": protocol(method, splits),
+        **view.record(),
+        "protocol": protocol(method, splits, view),
     }
 
 
@@ -86,9 +93,9 @@ def masked_config(cfg: DictConfig) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(hide(OmegaConf.to_container(cfg, resolve=True))))
 
 
-def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
+def protocol(method: Method, splits: dict[str, list[Record]], view: View) -> list[str]:
     """Return sentences on what was chosen how."""
-    size, val = method.image_size, len(splits["val"])
+    val = len(splits["val"])
     lines = [f"{method.result_state} is the result; nothing was chosen on test images"]
     lines += [f"{val} normal training images were set aside for the method's own validation"] if val else []
     for name in ("held out", "validation"):
@@ -96,9 +103,7 @@ def protocol(method: Method, splits: dict[str, list[Record]]) -> list[str]:
             lines.append(
                 f"{count} normal images ({name}) took no part in the training: the threshold is calibrated on them"
             )
-    lines.append(
-        f"images resized to {size} x {size} (bilinear); a mask pixel counts from half coverage on, no defect is lost"
-    )
+    lines += view.sentences()
     if any(r.mask is not None for r in splits["test"]):
         lines += [
             "every distinct score is a threshold; aupro_L over the whole test set, up to FPR L",

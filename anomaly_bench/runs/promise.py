@@ -42,11 +42,16 @@ def stated_rate(entry: Mapping[str, Any]) -> float:
 
 
 def test_line(entry: Mapping[str, Any]) -> str:
-    """Return `on the test images: 2 of 41 normals (0.6-16.5 %), 87 of 119 defects found`, and what contradicts it."""
+    """Return `on the test images: 2 of 41 normals (0.6-16.5 %), 87 of 119 defects found`, and what contradicts it.
+
+    For the threshold of pixels, also SegF1 where it was measured.
+    """
     if "test" not in entry:
         return "its maps of the test images are not stored"
     found, total = defects_found(entry["test"])
     line = f"on the test images: {alarms_text(entry['test'])}, {found} of {total} defects found"
+    if "seg_f1" in entry["test"]:
+        line += f", SegF1 {entry['test']['seg_f1']:.4f}"
     return "; ".join(filter(None, [line, exceeded(entry)]))
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
@@ -16,13 +18,13 @@ from pytorch_lightning.loggers import Logger
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
-from anomaly_bench.contracts import Method, NormalData, Record, Stage
+from anomaly_bench.contracts import Method, NormalData, Record, Stage, as_size
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
 from anomaly_bench.paths import cache_at
-from anomaly_bench.runs.calibration import calibrate_run, peaks_of
+from anomaly_bench.runs.calibration import calibrate_run
 from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted, peak_memory_mb, reset_peak_memory
@@ -33,6 +35,7 @@ from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import measure_oracle
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
 from anomaly_bench.runs.weights import store_weights
+from anomaly_bench.runs.whole_images import View, view_of
 
 __all__ = ["console_log", "run"]
 log = logging.getLogger("anomaly_bench")
@@ -57,19 +60,30 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
             folder.clear_leftovers()
             log.info("already done: %s%s", folder.path, f" ({plan.note})" if plan.note else "")
             return folder
-        device, method = pick_device(settings.hardware), config.build("method", settings.method)
-        require_contract(method)
-        require_space(folder.path, method, len(plan.data.test))
+        device, (method, view) = pick_device(settings.hardware), method_and_view(settings, plan.data.train)
+        require_space(folder.path, method, len(plan.data.test) * math.prod(view.frame.size))
         splits = split(plan.data, method, settings)
         with folder.locked():
             if folder.status != "done" or settings.force:  # another process may have finished it just now
                 log.info("%s: %s", settings.dataset["name"], plan.data)
-                manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits)
+                manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits, view)
                 folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
                 folder.write_text(IMAGES, list_text(plan.data.entries))
                 with recorded(folder):
-                    execute(folder, settings, method, splits)
+                    execute(folder, settings, method, splits, view)
     return folder
+
+
+def method_and_view(settings: config.Settings, training: Sequence[Record]) -> tuple[Method, View]:
+    """Return the method, and how images come to it; `dataset.fit: aspect` makes the method one for another size."""
+    method: Method = config.build("method", settings.method)
+    require_contract(method)
+    view = view_of(settings.images, method, training)
+    if view.seen != as_size(method.image_size):
+        seed_everything(settings.seed, verbose=False)
+        method = config.build("method", {**settings.method, "image_size": view.seen})
+        require_contract(method)
+    return method, view
 
 
 def split(data: Data, method: Method, settings: config.Settings) -> dict[str, list[Record]]:
@@ -80,13 +94,17 @@ def split(data: Data, method: Method, settings: config.Settings) -> dict[str, li
     return {"train": train, "val": val, "held out": held_out, "validation": data.validation, "test": data.test}
 
 
-def execute(folder: RunFolder, settings: config.Settings, method: Method, splits: dict[str, list[Record]]) -> None:
+def execute(
+    folder: RunFolder, settings: config.Settings, method: Method, splits: dict[str, list[Record]], view: View
+) -> None:
     """Fit the stages that are not fitted yet, then score, measure and store."""
-    hardware, size, train, val = settings.hardware, method.image_size, splits["train"], splits["val"]
+    hardware, frame, cache = settings.hardware, view.frame, settings.cache_dir
     workers, devices = hardware.workers, count_devices(hardware)
-    data = NormalLoaders(train, val, size, settings.cache_dir, workers, settings.seed, devices)
-    images = ImageSet(splits["test"], size, settings.cache_dir)  # names an unusable file before the training
-    normals = {name: ImageSet(splits[name], size, settings.cache_dir) for name in ("held out", "validation")}
+    data = NormalLoaders(
+        *(splits["train"], splits["val"], frame, cache, workers, settings.seed, devices), tiling=view.tiling
+    )
+    images = ImageSet(splits["test"], frame, cache)  # names an unusable file before the training
+    normals = {name: ImageSet(splits[name], frame, cache) for name in ("held out", "validation")}
     labels = [record.label for record in images.records]
     confounds = separations(images.plain_statistics(), labels)
     found = strongest(confounds, labels.count(0), labels.count(1))
@@ -98,15 +116,13 @@ def execute(folder: RunFolder, settings: config.Settings, method: Method, splits
     to_memory_format(method.to(device), hardware.memory_format)
     if last:
         check_learning(folder, method, last, data.examples(EXAMPLES))
-    store_weights(folder, method, settings.weights_dtype, images)
+    store_weights(folder, method, settings.weights_dtype, images, view)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
-        scored = score(folder, method, images, Path(scratch))
-        measure_oracle(folder, settings, method, images, Path(scratch))
+        scored = score(folder, method, images, Path(scratch), view)
+        measure_oracle(folder, settings, method, images, Path(scratch), view)
         measure(folder, settings, images, scored)
-        peaks = peaks_of(scored[""].maps)
-    calibrate_run(
-        folder, peaks, [row for name, each in normals.items() for row in calibration_rows(method, each, name)]
-    )
+        rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
+        calibrate_run(folder, scored[""].maps, images.masks, rows)
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")
@@ -145,9 +161,11 @@ def fit_stages(
 
 def require_contract(method: Method) -> None:
     """Raises UserError for a method that lacks what every run needs: image_size, batch_size, `score`."""
-    for name in ("image_size", "batch_size"):
-        if type(value := getattr(method, name, None)) is not int or value < 1:
-            what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number"
+    for name, more in (("image_size", ", or height and width"), ("batch_size", "")):
+        value: Any = getattr(method, name, None)
+        pair = value if more and isinstance(value, (tuple, list)) and len(value) == 2 else (value,)
+        if any(type(each) is not int or each < 1 for each in pair):
+            what = f"{type(method).__qualname__} has {name} {value!r}; its constructor must set a whole number{more}"
             raise UserError("method._target_", what)
     if type(method).score is Method.score:
         raise UserError("method._target_", f"{type(method).__qualname__} has no `score`")
@@ -193,15 +211,15 @@ def count_devices(hardware: config.Hardware) -> int:
     return max(1, torch.cuda.device_count()) if hardware.accelerator != "cpu" else 1
 
 
-def require_space(path: Path, method: Method, test_images: int) -> None:
+def require_space(path: Path, method: Method, pixels: int) -> None:
     """Raises UserError where the disk cannot hold the run: before the training, not after it.
 
-    Counted are float32 maps, weights, and two checkpoints with two moments for each trainable parameter while the next
-    is written.
+    pixels: of all maps.  Counted are float32 maps, weights, and two checkpoints with two moments for each trainable
+    parameter while the next is written.
     """
     parameters = list(method.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    needed = 4 * (test_images * method.image_size**2 + sum(p.numel() for p in parameters) + 9 * trainable)
+    needed = 4 * (pixels + sum(p.numel() for p in parameters) + 9 * trainable)
     existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:

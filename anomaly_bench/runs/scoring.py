@@ -7,15 +7,17 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from anomaly_bench import metrics
 from anomaly_bench.config import Settings
 from anomaly_bench.console import track
-from anomaly_bench.contracts import Method, Sample, Scores
+from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
 from anomaly_bench.loading.image_dataset import ImageSet
@@ -23,6 +25,8 @@ from anomaly_bench.runs.calibration import CalibrationRow
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
+from anomaly_bench.runs.spro import spro_of_records
+from anomaly_bench.runs.whole_images import View, score_whole
 
 
 class Scored:
@@ -44,7 +48,7 @@ class Scored:
             refuse_not_finite(self.maps[batch], paths)
 
 
-def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) -> dict[str, Scored]:
+def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, view: View) -> dict[str, Scored]:
     """Score the test images.  Returns the scores under the name "", and those of the components under their names."""
     reset_peak_memory()
     began, start = time.monotonic(), 0
@@ -53,7 +57,7 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     method.eval()
     with torch.inference_mode():
         for batch in track(loader, "scoring"):
-            scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
+            scores = score_batch(method, images, batch, start, view)
             by_name = {"": scores, **(scores.components or {})}
             kinds = {name: each.map is not None for name, each in by_name.items()}
             if start and kinds != {name: known.maps is not None for name, known in scored.items()}:
@@ -70,13 +74,23 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path) ->
     return scored
 
 
-def calibration_rows(method: Method, images: ImageSet, source: str) -> list[CalibrationRow]:
+def score_batch(method: Method, images: ImageSet, batch: Mapping[str, Any], start: int, view: View) -> Scores:
+    """Return the checked scores of a batch of whole images.  start: the index of its first one."""
+
+    def score_seen(seen: Tensor) -> Scores:
+        return checked(method, method.score(seen), seen.shape)
+
+    shapes = [images.shape(i) if view.frame.fit == "pad" else (0, 0) for i in range(start, start + len(batch["path"]))]
+    return score_whole(view, score_seen, batch["image"].to(method.device), shapes, method.batch_size)
+
+
+def calibration_rows(method: Method, images: ImageSet, source: str, view: View) -> list[CalibrationRow]:
     """Score normal images that were held out.  source: where they come from, for the record."""
     rows: list[CalibrationRow] = []
     method.eval()
     with torch.inference_mode():
         for batch in track(DataLoader(images, batch_size=method.batch_size), f"scoring normal images, {source}"):
-            scores = checked(method, method.score(batch["image"].to(method.device)), batch["image"].shape)
+            scores = score_batch(method, images, batch, len(rows), view)
             rows += rows_of_normals(scores, batch["path"], source)
     return rows
 
@@ -161,17 +175,12 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
         for name, each in scored.items()
     }
     scores, maps, found = scored[""].scores, scored[""].maps, measured.pop("")
+    found.metrics.update(spro_of_records(records, maps, images.frame, hardware.threads or 1))
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
-        write_heatmaps(folder.path, folder.scores, maps, lambda i: pixels(images[i]))
+        write_heatmaps(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy()))
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
-
-
-def pixels(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """Return image uint8 [H, W, 3] and mask bool [H, W], as they are in the cache."""
-    image = (sample["image"] * 255).round().to(torch.uint8).permute(1, 2, 0)
-    return image.numpy(), sample["mask"].numpy()

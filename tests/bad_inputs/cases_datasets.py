@@ -1,4 +1,4 @@
-"""MVTec AD, Magnetic Tile Defects and the one-class sets."""
+"""MVTec AD and other published data sets, Magnetic Tile Defects and the one-class sets."""
 
 from __future__ import annotations
 
@@ -18,6 +18,11 @@ FREE = [f"Free{i}.jpg" for i in range(10)]
 
 def _mvtec(name: str, harm: h.Harm | None, *outcomes: Outcome, more: tuple[str, ...] = ()) -> Case:
     return Case(f"mvtec: {name}", [*BOTTLE, *more], outcomes, "mvtec", harm)
+
+
+def _set(data: str, name: str, harm: h.Harm | None, *outcomes: Outcome, more: tuple[str, ...] = ()) -> Case:
+    words = [f"dataset={data}" if word == "dataset=folder" else word for word in TRAIN]
+    return Case(f"{data}: {name}", [*words, "dataset.root=data", *more], outcomes, "sets", harm)
 
 
 def _mtd(name: str, harm: h.Harm | None, *outcomes: Outcome, more: tuple[str, ...] = ()) -> Case:
@@ -67,6 +72,20 @@ MVTEC = [
     _mvtec("the category is a file", h.both(h.remove(BASE), h.content(BASE, "x")), refused("bottle")),
     _mvtec("an archive beside the images", h.content(f"{BASE}/train/good/x.zip", "x"), said("x.zip", same="mvtec")),
 ]  # fmt: skip
+SETS = [
+    _set("visa/candle", "a line that names a missing file", h.remove("data/visa/candle/Data/Images/Anomaly/001.JPG"), refused("1cls.csv:8", "001.JPG")),
+    _set("visa/candle", "no split file", h.remove("data/visa/split_csv/1cls.csv"), refused("1cls.csv")),
+    _set("visa/pcb2", "the object is not there", None, refused("pcb2")),
+    _set("mvtec_ad2/can", "no validation images", h.remove("data/mvtec_ad2/can/validation"), refused("validation/good")),
+    _set("mvtec_ad2/can", "a mask is missing", h.remove("data/mvtec_ad2/can/test_public/ground_truth/bad/000_regular_mask.png"), refused("000_regular.png")),
+    _set("mvtec_loco/pushpins", "no logical anomalies", h.remove("data/mvtec_loco/pushpins/test/logical_anomalies"), refused("logical_anomalies")),
+    _set("mvtec_loco/pushpins", "a folder of masks without a mask", h.empty("data/mvtec_loco/pushpins/ground_truth/logical_anomalies/001"), refused("logical_anomalies/001")),
+    _set("mvtec_loco/pushpins", "one channel of another size", h.on("data/mvtec_loco/pushpins/ground_truth/logical_anomalies/001/001.png", h.pixels(lambda a: a[:5])), refused("001.png", "16 x 5", failed=True)),
+    _set("btad/01", "half a mask file", h.on("data/btad/01/ground_truth/ko/0001.png", h.cut), refused("0001.png", failed=True)),
+    _set("ksdd2", "a mask is missing", h.remove("data/ksdd2/train/10002_GT.png"), refused("10002.png")),
+    _set("ksdd2", "its root is another set", None, refused("dataset.root"), more=("dataset.root=data/btad",)),
+    _set("autovi/pipe_clip", "an empty folder of images", h.empty("data/autovi/pipe_clip/test/fastening"), refused("fastening")),
+]  # fmt: skip
 TILES = [
     _mtd("a kind is missing", h.remove("mtd/MT_Crack"), refused("MT_Crack")),
     _mtd("no free tile", h.remove("mtd/MT_Free"), refused("MT_Free")),
@@ -114,4 +133,4 @@ ONE_CLASS = [
     _cifar("rows of another length", {"labels": [3, 5], "data": pictures(2, 2)[:, :3000]}),
     _cifar("floating-point pixels", pickle.dumps({"labels": [3, 5], "data": pictures(2, 2).astype(float)})),
 ]  # fmt: skip
-CASES = [*MVTEC, *TILES, *ONE_CLASS]
+CASES = [*MVTEC, *SETS, *TILES, *ONE_CLASS]

@@ -68,6 +68,14 @@ def arrays(root: Path) -> None:
     write_cifar10(root / "cifar-10-batches-py")
 
 
+def sets(root: Path) -> None:
+    """Published data sets in small, below data/."""
+    from small_benchmarks import COUNTS, WRITERS
+
+    for name, write in WRITERS.items():
+        write(root / "data" / name, COUNTS[name])
+
+
 def maps(root: Path) -> None:
     """maps/KIND/NNN.npy and masks/KIND/NNN_mask.png of 16 x 16 pixels."""
     for kind, count in {"good": 4, "hole": 3, "line": 3}.items():
@@ -118,6 +126,7 @@ FILES: dict[str, Callable[[Path], object]] = {
     "mvtec": lambda root: make_images(root / "data/mvtec/bottle"),
     "mtd": lambda root: tiles(root / "mtd"),
     "arrays": lambda root: arrays(root / "arrays"),
+    "sets": sets,
     "maps": maps,
     "own": own,
     "weights": weights,

@@ -38,7 +38,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["train", "method=rdd", "dataset=mtd"], "(did you mean 'rd'?)"),
         (["train", "method=rd", "dataset=mdt"], "(did you mean 'mtd'?)"),
         (["train", "method=rd", "dataset=mvtec/botle"], "(did you mean 'mvtec/bottle'?)"),
-        (["train", "method=rd"], "dataset: not given (dataset=NAME with one of cifar10/airplane, "),
+        (["train", "method=rd"], "dataset: not given (dataset=NAME with one of autovi/engine_wiring, "),
         (["train", *RD, "sede=1"], "sede: no such key (did you mean 'seed'?)"),
         (["train", *RD, "method.sigm=1"], "method.sigm: no such key (did you mean 'method.sigma'?)"),
         (["train", *RD, "+method.sigm=1"], "method.sigm: no such key (did you mean 'sigma'?)"),

@@ -9,19 +9,20 @@ import pytest
 from omegaconf import OmegaConf
 
 from anomaly_bench.config import compose, conf_dir
-from anomaly_bench.datasets import textures
+from anomaly_bench.datasets import autovi, btad, mpdd, mvtec, mvtec_ad2, mvtec_loco, textures, visa
 from anomaly_bench.datasets.folder import DEFAULTS
-from anomaly_bench.datasets.mvtec import Category
 from anomaly_bench.datasets.one_class import CATEGORIES
+from anomaly_bench.datasets.prepare import NAMES
 from anomaly_bench.errors import UserError
 
 CONF = conf_dir() / "dataset"
-OURS = sorted([CONF / "mtd.yaml", CONF / "folder.yaml", *CONF.glob("*/*.yaml")])
+OURS = sorted([*(CONF / f"{name}.yaml" for name in ("folder", "ksdd2", "mtd")), *CONF.glob("*/*.yaml")])
+PUBLISHED = (autovi, btad, mpdd, mvtec, mvtec_ad2, mvtec_loco, visa)
 
 
 def test_every_category_has_its_file() -> None:
     assert [path.stem for path in OURS if path.parent.name == "demo"] == sorted(textures.CATEGORIES)
-    sets = {"mvtec": get_args(Category), **CATEGORIES}
+    sets = {module.__name__.rpartition(".")[2]: get_args(module.Category) for module in PUBLISHED} | CATEGORIES
     for name, categories in sets.items():
         assert [path.stem for path in OURS if path.parent.name == name] == sorted(categories)
         assert list(OmegaConf.load(conf_dir() / "download" / f"{name}.yaml").counts) == list(categories)
@@ -36,6 +37,16 @@ def test_the_keys_are_the_arguments(path: Path) -> None:
     assert list(values) == list(inspect.signature(target).parameters)
     assert values.get("category", path.stem) == path.stem
     target(**values)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo"])
+def test_each_set_says_where_it_is_from(name: str) -> None:
+    source = OmegaConf.load(conf_dir() / "download" / f"{name}.yaml")
+    assert source.urls or source.page
+    assert all(url.startswith(("https://", "http://")) for url in source.urls)
+    if name not in (*CATEGORIES, "mtd"):
+        assert source.licence.startswith("CC BY")
+        assert source.page.startswith("https://")
 
 
 def test_what_counts_as_given_in_a_folder_is_what_differs_from_its_file() -> None:

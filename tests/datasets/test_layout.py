@@ -300,6 +300,24 @@ def test_a_root_that_cannot_be_is_one_line(root: str) -> None:
     assert refused(MTD(root, None, 0.8, 0)).startswith("dataset.root: no such folder: ")
 
 
+def test_masks_in_a_folder_of_the_image_are_one_mask(category: Path) -> None:
+    own = category / "ground_truth/bent/001"
+    (category / "ground_truth/bent/001_mask.png").unlink()
+    second = grey(0)
+    second[0, 7] = 1
+    save(own / "b.png", second)
+    save(own / "a.png", square())
+    (own / "notes.txt").touch()
+    with pytest.warns(UserWarning, match=r"not used: 1 x unknown extension \(ground_truth/bent/001/notes.txt\)"):
+        records = folder(category).records("test")
+    assert [r.mask_files for r in records if r.path == "test/bent/001.png"] == [(own / "a.png", own / "b.png")]
+    (mask,) = (read_mask(r.mask, (8, 8)) for r in records if r.path == "test/bent/001.png" and r.mask is not None)
+    assert (mask == (square() > 0) | (second > 0)).all()
+    save(category / "ground_truth/bent/001_mask.png", square())
+    with pytest.raises(UserError, match=r"are masks of the same image"):
+        folder(category).records("test")
+
+
 def test_gif_is_a_mask_only(flat: Path) -> None:
     Image.fromarray(grey(7)).save(flat / "bad" / "9.gif")
     records, (line,) = read(folder(flat))

@@ -24,6 +24,10 @@ from anomaly_bench.datasets import one_class, prepare
 from anomaly_bench.datasets.one_class import CATEGORIES
 from anomaly_bench.errors import UserError
 
+MASK = "ground_truth/cut/000_mask.png"
+INCOMPLETE = "mvtec: partial, 8 of 12 images; incomplete: screw (8 of 9 images); missing: bottle"
+DAMAGED = "mvtec: damaged, 9 of 12 images; damaged: screw (1 cannot be used); missing: bottle"
+TOO_MANY = "mvtec: damaged, 10 of 12 images; damaged: screw (more than expected: 10 of 9 images); missing: bottle"
 COUNTS = OmegaConf.load(conf_dir() / "download" / "mvtec.yaml").counts
 
 
@@ -44,7 +48,7 @@ def small_inventory(monkeypatch: pytest.MonkeyPatch) -> None:
     mtd = {f"MT_{kind}": {"images": 2} for kind in ("Blowhole", "Break", "Crack", "Fray", "Uneven")}
     counts = {"mvtec": mvtec, "mtd": {"MT_Free": {"images": 10}, **mtd}}
     source = {"urls": [], "size": None, "sha256": None}
-    monkeypatch.setattr(prepare, "_source", lambda name: source | {"counts": counts[name]})
+    monkeypatch.setattr(prepare, "_source", lambda name: source | {"counts": counts.get(name, {})})
 
 
 def test_the_inventory_of_mvtec_adds_up() -> None:
@@ -64,6 +68,7 @@ def test_a_subset_is_no_error(category: Path, capsys: pytest.CaptureFixture[str]
         assert run_verb(["data", "verify", "mvtec", f"root={root}", "decode=true"]) == 0
         out = capsys.readouterr().out
         assert "1 of 2 folders are here" in out
+        assert "mvtec: partial, 9 of 12 images; missing: bottle" in out.splitlines()
         assert [line.split("│")[1:-1] for line in out.splitlines() if "screw" in line and " ok " in line] == [
             [" screw  ", "     4 ", "    2 ", "         3 ", " ok      "]
         ]
@@ -72,23 +77,25 @@ def test_a_subset_is_no_error(category: Path, capsys: pytest.CaptureFixture[str]
 
 @pytest.mark.usefixtures("small_inventory")
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "said", "verdict"),
     [
-        (lambda base: (base / "train/good/000.png").unlink(), "3 of 4"),
-        (lambda base: (base / "ground_truth/cut/000_mask.png").unlink(), "cut/000.png: has no mask"),
-        (lambda base: shutil.rmtree(base / "ground_truth"), "there is no ground_truth"),
-        (lambda base: save(base / "ground_truth/cut/000_mask.png", grey(0, 9)), "9 x 9 pixels, its image 8 x 8"),
-        (lambda base: (base / "ground_truth/cut/000_mask.png").write_bytes(b""), "cannot identify image file"),
+        (lambda base: (base / "train/good/000.png").unlink(), "3 of 4", INCOMPLETE),
+        (lambda base: shutil.rmtree(base / "train/good"), "0 of 4", INCOMPLETE.replace("8 of", "5 of")),
+        (lambda base: (base / "ground_truth/cut/000_mask.png").unlink(), "cut/000.png: has no mask", DAMAGED),
+        (lambda base: shutil.rmtree(base / "ground_truth"), "there is no ground_truth", DAMAGED.replace("1 c", "3 c")),
+        (lambda base: save(base / MASK, grey(0, 9)), "9 x 9 pixels, its image 8 x 8", DAMAGED),
+        (lambda base: (base / MASK).write_bytes(b""), "cannot identify image file", DAMAGED),
+        (lambda base: save(base / "train/good/9.png", grey(9)), "5 of 4", TOO_MANY),
     ],
 )
 def test_what_is_not_in_order_is_named(
-    category: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], said: str
+    category: Path, capsys: pytest.CaptureFixture[str], damage: Callable[[Path], object], said: str, verdict: str
 ) -> None:
     damage(category)
     assert run_verb(["data", "verify", "mvtec", f"root={category.parent}"]) == 1
     out = capsys.readouterr().out
     assert said in out
-    assert "differs" in out
+    assert verdict in out.splitlines()
 
 
 @pytest.mark.usefixtures("small_inventory")
@@ -263,9 +270,9 @@ def test_a_class_that_is_not_complete(tmp_path: Path, capsys: pytest.CaptureFixt
     (folder / "train-labels-idx1-ubyte.gz").write_bytes(fewer)
     assert run_verb(["data", "verify", "mnist", f"root={folder}"]) == 1
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    assert [line for line in lines if "differs" in line] == [
-        "│ 8 │ 2 of 1 │ 1 │ differs │",
-        "│ 9 │ 0 of 1 │ 1 │ differs │",
+    assert [line for line in lines if line.startswith(("│ 8", "│ 9")) and " of " in line] == [
+        "│ 8 │ 2 of 1 │ 1 │ damaged │",
+        "│ 9 │ 0 of 1 │ 1 │ incomplete │",
     ]
 
 

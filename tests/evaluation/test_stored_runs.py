@@ -26,6 +26,7 @@ from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import image_metrics, pixel_metrics
 from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow
 from anomaly_bench.runs.json_files import write_json
+from tests.references import metrics as slow
 
 
 def test_a_run_is_confirmed(trained: Train, capsys: Capsys) -> None:
@@ -126,6 +127,20 @@ def test_thresholds_are_kept_and_their_test_figures_follow_the_stored_scores(tra
         assert entry["test"]["false_alarms"] == sum(flags[row.path] for row in rows if not row.label)
         for kind in ("hole", "line"):
             assert entry["test"]["found"][kind] == [sum(flags[r.path] for r in rows if r.kind == kind), 3]
+
+
+def test_seg_f1_is_at_the_threshold_of_pixels(trained: Train, capsys: Capsys) -> None:
+    folder = trained("calibration_share=0.25")
+    entry, masks = folder.manifest["thresholds"]["pixel"], masks_of(folder)
+    maps = np.load(folder.path / "maps.npy").astype(np.float64)
+    low = float(np.quantile(maps, 0.9))
+    for threshold in (entry["threshold"], low):  # that of the run, and one at which defects are found
+        folder.update(thresholds={"pixel": {**entry, "threshold": threshold}})
+        eval_json(capsys, folder.path)
+        found = folder.manifest["thresholds"]["pixel"]["test"]["seg_f1"]
+        expected = slow.seg_f1(maps.tolist(), [masks[row.path].tolist() for row in folder.scores], threshold)
+        assert found == float(expected)
+    assert found > 0
 
 
 def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:

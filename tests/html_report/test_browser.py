@@ -14,7 +14,7 @@ import pytest
 from synthetic import synthetic
 
 from anomaly_bench.commands.report import write_report
-from anomaly_bench.runs.calibration import CalibrationRow, peaks_of, threshold_entry
+from anomaly_bench.runs.calibration import CalibrationRow, threshold_entry
 from anomaly_bench.runs.folder import find
 from anomaly_bench.runs.promise import LEVELS
 
@@ -33,7 +33,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for folder in find(outputs):
         if folder.manifest["category"] == "category00":
             normals = [CalibrationRow(f"{i}.png", "held out", i / 40, i / 20) for i in range(60)]
-            request = (normals, "calibration.csv", 0.05, 0.95, folder.scores, peaks_of(folder.maps))
+            request = (normals, "calibration.csv", 0.05, 0.95, folder.scores, folder.maps)
             folder.update(thresholds={level: threshold_entry(level, *request) for level in LEVELS})
     return write_report(outputs)
 

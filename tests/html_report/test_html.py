@@ -377,16 +377,18 @@ def test_a_threshold_stands_with_its_promise_and_apart_from_it_the_test_figures(
     by_kind = [above(folder, entry, kind) for kind in KINDS]
     figures = [f"{found} of {n}" for found, n in (np.sum(by_kind, 0), *by_kind)]
     head, *lines = [cells for cells in page.cells if "false alarms (95 % interval)" in cells or cells[0] in LEVELS]
-    assert head[-2:] == list(KINDS)
+    assert head[-3:] == ["SegF1", *KINDS]
     assert [line[0] for line in lines] == list(LEVELS)
-    assert lines[0][1:] == ["0", f"{alarms} of 4 normals ({100 * low:.1f}-{100 * high:.1f} %)", *figures]
+    alarms_text = f"{alarms} of 4 normals ({100 * low:.1f}-{100 * high:.1f} %)"
+    assert lines[0][1:] == ["0", alarms_text, figures[0], "–", *figures[1:]]
+    assert lines[1][4] == f"{folder.manifest['thresholds']['pixel']['test']['seg_f1']:.4f}"
     assert "Without a threshold: toy notes=notes, seed 0. To get one, train with calibration_share=0.1" in page.text
     (line,) = [
         cells for cells in pages[f"pages/{folder.manifest['dataset']}.html"].cells if cells[2:4] == ["image", "1"]
     ]
     shares = alarms / 4, np.sum(by_kind, 0)[0] / 6
     texts = [f"{100 * share:.{4 if share > 0.9 else 2}g} %" for share in shares]
-    assert line[4:] == ["63 %", "95 %", f"{alarms} of 4 ({texts[0]})", f"{figures[0]} ({texts[1]})"]
+    assert line[4:] == ["63 %", "95 %", f"{alarms} of 4 ({texts[0]})", f"{figures[0]} ({texts[1]})", "–"]
 
 
 def test_the_threshold_is_drawn_at_its_place_among_the_scores(trained: Train) -> None:

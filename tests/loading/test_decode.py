@@ -11,6 +11,7 @@ from small_images import grey, save
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import read_image, read_mask
+from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.loading.resize import resize_image, resize_mask
 
 
@@ -151,3 +152,29 @@ def test_a_mask_of_another_size_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"m.png: the mask has 8 x 6 pixels, its image 6 x 8"):
         read_mask(file, (8, 6))
     assert not read_mask(np.zeros((6, 8), bool), (6, 8)).any()
+
+
+TURNED = {  # EXIF orientation: what is seen of what is stored
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", TURNED)
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_an_image_is_read_as_it_is_seen(tmp_path: Path, orientation: int, suffix: str) -> None:
+    stored, file = np.random.default_rng(0).integers(0, 256, (5, 9, 3), dtype=np.uint8), tmp_path / f"a{suffix}"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(stored).save(file, exif=exif)
+    seen = TURNED[orientation](stored)
+    assert np.array_equal(read_image(file), seen)
+    assert width_and_height(file) == seen.shape[1::-1]
+    mask = tmp_path / "mask.png"
+    Image.fromarray((seen[..., 0] > 127).astype(np.uint8) * 255).save(mask)
+    assert np.array_equal(read_mask(mask, seen.shape[:2]), seen[..., 0] > 127)

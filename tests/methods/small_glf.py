@@ -90,7 +90,7 @@ def head(glf: GlancingAtThePatch) -> list[list[Any]]:
 
 def expected_scores(glf: GlancingAtThePatch, image: Tensor) -> np.ndarray:
     """s_IAD and s_DAD, window by window: [2, N]."""
-    pairs = [described(glf, image, top, left) for top in glf.places for left in glf.places]
+    pairs = [described(glf, image, top, left) for top in glf.places[0] for left in glf.places[1]]
     z_l, z_g = (torch.stack(z).double().tolist() for z in zip(*pairs, strict=True))
     return slow.scores(z_l, z_g, head(glf))
 

@@ -176,7 +176,7 @@ def test_windows_together_are_as_one_by_one(
     changes |= {"unit_features": unit, "global_normalised": global_normalised}
     glf = lively(method(image_size=size, windows=4, **changes))
     (x,) = images(1, size)
-    sticking_out = glf.places[-1] + patch_size - size  # pixels that L does not read; the hole ends with the image
+    sticking_out = glf.places[0][-1] + patch_size - size  # pixels that L does not read; the hole ends with the image
     assert sticking_out == {17: 0, 33: 1, 65: 5}[patch_size]
     with torch.inference_mode():
         together = glf.window_scores(x)
@@ -211,7 +211,7 @@ def test_score_against_loops(interpolation: Any) -> None:
     interpolate = slow.bilinear if interpolation == "bilinear" else slow.inverse_distance
     for i, image in enumerate(x):
         mixed = slow.mixed(expected_scores(glf, image), 0.7, glf.calibration.tolist())
-        expected = interpolate(mixed.reshape(3, 3), [place + 16 for place in glf.places], SIZE)
+        expected = interpolate(mixed.reshape(3, 3), [place + 16 for place in glf.places[0]], SIZE)
         np.testing.assert_allclose(scores.map[i], expected, rtol=1e-6)
         assert scores.image[i].item() == pytest.approx(mixed.max(), rel=1e-6) == expected.max()
         assert mixed.std() > 1e-3
@@ -253,11 +253,27 @@ def test_score_does_not_depend_on_the_batch(interpolation: Any) -> None:
 def test_from_windows_to_pixels(name: str, centres: list[int]) -> None:
     interpolate, k = getattr(ours, f"interpolate_{name}"), len(centres)
     scores = images(2, k, seed=k, dtype=torch.float64)  # [2, 3, k, k]
-    maps = interpolate(scores.flatten(2), centres, 24)
+    maps = interpolate(scores.flatten(2), (centres, centres), (24, 24))
     assert maps.shape == (2, 3, 24, 24)
     for window_scores, picture in zip(scores.flatten(0, 1), maps.flatten(0, 1), strict=True):
         np.testing.assert_allclose(picture, getattr(slow, name)(window_scores.numpy(), centres, 24), rtol=1e-9)
     at_centres = maps[..., centres, :][..., centres]
     torch.testing.assert_close(at_centres, scores, rtol=1e-9, atol=0)
-    constant = interpolate(torch.full((1, 1, k * k), 7.0), centres, 24)
+    constant = interpolate(torch.full((1, 1, k * k), 7.0), (centres, centres), (24, 24))
     torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 7.0))
+
+
+@pytest.mark.parametrize("name", ["bilinear", "inverse_distance"])
+def test_from_windows_to_pixels_that_are_no_square(name: str) -> None:
+    interpolate, rows, columns = getattr(ours, f"interpolate_{name}"), [2, 9], [1, 6, 11, 17]
+    scores = images(1, 4, seed=1, dtype=torch.float64)[0, 0, : len(rows)]  # [2, 4]
+    found = interpolate(scores.flatten()[None, None], (rows, columns), (12, 20))[0, 0]
+    if name == "bilinear":
+        across = [np.interp(np.arange(20), columns, row) for row in scores.numpy()]
+        expected = np.stack([np.interp(np.arange(12), rows, column) for column in np.stack(across, 1)], 1)
+    else:
+        centres = np.stack(np.meshgrid(rows, columns, indexing="ij"), -1).reshape(-1, 2)
+        pixels = np.stack(np.meshgrid(np.arange(12), np.arange(20), indexing="ij"), -1).reshape(-1, 1, 2)
+        weights = np.maximum(np.linalg.norm(pixels - centres, axis=-1), 1e-3) ** -5.0  # [240, 8]
+        expected = ((weights * scores.numpy().ravel()).sum(1) / weights.sum(1)).reshape(12, 20)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)

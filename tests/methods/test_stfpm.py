@@ -15,8 +15,10 @@ from torch.utils.data import DataLoader
 
 from anomaly_bench.config import compose
 from anomaly_bench.contracts import NormalBatch
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.methods.stfpm import STFPM, StudentTraining, anomaly_map, pyramid_loss
 from anomaly_bench.runs.manifest import protocol
+from anomaly_bench.runs.whole_images import View
 from tests.methods.small_rd import features, images
 from tests.references import stfpm as slow
 
@@ -165,7 +167,7 @@ def test_the_epoch_with_the_least_error_counts() -> None:
 
 def test_the_protocol_says_which_epoch_counts() -> None:
     empty: Any = {name: [] for name in ("val", "held out", "validation", "test")}
-    first, second = (protocol(method(val_share=share), empty)[0] for share in (0.0, 0.2))
+    first, second = (protocol(method(val_share=share), empty, View(Frame((64, 64))))[0] for share in (0.0, 0.2))
     assert first == "the last epoch is the result; nothing was chosen on test images"
     assert second.startswith("the epoch with the least error on normal images that were set aside is the result; ")
 

@@ -50,11 +50,49 @@ def aupro(maps, masks, limit):
     points = [(Fraction(0), Fraction(0))]
     thresholds = sorted({*normal, *(s for region in found for s in region)}, reverse=True)
     points += [(share(normal, t), sum(share(region, t) for region in found) / len(found)) for t in thresholds]
+    return area_up_to(points, limit)
+
+
+def area_up_to(points, limit):
+    """Under straight lines through the points (x, y), with a linear cut at the limit, divided by the limit."""
     kept = [point for point in points if point[0] <= limit]
     if len(kept) < len(points):
         (x0, y0), (x1, y1) = kept[-1], points[len(kept)]
         kept.append((limit, y0 + (y1 - y0) * (limit - x0) / (x1 - x0)))
     return area(kept) / limit
+
+
+def spro_curve(maps, channels):
+    """One point for each distinct score; channels: of each image, a list of (mask, how many pixels are enough)."""
+    images = list(zip(maps, channels, strict=True))
+    normal = [
+        score
+        for scores, found in images
+        for y, row in enumerate(scores)
+        for x, score in enumerate(row)
+        if not any(mask[y][x] for mask, _ in found)
+    ]
+    defects = [
+        ([s for s, m in zip(flat(scores), flat(mask), strict=True) if m], enough)
+        for scores, found in images
+        for mask, enough in found
+    ]
+    points = [(Fraction(0), Fraction(0))]
+    for threshold in sorted({score for scores in maps for score in flat(scores)}, reverse=True):
+        hits = [min(Fraction(sum(s >= threshold for s in each), enough), Fraction(1)) for each, enough in defects]
+        points.append((share(normal, threshold), sum(hits) / len(hits)))
+    return points
+
+
+def seg_f1(maps, masks, threshold):
+    """The harmonic mean of precision and recall of all pixels above the threshold."""
+    pixels = [pair for s, m in zip(maps, masks, strict=True) for pair in zip(flat(s), flat(m), strict=True)]
+    marked, defect = [m for s, m in pixels if s > threshold], [s for s, m in pixels if m]
+    hits = sum(map(bool, marked))
+    if not hits:
+        return Fraction(0)
+    precision, recall = Fraction(hits, len(marked)), Fraction(hits, len(defect))
+    return 2 * precision * recall / (precision + recall)
 
 
 def aupimo(maps, masks, low, high):

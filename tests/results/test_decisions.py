@@ -72,7 +72,8 @@ def test_a_run_prints_its_promise_and_apart_from_it_its_test_figures(trained: Tr
         place = text.index(f"{what}: above {at['threshold']:.6g} is anomalous: {promise}")
         defects = [each for kind in at["found"].values() for each in kind]
         alarms = f"{sum(at['good'])} of 4 normals ({100 * at['low']:.1f}-{100 * at['high']:.1f} %)"
-        assert text[place + 1] == f"  on the test images: {alarms}, {sum(defects)} of {len(defects)} defects found"
+        f1 = f", SegF1 {folder.manifest['thresholds']['pixel']['test']['seg_f1']:.4f}" if level == "pixel" else ""
+        assert text[place + 1] == f"  on the test images: {alarms}, {sum(defects)} of {len(defects)} defects found{f1}"
         assert text[place + 2] == "  calibrated on normal images: held out"
 
 
@@ -94,6 +95,9 @@ def test_a_line_for_each_threshold(trained: Train) -> None:
         }
         assert int(line["found"]) == sum(map(sum, at["found"].values()))
         assert line["defects"] == "6"
+        f1 = folder.manifest["thresholds"][line["level"]]["test"].get("seg_f1", "")
+        assert line["seg_f1"] == str(f1)
+        assert (line["level"] == "pixel") == bool(line["seg_f1"])
     markdown = (report / "report.md").read_text()
     assert markdown.count("| image | 1 | 63 % | 95 % |") == markdown.count("| pixel | 1 | 63 % | 95 % |") == 1
 
@@ -115,6 +119,14 @@ def test_seeds_become_a_mean(run: Run, tmp_path: Path) -> None:
     (_, grid, screw) = decision_grid(collect(tmp_path).rows).cells
     assert screw == ["rd", "screw", "image", "2", "5 % or 8.9 %", "95 %", "7.5 % (5 % to 10 %)", "60 % (40 % to 80 %)"]
     assert grid == ["rd", "grid", "pixel", "1", "about 9.8 %", "–", "–", "–"]
+
+
+def test_seg_f1_has_a_column_where_it_was_measured(run: Run, tmp_path: Path) -> None:
+    for seed, f1 in enumerate((0.25, 0.5)):
+        pixel = {**ENTRY, "test": {**TEST, "seg_f1": f1}}
+        run("screw", seed, image_auroc=0.9).update(thresholds={"image": IMAGE, "pixel": pixel})
+    heads, image, pixels = decision_grid(collect(tmp_path).rows).cells
+    assert (heads[-1], image[-1], pixels[-1]) == ("test: SegF1", "–", "0.3750 (0.2500 to 0.5000)")
 
 
 @pytest.mark.parametrize(("low", "said"), [(0.05, False), (0.0501, True)])
@@ -182,4 +194,7 @@ def test_bench_threshold_mends_damaged_thresholds(trained: Train, capsys: pytest
         with pytest.raises(UserError, match="thresholds are damaged"):
             load(folder.path, config_dir=TOYS / "conf")
         assert main(["threshold", str(folder.path)]) == 0
-        assert folder.manifest["thresholds"] == whole
+        f1 = {"seg_f1": whole["pixel"]["test"]["seg_f1"]}  # needs the masks, which `bench eval` reads
+        anew = folder.manifest["thresholds"]
+        anew["pixel"]["test"] |= f1
+        assert anew == whole

@@ -16,6 +16,7 @@ from anomaly_bench.contracts import Method, Record, Scores
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.metrics import image_metrics, pixel_metrics
 from anomaly_bench.runs.oracle import measure_oracle
+from anomaly_bench.runs.whole_images import View
 
 FACTORS = {"dark": (-1.0, -1.0), "no map": (1.0, 0.0), "bright": (1.0, 1.0), "dark map": (1.0, -1.0)}
 
@@ -44,12 +45,12 @@ def test_the_best_state_is_stored_with_its_metrics(trained: Train, shared_images
     records: list[Record] = config.build("dataset", settings.dataset).records("test")
     images = ImageSet(records, 16, tmp_path / "cache")
     before = {**folder.manifest}
-    measure_oracle(folder, settings, NoCandidates(), images, tmp_path)
+    measure_oracle(folder, settings, NoCandidates(), images, tmp_path, View(images.frame))
     assert folder.manifest == before
     normal = ImageSet([record for record in records if not record.label], 16, tmp_path / "cache")
-    measure_oracle(folder, settings, Grey(), normal, tmp_path)
+    measure_oracle(folder, settings, Grey(), normal, tmp_path, View(images.frame))
     assert folder.manifest == before
-    measure_oracle(folder, settings, Grey(), images, tmp_path)
+    measure_oracle(folder, settings, Grey(), images, tmp_path, View(images.frame))
     grey = torch.stack([images[i]["image"] for i in range(len(images))]).mean(1).numpy()
     masks = np.stack([images[i]["mask"] for i in range(len(images))])
     expected = image_metrics(grey.mean((1, 2)), [record.label for record in records]) | pixel_metrics(grey, masks)

@@ -1,0 +1,163 @@
+"""From a data set's images to what a method sees of them, and back: sizes, margins, tiles, and what they cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from anomaly_bench.config import Images
+from anomaly_bench.contracts import Method, Record, Scores, Size, as_size
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import READING
+from anomaly_bench.loading.frame import Frame, same_pixels
+from anomaly_bench.loading.image_files import width_and_height
+from anomaly_bench.loading.tiles import Tiling
+
+SQUEEZED = 1.5  # from here on a change of the aspect ratio is spoken of
+
+
+@dataclass(frozen=True)
+class View:
+    """How a run's images come to its method.
+
+    frame: of the whole image, in which its map and mask are.  tiling: what the method sees of it; None: all of it.
+    aspects: least, median and largest width / height of the training images; of nothing where they are not known.
+    asked: `dataset.fit`.
+    """
+
+    frame: Frame
+    tiling: Tiling | None = None
+    aspects: tuple[float, float, float] | None = None
+    asked: str = "squash"
+
+    @property
+    def seen(self) -> Size:
+        """Height and width of what the method sees."""
+        return self.tiling.size if self.tiling else self.frame.size
+
+    def record(self) -> dict[str, Any]:
+        """Return what a manifest says of it; `stored_view` reads it."""
+        tiles = {"size": self.tiling.size, "overlap": self.tiling.overlap} if self.tiling else None
+        return {"image_size": self.seen, "frame": {"size": self.frame.size, "fit": self.frame.fit, "tiles": tiles}}
+
+    def sentences(self) -> list[str]:
+        """Return what a run's protocol says of it."""
+        ways = {"squash": "resized to {}", "pad": "fitted into {} with a margin", "crop": "cut to the shape of {}"}
+        shape = ", the training images' aspect ratio" if self.asked == "aspect" and not self.squeezed else ""
+        line = f"images {ways[self.frame.fit].format(self.frame)} (height x width, bilinear{shape}); "
+        line += "a mask pixel counts from half coverage on, no defect is lost"
+        lines = [line, READING]
+        if self.tiling:
+            count, size = len(self.tiling.corners(self.frame.size)), Frame(self.tiling.size)
+            lines.append(
+                f"each image is seen as {count} tiles of {size}; its map is their mean, weighted by the distance from "
+                "their borders, its score the largest of theirs"
+            )
+        return lines + ([self.squeezed] if self.squeezed else [])
+
+    @property
+    def squeezed(self) -> str:
+        """A sentence where images lose much of their aspect ratio, else an empty string."""
+        if self.aspects is None or self.frame.fit != "squash":
+            return ""
+        height, width = self.frame.size
+        change = max(max(a * height / width, width / height / a) for a in self.aspects)
+        if change <= SQUEEZED:
+            return ""
+        low, _, high = self.aspects
+        spread = f"{low:.2f}" if high / low < 1.05 else f"{low:.2f} to {high:.2f}"
+        return (
+            f"images of aspect ratio {spread} were squeezed to {width / height:.2f} (width / height); "
+            "dataset.fit=aspect, pad or crop, or dataset.tiles, keep their shape"
+        )
+
+
+def view_of(images: Images, method: Method, training: Sequence[Record]) -> View:
+    """Return how the images of a data set come to a method.  images: the keys of conf/images.yaml.
+
+    Raises UserError for tiles that are larger than the images, and for tiles of images that are padded or cropped.
+    """
+    seen = as_size(method.image_size)
+    sizes = [size for record in training if (size := width_and_height(record.image))]
+    if not sizes:  # no header can be read: the decoder will name the file
+        return View(Frame(seen))
+    ratios = sorted(width / height for width, height in sizes)
+    aspects = ratios[0], ratios[len(ratios) // 2], ratios[-1]
+    if images.tiles.size:
+        if images.fit != "squash":
+            what = f"{images.fit} given together with dataset.tiles.size, which keep the shape of whole images"
+            raise UserError("dataset.fit", what, "squash")
+        return _tiled(images, seen, sizes, aspects)
+    if images.fit == "aspect":
+        size = seen
+        if method.size_step:
+            size = same_pixels(round(math.sqrt(math.prod(size))), aspects[1], method.size_step)
+        return View(Frame(size), None, aspects, "aspect")
+    return View(Frame(seen, images.fit), None, aspects, images.fit)
+
+
+def _tiled(images: Images, seen: Size, sizes: Sequence[tuple[int, int]], aspects: tuple[float, float, float]) -> View:
+    tile = images.tiles.size
+    h, w = (tile, tile) if isinstance(tile, int) else tile or seen
+    width, height = (int(np.median(column)) for column in zip(*sizes, strict=True))
+    if h > height or w > width:
+        what = f"tiles of {h} x {w} pixels given, the training images have {height} x {width} (height x width)"
+        raise UserError("dataset.tiles.size", what, "smaller tiles, or null: none")
+    whole = round(height * seen[0] / h), round(width * seen[1] / w)
+    return View(Frame(whole), Tiling(seen, images.tiles.overlap), aspects)
+
+
+def stored_view(manifest: Mapping[str, Any], method: Method) -> View:
+    """Return a finished run's view from its manifest; earlier versions squeezed every image."""
+    tiles = manifest.get("frame", {}).get("tiles")
+    tiling = Tiling(as_size(tuple(tiles["size"])), tiles["overlap"]) if tiles else None
+    return View(Frame.stored(manifest, as_size(method.image_size)), tiling)
+
+
+def score_whole(
+    view: View, score: Callable[[Tensor], Scores], images: Tensor, shapes: Sequence[Size], batch_size: int
+) -> Scores:
+    """Score whole images [B, 3, H, W] in the view's frame by their tiles, and bring padded maps back to the image.
+
+    score: of what a method sees.  shapes: height and width of the files, [B].  batch_size: tiles scored together.
+    """
+    tiling = view.tiling
+    if tiling:
+        tiles = tiling.cut(images)  # [T, B, 3, h, w]
+        parts = [score(some) for some in tiles.flatten(0, 1).split(batch_size)]
+        found = _merged(parts, tiling, len(images), view.frame.size)
+    else:
+        found = score(images)
+    return restored(found, view.frame, shapes)
+
+
+def _merged(parts: Sequence[Scores], tiling: Tiling, count: int, whole: Size) -> Scores:
+    """Return the scores of `count` images from those of their tiles, T x count of them in batches."""
+    image = torch.cat([part.image for part in parts]).view(-1, count).amax(0)
+    maps = None
+    if parts[0].map is not None:
+        together = torch.cat([part.map for part in parts if part.map is not None])
+        maps = tiling.merge(together.view(-1, count, *together.shape[1:]), whole)
+    names = parts[0].components or {}
+    components = {name: _merged([(p.components or {})[name] for p in parts], tiling, count, whole) for name in names}
+    return Scores(image, maps, components or None)
+
+
+def restored(found: Scores, frame: Frame, shapes: Sequence[Size]) -> Scores:
+    """Return scores whose maps show the images alone, at the frame's size, where images have a margin in the frame."""
+    if frame.fit != "pad":
+        return found
+    maps = found.map
+    if maps is not None:
+        inside = [each[frame.filled(shape)][None, None] for each, shape in zip(maps, shapes, strict=True)]
+        up = [F.interpolate(each, frame.size, mode="bilinear", align_corners=False)[0, 0] for each in inside]
+        maps = torch.stack(up)
+    components = {name: restored(each, frame, shapes) for name, each in (found.components or {}).items()}
+    return Scores(found.image, maps, components or None)
