@@ -144,6 +144,12 @@ def _checksums(path: Path) -> tuple[str, str]:
         return "", "foreign"
 
 
+def sides(size: int | list[int | str]) -> str:
+    """Return a `Frame.key` in words: `64 x 64`, `64 x 96`, `64 x 96, pad`."""
+    height, width, *fit = [size, size] if isinstance(size, int) else size
+    return ", ".join([f"{height} x {width}", *map(str, fit)])
+
+
 def _rows(path: Path) -> tuple[str, str]:
     """Return what a file of rows holds, and its state by its header and its size: its rows are not read."""
     try:
@@ -157,7 +163,7 @@ def _rows(path: Path) -> tuple[str, str]:
         return path.name, "damaged" if magic.startswith(b"anomaly_bench ") else "foreign"
     about = header.about
     more = [about[name] for name in ("first", "network", "dtype") if name in about]
-    what = ", ".join([f"{about['images']} images of {about['size']} x {about['size']}", *more])
+    what = ", ".join([f"{about['images']} images of {sides(about['size'])}", *more])
     short = re.sub(r"\b([0-9a-f]{8})[0-9a-f]{56}\b", r"\1", what)  # SHA-256
     return short, "" if size == header.file_bytes else "damaged"
 

@@ -17,12 +17,13 @@ from small_images import grey, save
 from small_runs import TOY
 
 from anomaly_bench import checksums
-from anomaly_bench.commands.cache import find
+from anomaly_bench.commands.cache import find, sides
 from anomaly_bench.commands.main import main, run_verb
 from anomaly_bench.contracts import FrozenFeatures, Record
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_sealed
 from anomaly_bench.loading.feature_cache import FeatureSet
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
 from anomaly_bench.paths import cache_root
@@ -308,3 +309,8 @@ def test_misuse(words: list[str], said: str, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError) as error:
         run_verb(["data", "cache", *words])
     assert said in str(error.value)
+
+
+def test_sizes_of_images_in_words() -> None:
+    frames = [Frame((8, 8)), Frame((8, 12)), Frame((8, 8), "pad")]
+    assert [sides(frame.key) for frame in frames] == ["8 x 8", "8 x 12", "8 x 8, pad"]

@@ -57,3 +57,11 @@ def test_what_counts_as_given_in_a_folder_is_what_differs_from_its_file() -> Non
 def test_a_choice_is_the_group_dataset() -> None:
     with pytest.raises(UserError, match=r"dataset: 'mvtec/botle' is none of .*did you mean 'mvtec/bottle'"):
         compose(["dataset=mvtec/botle"])
+
+
+def test_a_submission_has_a_map_for_each_private_image() -> None:
+    counts = OmegaConf.load(conf_dir() / "download" / "mvtec_ad2.yaml").counts
+    submission = OmegaConf.load(conf_dir() / "benchmark" / "mvtec_ad2.yaml").submission
+    assert submission.images.keys() == counts.keys()
+    for name, images in submission.images.items():
+        assert {counts[name][split] for split in submission.sets} == {images.count}
