@@ -183,12 +183,13 @@ class Model:
         threshold, pixel = (self.thresholds.get(level, {}).get("threshold") for level in ("image", "pixel"))
         p_value = None if self.calibration is None else float(p_values(self.calibration, np.array([score]))[0])
         label, shape = None if threshold is None else int(score > threshold), (each.height, each.width)
-        picture = each.image
-        if picture is not None and self.view.frame.fit == "pad":
-            picture = self.view.frame.picture(picture, shape)
+        picture, frame = each.image, self.view.frame
+        if picture is not None and frame.fit == "pad":
+            picture = frame.picture(picture, shape)
+        shown = frame.taken(shape) if frame.fit == "crop" else None
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),
-            *(threshold, pixel, each.unlike, "", picture, self.view.frame.taken(shape)),
+            *(threshold, pixel, each.unlike, "", picture, shown),
         )
 
     def __repr__(self) -> str:

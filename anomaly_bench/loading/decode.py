@@ -70,9 +70,10 @@ def read_values(file: Path, content: bytes | None = None) -> np.ndarray:
 def _open(path: Path, content: bytes | None = None) -> Image.Image:
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
+            rotated = is_rotated(image)
             image.load()
             pages = getattr(image, "n_frames", 1)
-            if is_rotated(image):
+            if rotated:
                 image = ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise UserError(str(path), "cannot be read as an image: cannot identify image file") from error

@@ -123,7 +123,9 @@ def describe_images(train: Sequence[Record], test: Sequence[Record]) -> str:
 
 
 def is_rotated(image: Image.Image) -> bool:
-    """Return whether an image's EXIF orientation is another than that of its pixels."""
+    """Return whether an image is to be turned, by the EXIF orientation that stands before its pixels."""
+    if image.format == "PNG" and "exif" not in image.info:  # `getexif` would read all pixels to look behind them
+        return False
     return image.getexif().get(ORIENTATION, 1) in range(2, 9)
 
 
