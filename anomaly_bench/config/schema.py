@@ -31,7 +31,6 @@ from anomaly_bench.paths import cache_root
 
 LARGEST = 2**32  # of every whole number: a seed's bound, and far beyond what any other can mean
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
-FITS = Literal["squash", "aspect", "pad", "crop"]
 
 
 class Checked(BaseModel, extra="forbid", allow_inf_nan=False, protected_namespaces=()):
@@ -69,7 +68,7 @@ class Tiles(Checked):
 class Images(Checked):
     """conf/images.yaml: how images come to the size that a method sees; stored runs may lack it."""
 
-    fit: FITS = "squash"
+    fit: Literal["squash", "aspect", "pad", "crop"] = "squash"
     tiles: Tiles = Tiles()
 
 
@@ -216,8 +215,8 @@ def _mistake(key: str, errors: list[ErrorDetails], names: list[str], known: list
     if first["type"] == "missing" and first["loc"][-1] == name:
         return UserError(key, "not given", f"{key}=VALUE")
     said = [re.sub(r"^(Value error, |Input (should be|is not) )| for <class .*", "", e["msg"]) for e in errors]
-    words = {"Field required": "more values", "a valid tuple": "a list", "a valid integer": "a whole number"}
-    said = [words.get(text, text) for text in said]
+    plain = {"Field required": "more values", "a valid tuple": "a list", "a valid integer": "a whole number"}
+    said = [plain.get(text, text) for text in said]
     choices = re.findall(r"'([^']+)'", first.get("ctx", {}).get("expected", ""))
     what = f"{first['input']!r} given, allowed: {' or '.join(dict.fromkeys(said))}"
     return UserError(key, what, nearest(str(first["input"]), choices))

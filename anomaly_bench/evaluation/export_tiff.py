@@ -53,10 +53,8 @@ def write_category(stored: Stored, place: Path) -> None:
             test, truth = (base / level / stored.records[i].kind for level in ("test", "ground_truth"))
             test.mkdir(parents=True, exist_ok=True)
             write_map(test / f"{names[i]}.tiff", stored.maps[i])
-            image = image_of(stored.rows[i], frame.size)
-            if frame.fit == "pad":
-                width, height = width_and_height(stored.records[i].image) or (1, 1)
-                image = frame.picture(image, (height, width))
+            width, height = width_and_height(stored.records[i].image) or (1, 1)
+            image = frame.picture(image_of(stored.rows[i], frame.size), (height, width))
             Image.fromarray(image).save(test / f"{names[i]}.png")
             if stored.records[i].label:
                 truth.mkdir(parents=True, exist_ok=True)

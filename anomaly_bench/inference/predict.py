@@ -153,7 +153,7 @@ class Model:
         height, width = pixels.shape[:2]
         small = self.view.frame.image(pixels)
         trained_on = self.manifest.get("training_images", {})
-        shown = self.view.frame.picture(small, pixels.shape) if self.view.frame.fit == "pad" else small
+        shown = self.view.frame.picture(small, pixels.shape)
         marks = unlike(image_statistics(shown, width, height), trained_on)
         return Decoded(image.path, width, height, elapsed_ms(start), small, marks)
 
@@ -183,9 +183,8 @@ class Model:
         threshold, pixel = (self.thresholds.get(level, {}).get("threshold") for level in ("image", "pixel"))
         p_value = None if self.calibration is None else float(p_values(self.calibration, np.array([score]))[0])
         label, shape = None if threshold is None else int(score > threshold), (each.height, each.width)
-        picture, frame = each.image, self.view.frame
-        if picture is not None and frame.fit == "pad":
-            picture = frame.picture(picture, shape)
+        frame = self.view.frame
+        picture = None if each.image is None else frame.picture(each.image, shape)
         shown = frame.taken(shape) if frame.fit == "crop" else None
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),

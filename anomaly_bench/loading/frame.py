@@ -68,8 +68,8 @@ class Frame:
         return resize_mask(mask[self.taken(mask.shape)], self.size)
 
     def picture(self, image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
-        """Return uint8 [H, W, 3] of what `image` returned for an image of shape h, w, without the colour around it."""
-        return resize_image(image[self.filled(shape)], self.size)
+        """Return uint8 [H, W, 3] of what `image` returned for an image of shape h, w, without its padding."""
+        return resize_image(image[self.filled(shape)], self.size) if self.fit == "pad" else image
 
     def taken(self, shape: Sequence[int]) -> Box:
         """Return which rows and columns of an image of shape h, w are used: all, but of `crop`."""

@@ -62,8 +62,7 @@ class ImageSet(TorchDataset[Sample]):
 
     def picture(self, index: int) -> np.ndarray:
         """Return an image where its mask and its anomaly map have their pixels, uint8 [H, W, 3]."""
-        image = image_of(self._rows[index], self.size)
-        return self.frame.picture(image, self.shape(index)) if self.frame.fit == "pad" else image
+        return self.frame.picture(image_of(self._rows[index], self.size), self.shape(index))
 
     def shape(self, index: int) -> Size:
         """Return height and width of the image as it is on the disk."""

@@ -112,10 +112,18 @@ def losses(rows: list[dict[str, Any]]) -> tuple[float, float]:
 
 
 def with_defects(normal: Tensor) -> Tensor:
-    """Return images [N, 3, H, W] and, after them, EXAMPLES of them with a painted stain, drawn by a seed of its own."""
+    """Return images [N, 3, H, W] and, after them, EXAMPLES of them with a stain painted into their central square.
+
+    A seed of its own draws it.
+    """
     torch.manual_seed(0)
-    stained = normal[torch.arange(EXAMPLES) % len(normal)]
-    return torch.cat([normal, stain(stained, **STAIN)[0]])
+    stained = normal[torch.arange(EXAMPLES) % len(normal)]  # a copy
+    height, width = normal.shape[2:]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = stained[..., top : top + side, left : left + side]
+    square.copy_(stain(square, **STAIN)[0])
+    return torch.cat([normal, stained])
 
 
 def image_scores(method: Method, images: Tensor) -> np.ndarray:

@@ -80,7 +80,7 @@ def score_batch(method: Method, images: ImageSet, batch: Mapping[str, Any], star
     def score_seen(seen: Tensor) -> Scores:
         return checked(method, method.score(seen), seen.shape)
 
-    shapes = [images.shape(i) if view.frame.fit == "pad" else (0, 0) for i in range(start, start + len(batch["path"]))]
+    shapes = [images.shape(i) for i in range(start, start + len(batch["path"]))]
     return score_whole(view, score_seen, batch["image"].to(method.device), shapes, method.batch_size)
 
 

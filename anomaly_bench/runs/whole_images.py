@@ -1,4 +1,4 @@
-"""From a data set's images to what a method sees of them, and back: sizes, margins, tiles, and what they cost."""
+"""From a data set's images to what a method sees of them, and back: sizes, padding, tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from anomaly_bench.loading.frame import Frame, same_pixels
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.loading.tiles import Tiling
 
-SQUEEZED = 1.5  # from here on a change of the aspect ratio is spoken of
+DISTORTED = 1.5  # from here on a change of the aspect ratio is spoken of
 
 
 @dataclass(frozen=True)
@@ -29,13 +29,13 @@ class View:
 
     frame: of the whole image, in which its map and mask are.  tiling: what the method sees of it; None: all of it.
     aspects: least, median and largest width / height of the training images; of nothing where they are not known.
-    asked: `dataset.fit`.
+    requested_fit: `dataset.fit`.
     """
 
     frame: Frame
     tiling: Tiling | None = None
     aspects: tuple[float, float, float] | None = None
-    asked: str = "squash"
+    requested_fit: str = "squash"
 
     @property
     def seen(self) -> Size:
@@ -49,8 +49,8 @@ class View:
 
     def sentences(self) -> list[str]:
         """Return what a run's protocol says of it."""
-        ways = {"squash": "resized to {}", "pad": "fitted into {} with a margin", "crop": "cut to the shape of {}"}
-        shape = ", the training images' aspect ratio" if self.asked == "aspect" and not self.squeezed else ""
+        ways = {"squash": "resized to {}", "pad": "padded to {}", "crop": "cropped at the centre to {}"}
+        shape = ", the training images' aspect ratio" if self.requested_fit == "aspect" and not self.distortion else ""
         line = f"images {ways[self.frame.fit].format(self.frame)} (height x width, bilinear{shape}); "
         line += "a mask pixel counts from half coverage on, no defect is lost"
         lines = [line, READING]
@@ -60,21 +60,21 @@ class View:
                 f"each image is seen as {count} tiles of {size}; its map is their mean, weighted by the distance from "
                 "their borders, its score the largest of theirs"
             )
-        return lines + ([self.squeezed] if self.squeezed else [])
+        return lines + ([self.distortion] if self.distortion else [])
 
     @property
-    def squeezed(self) -> str:
+    def distortion(self) -> str:
         """A sentence where images lose much of their aspect ratio, else an empty string."""
         if self.aspects is None or self.frame.fit != "squash":
             return ""
         height, width = self.frame.size
         change = max(max(a * height / width, width / height / a) for a in self.aspects)
-        if change <= SQUEEZED:
+        if change <= DISTORTED:
             return ""
         low, _, high = self.aspects
         spread = f"{low:.2f}" if high / low < 1.05 else f"{low:.2f} to {high:.2f}"
         return (
-            f"images of aspect ratio {spread} were squeezed to {width / height:.2f} (width / height); "
+            f"images of aspect ratio {spread} were squashed to {width / height:.2f} (width / height); "
             "dataset.fit=aspect, pad or crop, or dataset.tiles, keep their shape"
         )
 
@@ -115,7 +115,7 @@ def _tiled(images: Images, seen: Size, sizes: Sequence[tuple[int, int]], aspects
 
 
 def stored_view(manifest: Mapping[str, Any], method: Method) -> View:
-    """Return a finished run's view from its manifest; earlier versions squeezed every image."""
+    """Return a finished run's view from its manifest; earlier versions squashed every image."""
     tiles = manifest.get("frame", {}).get("tiles")
     tiling = Tiling(as_size(tuple(tiles["size"])), tiles["overlap"]) if tiles else None
     return View(Frame.stored(manifest, as_size(method.image_size)), tiling)
@@ -151,7 +151,7 @@ def _merged(parts: Sequence[Scores], tiling: Tiling, count: int, whole: Size) ->
 
 
 def restored(found: Scores, frame: Frame, shapes: Sequence[Size]) -> Scores:
-    """Return scores whose maps show the images alone, at the frame's size, where images have a margin in the frame."""
+    """Return scores whose maps show the images alone, at the frame's size, where they were padded."""
     if frame.fit != "pad":
         return found
     maps = found.map

@@ -18,7 +18,7 @@ from anomaly_bench.loading.tiles import Tiling
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.whole_images import View, score_whole, view_of
-from tests.inference.small_models import images_of
+from tests.inference.small_models import METHODS, images_of, overrides
 from tests.small_runs import save
 
 FIXED = ["dataset=folder", "hardware=cpu", "hardware.threads=1", "resamples=0", "calibration_share=0.25"]
@@ -99,10 +99,10 @@ def test_what_a_crop_does_not_show_has_the_lowest_value(train: Train) -> None:
 def test_the_protocol_says_how_images_come_to_the_method(train: Train) -> None:
     squashed, apart = train(*WAYS["squash"][0]), train(*WAYS["tiles"][0])
     assert said(squashed, "images resized to 40 x 40 (height x width, bilinear)")
-    assert said(squashed, "images of aspect ratio 2.50 were squeezed to 1.00 (width / height); dataset.fit=aspect")
+    assert said(squashed, "images of aspect ratio 2.50 were squashed to 1.00 (width / height); dataset.fit=aspect")
     assert said(apart, "each image is seen as 3 tiles of 20 x 20")
     for way in ("aspect", "pad", "crop"):
-        assert not said(train(*WAYS[way][0]), "squeezed")
+        assert not said(train(*WAYS[way][0]), "squashed")
     assert squashed.manifest["setting"] != apart.manifest["setting"]
 
 
@@ -111,6 +111,24 @@ def test_a_measurement_of_a_run_is_confirmed(train: Train, way: str, bench: Call
     folder = train(*WAYS[way][0])
     done = bench("eval", str(folder.path))
     assert "the stored metrics are confirmed" in done.stdout  # type: ignore[attr-defined]
+
+
+RECTANGLES = {  # height and width that each method's strides allow
+    "rd": (32, 64), "us": (16, 40), "csflow": (64, 128), "glf": (243, 270), "stfpm": (32, 48), "simplenet": (32, 48),
+    "padim": (32, 48), "patchcore": (32, 48), "us_shallow": (32, 48),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_rectangles(method: str, tmp_path: Path, weights: Path) -> None:
+    height, width = RECTANGLES[method]
+    folder = run(config.compose(overrides(method, tmp_path, weights, f"method.image_size=[{height},{width}]")))
+    assert folder.maps is not None
+    assert folder.maps[0].shape == (height, width)
+    results = list(load(folder.path, "cpu").predict(images_of(folder)))
+    for row, values, result in zip(folder.scores, folder.maps, results, strict=True):
+        assert result.score == pytest.approx(row.score, rel=1e-5)
+        np.testing.assert_allclose(result.map, values, rtol=1e-3, atol=1e-5)
 
 
 class Peaks(Method):
@@ -154,10 +172,10 @@ def test_tiles_must_fit_into_the_images() -> None:
         view_of(images(fit="pad", tiles={"size": 20}), Peaks((16, 16)), records((40, 100)))
 
 
-def test_a_method_of_near_squares_squeezes_where_the_aspect_is_asked_for() -> None:
+def test_a_method_of_near_squares_squashes_where_the_aspect_is_asked_for() -> None:
     method = Peaks((64, 64))
     assert view_of(images(fit="aspect"), method, records((40, 100), (40, 102), (40, 90))).seen == (48, 112)
     method.size_step = 0
     view = view_of(images(fit="aspect"), method, records((40, 100)))
     assert view.seen == (64, 64)
-    assert "squeezed" in view.squeezed
+    assert "squashed" in view.distortion
