@@ -25,7 +25,7 @@ class Record:
 
     path: str  # relative to the data root, with forward slashes; "test/00042" for array data
     kind: str  # defect type, "good" when normal
-    image: Path | np.ndarray  # a file, or uint8 [H, W] or [H, W, 3]
+    image: Path | np.ndarray  # a file, or uint8 or uint16 [H, W] or [H, W, 3]
     mask: Mask | None = None  # any value but 0 is anomalous; None when normal or without masks
 
     @property

@@ -85,6 +85,7 @@ def without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
     images = images_of(dataset)
     changed: dict[str, Any] = {"fit": images.fit} if images.fit != "squash" else {}
     changed |= {"tiles": images.tiles.model_dump()} if images.tiles.size else {}
+    changed |= {"white": images.white} if images.white != Images().white else {}
     return {key: value for key, value in dataset.items() if key not in Images.model_fields} | changed
 
 

@@ -70,6 +70,7 @@ class Images(Checked):
 
     fit: Literal["squash", "aspect", "pad", "crop"] = "squash"
     tiles: Tiles = Tiles()
+    white: Annotated[int, Field(ge=1, le=65535)] = 65535  # of 16-bit grey
 
 
 class Hardware(Checked):

@@ -22,7 +22,7 @@ from anomaly_bench.files import csv_text, new_file, new_folder, unwritable, writ
 from anomaly_bench.inference.pictures import overlay
 from anomaly_bench.inference.predict import Model, Result
 from anomaly_bench.loading.anomaly_maps import write_map, write_png16
-from anomaly_bench.loading.decode import read_image
+from anomaly_bench.loading.decode import read_image, to_8_bits
 from anomaly_bench.loading.image_files import expand_user, printable
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import parse_json
@@ -132,7 +132,7 @@ def overlay_of(result: Result) -> Image.Image | None:
     """
     assert result.pixel_threshold is not None
     try:
-        image = read_image(expand_user(result.path))
+        image = to_8_bits(read_image(expand_user(result.path), white=result.white))
     except UserError as error:
         say(f"{printable(result.path)}: no overlay: {error.what}")
         return None

@@ -21,7 +21,6 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.inference.pictures import result_png
 from anomaly_bench.inference.sources import NewImage, Source, open_source, why_no_file
 from anomaly_bench.loading.anomaly_maps import enlarge_map
-from anomaly_bench.loading.decode import read_image
 from anomaly_bench.loading.frame import Box
 from anomaly_bench.loading.image_dataset import to_tensor
 from anomaly_bench.loading.image_files import printable
@@ -51,6 +50,7 @@ class Result:
     error: str = ""  # why it was not scored
     image: np.ndarray | None = None  # uint8 [H, W, 3], where the map has its pixels
     shown: Box | None = None  # rows and columns of the image that the map shows; None: all
+    white: int | None = None  # of a 16-bit file, as of `read_image`
 
     def map_at_source(self) -> np.ndarray:
         """Return the map at the image's own size: float32 [height, width], bilinear.
@@ -86,7 +86,7 @@ class Decoded:
     width: int
     height: int
     ms: float
-    image: np.ndarray | None = None  # uint8 [H, W, 3]
+    image: np.ndarray | None = None  # uint8 or uint16 [H, W, 3]
     unlike: str = ""
     error: str = ""
 
@@ -146,7 +146,7 @@ class Model:
         if isinstance(image.image, Path) and (why := why_no_file(image.image)):
             return Decoded(image.path, 0, 0, elapsed_ms(start), error=why)
         try:
-            pixels = read_image(image.image)
+            pixels = self.view.frame.read(image.image)
         except UserError as error:
             where = error.where if isinstance(image.image, np.ndarray) else ""
             return Decoded(image.path, 0, 0, elapsed_ms(start), error=f"{where} {error.what}".strip())
@@ -188,7 +188,7 @@ class Model:
         shown = frame.taken(shape) if frame.fit == "crop" else None
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),
-            *(threshold, pixel, each.unlike, "", picture, shown),
+            *(threshold, pixel, each.unlike, "", picture, shown, frame.white),
         )
 
     def __repr__(self) -> str:

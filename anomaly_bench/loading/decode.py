@@ -10,28 +10,28 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.image_files import is_rotated
+from anomaly_bench.loading.image_files import is_16_bit, is_rotated
 from anomaly_bench.records import Mask
 
 READING = (
-    "images are turned as their EXIF orientation says; 16-bit grey is scaled to 8 bits (65535 to 255), "
-    "an alpha channel dropped, a palette looked up"
+    "images are turned as their EXIF orientation says; an alpha channel is dropped, a palette looked up; "
+    "16-bit grey keeps its depth, {white} is white"
 )
 
 
-def read_image(source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
-    """Read any image file, or uint8 [H, W] or [H, W, 3], as uint8 [H, W, 3] RGB.
+def read_image(source: Path | np.ndarray, content: bytes | None = None, white: int | None = None) -> np.ndarray:
+    """Read any image file, or uint8 or uint16 [H, W] or [H, W, 3], as uint8 [H, W, 3] RGB.
 
-    content: the file's bytes, where they are known already; it is then not read.
+    content: the file's bytes, where they are known already; it is then not read.  white: 16-bit values come as uint16
+    [H, W, 3] such that this one and all above it are 65535; None scales them to 8 bits (65535 to 255).
     `READING` is the rule.  Raises UserError naming the file: unreadable, truncated, several pages, float or 32-bit
     values.
     """
     if isinstance(source, np.ndarray):
-        return _rgb_array(source)
+        return _scaled(_rgb_array(source), white)
     image = _open(source, content)
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):  # Pillow < 11.3 says "I"
-        grey = np.asarray(image).astype(np.uint32)
-        return _rgb_array(((grey + 128) // 257).astype(np.uint8))  # 65535 = 255 * 257; rounded to nearest
+    if is_16_bit(image):
+        return _scaled(_rgb_array(np.asarray(image).astype(np.uint16)), white)
     if image.mode in ("I", "F"):
         raise UserError(str(source), f"has 32-bit values (mode {image.mode}); 8 or 16 bits for a channel are read")
     return np.array(_rgb(image, source))
@@ -99,8 +99,23 @@ def _mask_values(image: Image.Image, path: Path) -> np.ndarray:
     return np.asarray(image if single else _rgb(image, path))
 
 
+def to_8_bits(image: np.ndarray) -> np.ndarray:
+    """Return uint8 of an image uint8 or uint16, to look at it: 65535 = 255 * 257 becomes 255, rounded to nearest."""
+    return image if image.dtype == np.uint8 else ((image.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _scaled(image: np.ndarray, white: int | None) -> np.ndarray:
+    """Return uint8 as it is, and uint16 as `read_image` says."""
+    if white is None or image.dtype == np.uint8:
+        return to_8_bits(image)
+    scaled = np.minimum(image, white).astype(np.uint32) * 65535 + white // 2
+    return (scaled // white).astype(np.uint16)
+
+
 def _rgb_array(array: np.ndarray) -> np.ndarray:
-    """Return uint8 [H, W] or [H, W, 3] as uint8 [H, W, 3]."""
-    if array.dtype != np.uint8 or not array.size or not (array.ndim == 2 or array.shape[2:] == (3,)):
-        raise UserError("image array", f"is {array.dtype} {list(array.shape)}; uint8 [H, W] or [H, W, 3] is read")
+    """Return uint8 or uint16 [H, W] or [H, W, 3] as [H, W, 3]."""
+    known = array.dtype in (np.uint8, np.uint16) and array.size
+    if not known or not (array.ndim == 2 or array.shape[2:] == (3,)):
+        what = f"is {array.dtype} {list(array.shape)}; uint8 or uint16 [H, W] or [H, W, 3] is read"
+        raise UserError("image array", what)
     return np.repeat(array[:, :, None], 3, axis=2) if array.ndim == 2 else array

@@ -10,16 +10,19 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
+from anomaly_bench.loading.decode import read_image, to_8_bits
 from anomaly_bench.loading.resize import resize_image, resize_mask
 from anomaly_bench.records import Size, as_size
 
 Fit = Literal["squash", "pad", "crop"]
 FITS: tuple[Fit, ...] = get_args(Fit)
 FILL = (124, 116, 104)  # ImageNet's mean colour, which backbones see as 0
+WHITE = 65535  # the largest value of 16-bit grey
 Box = tuple[slice, slice]  # rows, columns
 
 
@@ -29,6 +32,7 @@ class Frame:
 
     size: Size
     fit: Fit = "squash"
+    white: int | None = WHITE  # of 16-bit grey, as of `read_image`; None: 8 bits, as earlier versions read it
 
     @classmethod
     def of(cls, size: Frame | Size | int) -> Frame:
@@ -40,26 +44,31 @@ class Frame:
         """Return the frame of a run by its manifest.  size: of earlier versions' maps, which were always squashed."""
         known = manifest.get("frame") or {"size": size, "fit": "squash"}
         height, width = map(int, known["size"])
-        return cls((height, width), known["fit"])
+        return cls((height, width), known["fit"], known.get("white"))
 
     @property
     def key(self) -> int | list[int | str]:
         """What the pixels depend on: the side of a square that is squashed, else all of it."""
         height, width = self.size
-        plain = height == width and self.fit == "squash"
-        return height if plain else [height, width, *([] if self.fit == "squash" else [self.fit])]
+        white = [] if self.white == WHITE else [f"white {self.white}"]
+        plain = height == width and self.fit == "squash" and not white
+        return height if plain else [height, width, *([] if self.fit == "squash" else [self.fit]), *white]
 
     def __str__(self) -> str:
         """`256 x 256`, height x width."""
         return "{} x {}".format(*self.size)
 
+    def read(self, source: Path | np.ndarray, content: bytes | None = None) -> np.ndarray:
+        """Return an image as it is, [h, w, 3]: uint8, or uint16 where it has 16 bits; see `read_image`."""
+        return read_image(source, content, self.white)
+
     def image(self, pixels: np.ndarray) -> np.ndarray:
-        """Return uint8 [H, W, 3] of an image uint8 [h, w, 3]."""
+        """Return [H, W, 3] of an image [h, w, 3], both uint8 or uint16."""
         if self.fit != "pad":
             return resize_image(pixels[self.taken(pixels.shape)], self.size)
         box = self.filled(pixels.shape)
-        out = np.empty((*self.size, 3), np.uint8)
-        out[:] = FILL
+        out = np.empty((*self.size, 3), pixels.dtype)
+        out[:] = np.array(FILL, pixels.dtype) * (np.iinfo(pixels.dtype).max // 255)
         out[box] = resize_image(pixels, (box[0].stop - box[0].start, box[1].stop - box[1].start))
         return out
 
@@ -69,6 +78,7 @@ class Frame:
 
     def picture(self, image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return uint8 [H, W, 3] of what `image` returned for an image of shape h, w, without its padding."""
+        image = to_8_bits(image)
         return resize_image(image[self.filled(shape)], self.size) if self.fit == "pad" else image
 
     def taken(self, shape: Sequence[int]) -> Box:

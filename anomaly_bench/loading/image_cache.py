@@ -1,6 +1,7 @@
 """Decoded and resized images on disk, so that no file is decoded twice: a file of rows for each list and size.
 
-A row: H * W * 3 bytes of RGB and, where any record has a mask, H * W bytes of mask.
+A row: H * W * 3 bytes of RGB, or numbers of two bytes where any record has 16 bits, and, where any record has a mask,
+H * W bytes of mask.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ import numpy as np
 from anomaly_bench.console import track
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256, unreadable
-from anomaly_bench.loading.decode import read_image, read_mask
+from anomaly_bench.loading.decode import read_mask
 from anomaly_bench.loading.frame import Frame
+from anomaly_bench.loading.image_files import has_16_bits
 from anomaly_bench.loading.image_list import list_images, mask_checksum
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.loading.row_file import RowFile, get_or_create
 from anomaly_bench.records import Record, Size
 
-VERSION = 4  # of how images and masks are read; RESIZE_RULE is that of resizing
+VERSION = 5  # of how images and masks are read; RESIZE_RULE is that of resizing
 AT_ONCE = 64  # images held in memory while they wait to be written
 
 
 def cached_rows(records: list[Record], frame: Frame | Size | int, cache_dir: Path) -> RowFile:
-    """Return uint8 [H * W * 3 or 4] of each record, stored on disk; made when missing or damaged.
+    """Return the row of each record, uint8 [length], stored on disk; made when missing or damaged.
 
     Their key holds all that the pixels depend on: the images' and masks' content, frame, format, and the rule of
     resizing.  Pillow's version is not in it: those from 10.1 to 13.0 decode all formats to the same pixels
@@ -52,13 +54,14 @@ def has_masks(records: list[Record]) -> bool:
 
 
 def image_of(row: np.ndarray, size: Size) -> np.ndarray:
-    """Return the image in a row, uint8 [H, W, 3]."""
-    return row[: 3 * math.prod(size)].reshape(*size, 3)
+    """Return the image in a row, uint8 or uint16 [H, W, 3]."""
+    values = 3 * math.prod(size)
+    return (row[:values] if len(row) < 2 * values else row[: 2 * values].view("<u2")).reshape(*size, 3)
 
 
 def mask_of(row: np.ndarray, size: Size) -> np.ndarray:
     """Return the mask in a row that has one, bool [H, W]."""
-    return row[3 * math.prod(size) :].view(np.bool_).reshape(size)
+    return row[-math.prod(size) :].view(np.bool_).reshape(size)
 
 
 class CachedMasks(Sequence[np.ndarray]):
@@ -75,17 +78,22 @@ class CachedMasks(Sequence[np.ndarray]):
 
 
 def _rows(records: list[Record], digests: list[tuple[str, str]], frame: Frame) -> Iterator[bytes]:
-    make, jobs = partial(_row, frame=frame, masks=has_masks(records)), list(zip(records, digests, strict=True))
+    deep = any(has_16_bits(record.image) for record in records)
+    make = partial(_row, frame=frame, masks=has_masks(records), deep=deep)
+    jobs = list(zip(records, digests, strict=True))
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         batches = (pool.map(make, jobs[start : start + AT_ONCE]) for start in range(0, len(jobs), AT_ONCE))
         yield from track(chain.from_iterable(batches), f"decoding to {frame}", len(jobs))
 
 
-def _row(job: tuple[Record, tuple[str, str]], frame: Frame, masks: bool) -> bytes:
+def _row(job: tuple[Record, tuple[str, str]], frame: Frame, masks: bool, deep: bool) -> bytes:
     record, (image_checksum, checksum_of_mask) = job
     source = [record.image] if isinstance(record.image, Path) else []
-    image = read_image(record.image, *_contents(source, image_checksum))  # [H, W, 3]
-    row = frame.image(image).tobytes()
+    image = frame.read(record.image, *_contents(source, image_checksum))  # [H, W, 3]
+    seen = frame.image(image)
+    if deep and seen.dtype == np.uint8:
+        seen = seen.astype("<u2") * 257  # 255 becomes 65535
+    row = seen.tobytes()
     if not masks:
         return row
     if record.mask is None:

@@ -19,8 +19,9 @@ from anomaly_bench.loading.row_file import RowFile
 
 
 def to_tensor(image: np.ndarray) -> torch.Tensor:
-    """Return uint8 [H, W, 3] as float32 [3, H, W] in [0, 1]."""
-    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C") / 255)
+    """Return uint8 or uint16 [H, W, 3] as float32 [3, H, W] in [0, 1]."""
+    white = np.float32(np.iinfo(image.dtype).max)
+    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C") / white)
 
 
 class ImageSet(TorchDataset[Sample]):

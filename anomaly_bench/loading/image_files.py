@@ -129,6 +129,22 @@ def is_rotated(image: Image.Image) -> bool:
     return image.getexif().get(ORIENTATION, 1) in range(2, 9)
 
 
+def is_16_bit(image: Image.Image) -> bool:
+    """Return whether an image has 16 bits of grey; Pillow reads 16 bits of a colour as 8."""
+    return image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG")  # Pillow < 11.3 says "I"
+
+
+def has_16_bits(image: Path | np.ndarray) -> bool:
+    """Return whether an array, or a file by its header, has 16 bits; a file that cannot be read has not."""
+    if isinstance(image, np.ndarray):
+        return image.dtype == np.uint16
+    try:
+        with Image.open(image) as opened:
+            return is_16_bit(opened)
+    except Exception:  # Pillow raises nearly anything on a damaged file
+        return False
+
+
 def width_and_height(image: Path | np.ndarray) -> tuple[int, int] | None:
     """Return width and height as the image is read, or None where a file's header cannot be read."""
     if isinstance(image, np.ndarray):

@@ -19,8 +19,8 @@ def resize_bilinear(
 ) -> Image.Image:
     """Return an image of width x height pixels: bilinear with antialiasing, the width first, then the height.
 
-    Each call resizes one axis and rounds to 8 bits, because the order of two axes in one call depends on Pillow's
-    version.  box: left, top, right and bottom of the part that is resized, in pixels; None is all of the image.
+    Each call resizes one axis, and rounds to 8 bits what has 8 bits, because the order of two axes in one call depends
+    on Pillow's version.  box: left, top, right and bottom of the part that is resized, in pixels; None: all of it.
     """
     left, top, right, bottom = np.array(box or (0, 0, *image.size), np.float32).tolist()  # as precise as in Pillow
     reach = max(1, (bottom - top) / height)  # rows outside the box that the filter weighs too
@@ -33,10 +33,14 @@ def resize_image(image: np.ndarray, size: Size | int) -> np.ndarray:
     """Resize uint8 [h, w, 3] to uint8 [H, W, 3]: bilinear with antialiasing, whatever the aspect ratio.
 
     size: H, W, or the side of a square.  As the code of Reverse Distillation and most of the field do: torchvision's
-    Resize((S, S)) on a PIL image, with Pillow up to 12.1.
+    Resize((S, S)) on a PIL image, with Pillow up to 12.1.  uint16 becomes uint16, rounded once at the end.
     """
     height, width = as_size(size)
-    return np.array(resize_bilinear(Image.fromarray(image), width, height))
+    if image.dtype == np.uint8:
+        return np.array(resize_bilinear(Image.fromarray(image), width, height))
+    channels = (Image.fromarray(image[..., c].astype(np.float32)) for c in range(3))
+    deep = np.stack([np.asarray(resize_bilinear(channel, width, height)) for channel in channels], 2)
+    return deep.round().clip(0, 65535).astype(np.uint16)
 
 
 def resize_mask(mask: np.ndarray, size: Size | int) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch.nn import functional as F
 from anomaly_bench.config import Images
 from anomaly_bench.contracts import Method, Record, Scores, Size, as_size
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.decode import READING
+from anomaly_bench.loading.decode import READING, read_image
 from anomaly_bench.loading.frame import Frame, same_pixels
-from anomaly_bench.loading.image_files import width_and_height
+from anomaly_bench.loading.image_files import has_16_bits, width_and_height
 from anomaly_bench.loading.tiles import Tiling
 
 DISTORTED = 1.5  # from here on a change of the aspect ratio is spoken of
+LOOKED_AT = 8  # training images whose largest 16-bit value is looked for
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,14 @@ class View:
 
     frame: of the whole image, in which its map and mask are.  tiling: what the method sees of it; None: all of it.
     aspects: least, median and largest width / height of the training images; of nothing where they are not known.
-    requested_fit: `dataset.fit`.
+    requested_fit: `dataset.fit`.  brightest: 16-bit value of some training images; None where they have 8 bits.
     """
 
     frame: Frame
     tiling: Tiling | None = None
     aspects: tuple[float, float, float] | None = None
     requested_fit: str = "squash"
+    brightest: int | None = None
 
     @property
     def seen(self) -> Size:
@@ -45,7 +48,7 @@ class View:
     def record(self) -> dict[str, Any]:
         """Return what a manifest says of it; `stored_view` reads it."""
         tiles = {"size": self.tiling.size, "overlap": self.tiling.overlap} if self.tiling else None
-        return {"image_size": self.seen, "frame": {"size": self.frame.size, "fit": self.frame.fit, "tiles": tiles}}
+        return {"image_size": self.seen, "frame": {**asdict(self.frame), "tiles": tiles}}
 
     def sentences(self) -> list[str]:
         """Return what a run's protocol says of it."""
@@ -53,14 +56,26 @@ class View:
         shape = ", the training images' aspect ratio" if self.requested_fit == "aspect" and not self.distortion else ""
         line = f"images {ways[self.frame.fit].format(self.frame)} (height x width, bilinear{shape}); "
         line += "a mask pixel counts from half coverage on, no defect is lost"
-        lines = [line, READING]
+        lines = [line, READING.format(white=self.frame.white)]
         if self.tiling:
             count, size = len(self.tiling.corners(self.frame.size)), Frame(self.tiling.size)
             lines.append(
                 f"each image is seen as {count} tiles of {size}; its map is their mean, weighted by the distance from "
                 "their borders, its score the largest of theirs"
             )
-        return lines + ([self.distortion] if self.distortion else [])
+        return lines + [each for each in (self.distortion, self.exposure) if each]
+
+    @property
+    def exposure(self) -> str:
+        """A sentence where 16-bit images use less than a quarter of what `dataset.white` allows, or more than it."""
+        brightest, white = self.brightest, self.frame.white
+        if brightest is None or white is None or white // 4 < brightest <= white:
+            return ""
+        fitting = min(65535, 2 ** max(8, brightest.bit_length()) - 1)
+        return (
+            f"the brightest 16-bit value of the training images looked at is {brightest}, and {white} is white: they "
+            f"are seen {'dark' if brightest < white else 'cut off'}; dataset.white={fitting} takes all of it"
+        )
 
     @property
     def distortion(self) -> str:
@@ -84,23 +99,33 @@ def view_of(images: Images, method: Method, training: Sequence[Record]) -> View:
 
     Raises UserError for tiles that are larger than the images, and for tiles of images that are padded or cropped.
     """
-    seen = as_size(method.image_size)
+    seen, white = as_size(method.image_size), images.white
     sizes = [size for record in training if (size := width_and_height(record.image))]
     if not sizes:  # no header can be read: the decoder will name the file
-        return View(Frame(seen))
+        return View(Frame(seen, white=white))
+    brightest = _brightest(training)
     ratios = sorted(width / height for width, height in sizes)
     aspects = ratios[0], ratios[len(ratios) // 2], ratios[-1]
     if images.tiles.size:
         if images.fit != "squash":
             what = f"{images.fit} given together with dataset.tiles.size, which keep the shape of whole images"
             raise UserError("dataset.fit", what, "squash")
-        return _tiled(images, seen, sizes, aspects)
+        return replace(_tiled(images, seen, sizes, aspects), brightest=brightest)
     if images.fit == "aspect":
         size = seen
         if method.size_step:
             size = same_pixels(round(math.sqrt(math.prod(size))), aspects[1], method.size_step)
-        return View(Frame(size), None, aspects, "aspect")
-    return View(Frame(seen, images.fit), None, aspects, images.fit)
+        return View(Frame(size, white=white), None, aspects, "aspect", brightest)
+    return View(Frame(seen, images.fit, white), None, aspects, images.fit, brightest)
+
+
+def _brightest(training: Sequence[Record]) -> int | None:
+    """Return the largest 16-bit value of some of the training images, evenly spaced; None where they have 8 bits."""
+    some = [training[i] for i in np.linspace(0, len(training) - 1, min(LOOKED_AT, len(training))).astype(int)]
+    deep = [record.image for record in some if has_16_bits(record.image)]
+    with suppress(UserError):  # the decoder will name the file
+        return max(int(read_image(image, white=65535).max()) for image in deep) if deep else None
+    return None
 
 
 def _tiled(images: Images, seen: Size, sizes: Sequence[tuple[int, int]], aspects: tuple[float, float, float]) -> View:
@@ -111,7 +136,7 @@ def _tiled(images: Images, seen: Size, sizes: Sequence[tuple[int, int]], aspects
         what = f"tiles of {h} x {w} pixels given, the training images have {height} x {width} (height x width)"
         raise UserError("dataset.tiles.size", what, "smaller tiles, or null: none")
     whole = round(height * seen[0] / h), round(width * seen[1] / w)
-    return View(Frame(whole), Tiling(seen, images.tiles.overlap), aspects)
+    return View(Frame(whole, white=images.white), Tiling(seen, images.tiles.overlap), aspects)
 
 
 def stored_view(manifest: Mapping[str, Any], method: Method) -> View:

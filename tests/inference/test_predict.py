@@ -161,7 +161,7 @@ def test_arrays_of_another_kind_are_errors(toy: Model) -> None:
     results = predicted(toy, [good, *bad, good[..., 0]])
     assert [bool(result.error) for result in results] == [False, *[True] * len(bad), False]
     assert results[0].score == results[-1].score
-    assert results[1].error == "image array is float32 [6, 5, 3]; uint8 [H, W] or [H, W, 3] is read"
+    assert results[1].error == "image array is float32 [6, 5, 3]; uint8 or uint16 [H, W] or [H, W, 3] is read"
     assert [result.path for result in results] == [f"array {i}" for i in range(len(results))]
 
 

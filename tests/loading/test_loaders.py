@@ -18,6 +18,7 @@ from anomaly_bench.contracts import Record
 from anomaly_bench.datasets.mvtec import MVTec
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading import image_cache as cache
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.loaders import EpochSampler, NormalLoaders, split_val
@@ -120,7 +121,7 @@ def test_no_file_is_decoded_twice(screws: list[Record], tmp_path: Path, monkeypa
         raise AssertionError
 
     before = [sample["image"] for sample in ImageSet(screws, 8, tmp_path / "c")]
-    monkeypatch.setattr(cache, "read_image", decoded_again)
+    monkeypatch.setattr(Frame, "read", decoded_again)
     again = ImageSet(screws, 8, tmp_path / "c")
     assert all(torch.equal(a, b["image"]) for a, b in zip(before, again, strict=True))
     with pytest.raises(AssertionError):  # another size is another cache
