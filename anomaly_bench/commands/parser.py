@@ -99,6 +99,7 @@ def _eval(bench: Verb) -> None:
     option("--masks", type=Path, metavar="DIR", help="masks of the same names")
     option("--resize-masks", action="store_true", help="bring the masks to the size of the maps")
     option("--write-tiff", type=Path, metavar="DIR", help="write a run's maps as TIFF in MVTec's layout instead")
+    option("--source-size", action="store_true", help="with --write-tiff: maps, images and masks at the images' sizes")
     option("--accept-changes", action="store_true", help="take files that do not fit their checksums as they are")
     option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
     option("--json", action="store_true", help="print JSON")
@@ -118,6 +119,7 @@ def _predict(bench: Verb) -> None:
     option("--out", type=Path, metavar="DIR", help="write scores.csv into DIR; and maps/ and overlays/, if requested")
     maps = "tiff: the scores (float32); png16: 16-bit grey, its scale in the text chunks score_offset and score_scale"
     option("--maps", choices=("tiff", "png16"), help=f"write each image's anomaly map: {maps}")
+    option("--source-size", action="store_true", help="with --maps: at each image's own size, not at the model's")
     option(
         "--overlays", action="store_true", help="write each image with the region above the pixel threshold outlined"
     )

@@ -14,6 +14,7 @@ from anomaly_bench.console import print_at_once, say, track
 from anomaly_bench.errors import UserError
 
 if TYPE_CHECKING:
+    from anomaly_bench.inference.output import OutputRequest
     from anomaly_bench.inference.predict import Model
 
 WHERE = "bench predict"
@@ -58,6 +59,8 @@ def refuse_contradictions(arguments: Namespace) -> None:
     for name in ("maps", "overlays", "watch"):
         if getattr(arguments, name) and not arguments.out:
             raise UserError(f"--{name}", "is given without --out", "--out DIR says where to write")
+    if arguments.source_size and not arguments.maps:
+        raise UserError("--source-size", "is given without --maps", "--maps tiff or png16")
     if arguments.until_idle is not None and not watch:
         raise UserError("--until-idle", "is given without --watch", "--watch DIR")
 
@@ -78,12 +81,12 @@ def require_thresholds(model: Model, arguments: Namespace) -> None:
 
 def predict_all(model: Model, arguments: Namespace, summary: Any) -> None:
     """Score the images of the sources, and write and print what is requested of each."""
-    from anomaly_bench.inference.output import OutputRequest, json_line, text_line, whole_output
+    from anomaly_bench.inference.output import json_line, text_line, whole_output
 
     names = arguments.sources == ["-"]
     source = names_in(sys.stdin.buffer) if names else images_of(arguments.sources, arguments.out)
     results = model.predict(source, arguments.batch_size or (1 if names else None), arguments.threads)
-    request = OutputRequest(arguments.out, arguments.maps, arguments.overlays, base_of(arguments.sources))
+    request = requested(arguments, base_of(arguments.sources))
     line_of = json_line if arguments.json else None if arguments.out else text_line
     if line_of is None and isinstance(source, list):
         results = iter(track(results, "scoring", len(source)))
@@ -100,12 +103,12 @@ def predict_all(model: Model, arguments: Namespace, summary: Any) -> None:
 
 def watch_folder(model: Model, arguments: Namespace, summary: Any) -> None:
     """Score the images that appear in a folder; one that cannot be scored is named at once."""
-    from anomaly_bench.inference.output import OutputRequest, json_line
+    from anomaly_bench.inference.output import json_line
     from anomaly_bench.inference.watch import watch
     from anomaly_bench.loading.image_files import expand_user
 
     folder = expand_user(str(arguments.watch))
-    request = OutputRequest(arguments.out, arguments.maps, arguments.overlays, folder)
+    request = requested(arguments, folder)
     try:
         for result in watch(model, folder, request, arguments.until_idle, arguments.batch_size, arguments.threads):
             summary.add(result)
@@ -116,6 +119,13 @@ def watch_folder(model: Model, arguments: Namespace, summary: Any) -> None:
     except KeyboardInterrupt:
         say(summary.line)
         raise
+
+
+def requested(arguments: Namespace, base: Path) -> OutputRequest:
+    """Return which files to write.  base: names of maps and overlays are those of the images, seen from here."""
+    from anomaly_bench.inference.output import OutputRequest
+
+    return OutputRequest(arguments.out, arguments.maps, arguments.overlays, base, arguments.source_size)
 
 
 def images_of(sources: list[str], out: Path | None) -> list[Any]:

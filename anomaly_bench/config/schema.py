@@ -103,7 +103,7 @@ class Settings(Checked):
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     weights_dtype: Literal["float32", "float16"]
     save_maps: bool
-    save_heatmaps: bool
+    save_heatmaps: bool | Literal["source"]
     checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)]
 
     @property

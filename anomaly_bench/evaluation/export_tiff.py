@@ -15,8 +15,8 @@ from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.evaluation.options import EvalOptions
 from anomaly_bench.evaluation.stored_runs import Stored, open_run
 from anomaly_bench.files import new_folder, unwritable
-from anomaly_bench.loading.anomaly_maps import write_map
-from anomaly_bench.loading.image_cache import image_of
+from anomaly_bench.loading.anomaly_maps import map_at_source, write_map
+from anomaly_bench.loading.image_cache import at_source, image_of
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.records import Record
 
@@ -30,7 +30,7 @@ def write_runs(target: Path, options: EvalOptions) -> None:
         check_name(f"{stored.folder.path}, category", category := stored.folder.manifest.get("category"))
         place = target / str(category)
         try:
-            write_category(stored, place)
+            write_category(stored, place, options.source_size)
         except OSError as error:
             raise unwritable(place, error, "free some space or choose another folder") from error
         sys.stdout.write(f"{len(stored.records)} maps of {stored.folder.path} written to {place}\n")
@@ -38,10 +38,10 @@ def write_runs(target: Path, options: EvalOptions) -> None:
     sys.stdout.write(f"bench eval --maps {folder} --masks {folder}\n")
 
 
-def write_category(stored: Stored, place: Path) -> None:
-    """Write test/<kind>/<id>.tiff and .png (map, image) and ground_truth/<kind>/<id>_mask.png, all at the maps' size.
+def write_category(stored: Stored, place: Path, source_size: bool = False) -> None:
+    """Write test/<kind>/<id>.tiff and .png (map, image) and ground_truth/<kind>/<id>_mask.png.
 
-    The folder `place` appears when it is complete.
+    All have the maps' size, or each image's own with `source_size`.  The folder `place` appears when it is complete.
     """
     if stored.maps is None or stored.rows is None or stored.masks is None or stored.frame is None:
         raise UserError(str(stored.folder.path), "has no maps, or its data set no masks", "nothing could be measured")
@@ -52,13 +52,18 @@ def write_category(stored: Stored, place: Path) -> None:
         for i in track(range(len(names)), f"writing {place.name}"):
             test, truth = (base / level / stored.records[i].kind for level in ("test", "ground_truth"))
             test.mkdir(parents=True, exist_ok=True)
-            write_map(test / f"{names[i]}.tiff", stored.maps[i])
-            width, height = width_and_height(stored.records[i].image) or (1, 1)
-            image = frame.picture(image_of(stored.rows[i], frame.size), (height, width))
+            record, values, mask = stored.records[i], stored.maps[i], stored.masks[i]
+            if source_size:
+                image, mask = at_source(record, frame)
+                values = map_at_source(values, frame, mask.shape)
+            else:
+                width, height = width_and_height(record.image) or (1, 1)
+                image = frame.picture(image_of(stored.rows[i], frame.size), (height, width))
+            write_map(test / f"{names[i]}.tiff", values)
             Image.fromarray(image).save(test / f"{names[i]}.png")
-            if stored.records[i].label:
+            if record.label:
                 truth.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(stored.masks[i]).convert("L").save(truth / f"{names[i]}_mask.png")
+                Image.fromarray(mask).convert("L").save(truth / f"{names[i]}_mask.png")
 
 
 def file_names(records: Sequence[Record]) -> list[str]:

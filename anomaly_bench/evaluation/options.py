@@ -21,6 +21,7 @@ class EvalOptions:
     masks: Path | None
     resize_masks: bool
     write_tiff: Path | None
+    source_size: bool  # what --write-tiff writes has the images' sizes, not the maps'
     accept_changes: bool  # files that are not as the run wrote them belong to it from now on
     config_dir: Path | None  # where the data sets' classes may come from, besides this package
     json: bool
@@ -54,5 +55,7 @@ class EvalOptions:
         ):
             if value and bool(self.runs) != (goes_with == "RUN"):
                 raise UserError("bench eval", f"{name} goes with {goes_with} only")
+        if self.source_size and not self.write_tiff:
+            raise UserError("bench eval", "--source-size is given without --write-tiff", "--write-tiff DIR")
         if self.write_tiff and self.json:
             raise UserError("bench eval", "--write-tiff writes maps and measures nothing", "leave out --json")

@@ -22,7 +22,8 @@ from anomaly_bench.files import csv_text, new_file, new_folder, unwritable, writ
 from anomaly_bench.inference.pictures import overlay
 from anomaly_bench.inference.predict import Model, Result
 from anomaly_bench.loading.anomaly_maps import write_map, write_png16
-from anomaly_bench.loading.decode import read_image, to_8_bits
+from anomaly_bench.loading.decode import to_8_bits
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_files import expand_user, printable
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import parse_json
@@ -42,6 +43,7 @@ class OutputRequest:
     maps: str | None  # a key of WRITERS
     overlays: bool
     base: Path  # names of maps and overlays are those of the images, seen from here
+    source_size: bool = False  # maps at the images' sizes, not at the model's
 
 
 def values_of(result: Result) -> dict[str, Any]:
@@ -111,7 +113,8 @@ class Pictures:
         name = picture_name(expand_user(result.path), self.request.base)
         if self.request.maps:
             suffix, write = WRITERS[self.request.maps]
-            self._put(self.maps / f"{name}{suffix}", lambda file: write(file, result.map))
+            values = result.map_at_source() if self.request.source_size else result.map
+            self._put(self.maps / f"{name}{suffix}", lambda file: write(file, values))
         if self.request.overlays and (picture := overlay_of(result)):
             self._put(self.overlays / f"{name}.png", lambda file: picture.save(file, "PNG", compress_level=1))
 
@@ -131,8 +134,9 @@ def overlay_of(result: Result) -> Image.Image | None:
     None, said in a line, where the file is no longer the one that was scored.
     """
     assert result.pixel_threshold is not None
+    frame = result.frame or Frame((1, 1))
     try:
-        image = to_8_bits(read_image(expand_user(result.path), white=result.white))
+        image = to_8_bits(frame.read(expand_user(result.path)))
     except UserError as error:
         say(f"{printable(result.path)}: no overlay: {error.what}")
         return None

@@ -20,8 +20,8 @@ from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.pictures import result_png
 from anomaly_bench.inference.sources import NewImage, Source, open_source, why_no_file
-from anomaly_bench.loading.anomaly_maps import enlarge_map
-from anomaly_bench.loading.frame import Box
+from anomaly_bench.loading.anomaly_maps import map_at_source
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import to_tensor
 from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_statistics import image_statistics, unlike
@@ -49,8 +49,7 @@ class Result:
     unlike: str = ""  # in what the image lies outside the training images' range
     error: str = ""  # why it was not scored
     image: np.ndarray | None = None  # uint8 [H, W, 3], where the map has its pixels
-    shown: Box | None = None  # rows and columns of the image that the map shows; None: all
-    white: int | None = None  # of a 16-bit file, as of `read_image`
+    frame: Frame | None = None  # how the image came to the model; None where it was not scored
 
     def map_at_source(self) -> np.ndarray:
         """Return the map at the image's own size: float32 [height, width], bilinear.
@@ -60,10 +59,7 @@ class Result:
         """
         if self.map is None:
             raise UserError(self.path, self.error or "the method gives no map")
-        whole = np.full((self.height, self.width), self.map.min(), np.float32)
-        part = whole[self.shown or ...]  # a view
-        part[:] = enlarge_map(self.map, *part.shape)
-        return whole
+        return map_at_source(self.map, self.frame or Frame((1, 1)), (self.height, self.width))
 
     def __repr__(self) -> str:
         path = printable(self.path)
@@ -185,10 +181,9 @@ class Model:
         label, shape = None if threshold is None else int(score > threshold), (each.height, each.width)
         frame = self.view.frame
         picture = None if each.image is None else frame.picture(each.image, shape)
-        shown = frame.taken(shape) if frame.fit == "crop" else None
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),
-            *(threshold, pixel, each.unlike, "", picture, shown, frame.white),
+            *(threshold, pixel, each.unlike, "", picture, frame),
         )
 
     def __repr__(self) -> str:

@@ -12,7 +12,9 @@ from PIL import Image, PngImagePlugin
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.resize import resize_mask
+from anomaly_bench.records import Size
 
 SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # compared in lower case
 GREY = ("L", "I", "I;16", "I;16B")  # Pillow's modes of a PNG with 8 or 16 bits; before 11.3 it said "I"
@@ -119,6 +121,17 @@ def enlarge_map(scores: np.ndarray, height: int, width: int) -> np.ndarray:
     small = torch.from_numpy(scores)[None, None]
     found = torch.nn.functional.interpolate(small, (height, width), mode="bilinear", align_corners=False)
     return found[0, 0].numpy()
+
+
+def map_at_source(scores: np.ndarray, frame: Frame, shape: Size) -> np.ndarray:
+    """Return a map float32 [H, W] in `frame` at the size of its image, float32 [h, w], bilinear.
+
+    Where the frame shows a central part only (`crop`), the rest has the map's lowest value.
+    """
+    whole = np.full(shape, scores.min(), np.float32)
+    part = whole[frame.taken(shape)]  # a view
+    part[:] = enlarge_map(scores, *part.shape)
+    return whole
 
 
 def write_png16(file: IO[bytes], scores: np.ndarray) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from anomaly_bench.console import track
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256, unreadable
-from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.decode import read_mask, to_8_bits
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_files import has_16_bits
 from anomaly_bench.loading.image_list import list_images, mask_checksum
@@ -62,6 +62,16 @@ def image_of(row: np.ndarray, size: Size) -> np.ndarray:
 def mask_of(row: np.ndarray, size: Size) -> np.ndarray:
     """Return the mask in a row that has one, bool [H, W]."""
     return row[-math.prod(size) :].view(np.bool_).reshape(size)
+
+
+def at_source(record: Record, frame: Frame) -> tuple[np.ndarray, np.ndarray]:
+    """Return an image as its file has it, uint8 [h, w, 3], and its mask, bool [h, w], without anything where none is.
+
+    Raises UserError naming a file that cannot be used.
+    """
+    image = to_8_bits(frame.read(record.image))
+    shape = image.shape[:2]
+    return image, np.zeros(shape, bool) if record.mask is None else read_mask(record.mask, shape)
 
 
 class CachedMasks(Sequence[np.ndarray]):

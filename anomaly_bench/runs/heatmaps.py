@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from anomaly_bench.files import new_folder, unwritable
+from anomaly_bench.records import Size
 from anomaly_bench.runs.folder import ScoreRow
 
 # Inferno (van der Walt, Smith, Firing; CC0) at ten equal steps: lightness rises evenly from black to a pale yellow.
@@ -61,19 +62,21 @@ def write_heatmaps(
     rows: Sequence[ScoreRow],
     maps: np.ndarray | None,
     load: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    at_source: Callable[[int, Size], np.ndarray] | None = None,
 ) -> None:
     """Write <folder>/heatmaps/<position>_<kind>_<stem>.png for each of N test images; 0001 is the worst mistake.
 
     Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
-    image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  An older folder is replaced as a whole.
-    Raises UserError where the folder cannot be written.
+    image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  at_source(i, size): the i-th map at the
+    size of what `load` returns, which is then drawn pixel by pixel however large it is.  An older folder is replaced as
+    a whole.  Raises UserError where the folder cannot be written.
     """
     if maps is None:
         return
     low, high = colour_range(maps, np.array([row.label for row in rows]))
-    sheet = Sheet(maps.shape[1], maps.shape[2], low, high)
+    sheets = cache(lambda height, width: Sheet(height, width, low, high, None if at_source else LARGEST))
     mistakes, drawn = find_mistakes(rows), picture_names(rows)
     if len(drawn) < len(rows):
         text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
@@ -81,7 +84,9 @@ def write_heatmaps(
     try:
         with new_folder(folder / "heatmaps") as new:
             for i, name in drawn.items():
-                sheet.draw(mistakes[i], *load(i), maps[i]).save(new / name, compress_level=1)
+                image, mask = load(i)
+                values = at_source(i, mask.shape) if at_source else maps[i]
+                sheets(*values.shape).draw(mistakes[i], image, mask, values).save(new / name, compress_level=1)
     except OSError as error:
         raise unwritable(folder / "heatmaps", error) from error
 
@@ -156,9 +161,9 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 class Sheet:
     """Draws the pictures of a run, which share layout, colour bar and headings."""
 
-    def __init__(self, height: int, width: int, low: float, high: float) -> None:
+    def __init__(self, height: int, width: int, low: float, high: float, largest: int | None = LARGEST) -> None:
         self.low, self.high = low, high
-        self.block = -(-max(height, width) // LARGEST)  # pixels of a map that become one
+        self.block = -(-max(height, width) // (largest or max(height, width)))  # pixels of a map that become one
         self.zoom = -(-SMALLEST // max(height, width))  # pixels that one of a map becomes
         self.height, self.width = -(-height // self.block) * self.zoom, -(-width // self.block) * self.zoom
         self.font = ImageFont.load_default(12)

@@ -20,6 +20,8 @@ from anomaly_bench.console import track
 from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
+from anomaly_bench.loading.anomaly_maps import map_at_source
+from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.calibration import CalibrationRow
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
@@ -180,7 +182,19 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
-        write_heatmaps(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy()))
+        draw_heatmaps(folder, images, maps, settings.save_heatmaps == "source")
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
+
+
+def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, source_size: bool) -> None:
+    """Draw the heat maps at the size of the maps, or each at that of its image."""
+    frame = images.frame
+    if source_size:
+        write_heatmaps(
+            *(folder.path, folder.scores, maps, lambda i: at_source(images.records[i], frame)),
+            at_source=lambda i, size: map_at_source(maps[i], frame, size),
+        )
+    else:
+        write_heatmaps(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy()))

@@ -87,7 +87,7 @@ PREDICT = [
     }.items()),
     *(_refused(f"options {words}", words, *names.split()) for words, names in {
         f"{HOLE} --maps tiff": "--out", f"{HOLE} --maps nix --out out": "--maps nix", f"{HOLE} --overlays": "--out", f"{HOLE} --watch data --out out": "--watch SOURCE",
-        "--watch data": "--out", "--watch nix --out out": "nix", f"{HOLE} --until-idle 1": "--watch", "--watch data --out out --until-idle x": "--until-idle x",
+        "--watch data": "--out", "--watch nix --out out": "nix", f"{HOLE} --until-idle 1": "--watch", f"{HOLE} --out out --source-size": "--maps", "--watch data --out out --until-idle x": "--until-idle x",
         f"{HOLE} --json --lot 0.1": "--lot", "--watch data --out out --lot 0.1": "--lot", f"{HOLE} --lot 0": "--lot", f"{HOLE} --lot nix": "nix", f"{HOLE} --batch-size 0": "--batch-size",
         f"{HOLE} --batch-size x": "x", f"{HOLE} --threads 0": "--threads", f"{HOLE} --device nix": "device nix", f"{HOLE} --device cuda:99": "device cuda:99",
         f"{HOLE} -": "-", f"{HOLE} --out {HOLE}": "000.png", f"{HOLE} --out {HOLE}/out": "000.png",

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from anomaly_bench import config
+from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Method, Record, Scores
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.load import load
+from anomaly_bench.loading.anomaly_maps import read_map
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.tiles import Tiling
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.heatmaps import Sheet
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.whole_images import View, score_whole, view_of
 from tests.inference.small_models import METHODS, images_of, overrides
@@ -111,6 +115,26 @@ def test_a_measurement_of_a_run_is_confirmed(train: Train, way: str, bench: Call
     folder = train(*WAYS[way][0])
     done = bench("eval", str(folder.path))
     assert "the stored metrics are confirmed" in done.stdout  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("way", ["squash", "pad", "crop"])
+def test_maps_and_heat_maps_at_the_size_of_the_files(train: Train, oblong: Path, way: str, tmp_path: Path) -> None:
+    folder = train(*WAYS[way][0], "save_heatmaps=source")
+    pictures = {p.name.partition("_")[2]: p for p in (folder.path / "heatmaps").iterdir()}
+    with Image.open(pictures["spot_001.png"]) as picture:
+        shown = np.asarray(Sheet.panels(picture)[0])
+    source = np.asarray(Image.open(oblong / "test/spot/001.png"))
+    assert np.array_equal(shown[::2, ::2], source)  # small pictures are shown in larger pixels
+    assert main(["eval", str(folder.path), "--write-tiff", str(tmp_path / "maps"), "--source-size"]) == 0
+    written = next((tmp_path / "maps").iterdir())
+    (result,) = load(folder.path, "cpu").predict(oblong / "test/spot/001.png")
+    np.testing.assert_allclose(read_map(written / "test/spot/001.tiff"), result.map_at_source(), rtol=1e-5, atol=1e-5)
+    assert np.array_equal(np.asarray(Image.open(written / "test/spot/001.png")), source)
+    mask, known = (written / "ground_truth/spot/001_mask.png"), oblong / "ground_truth/spot/001_mask.png"
+    assert np.array_equal(np.asarray(Image.open(mask)), np.asarray(Image.open(known)))
+    words = [str(folder.path), str(oblong / "test/spot"), "--out", str(tmp_path / "out"), "--maps", "tiff"]
+    assert main(["predict", *words, "--source-size"]) == 0
+    assert np.array_equal(read_map(tmp_path / "out/maps/001.png.tiff"), result.map_at_source())
 
 
 RECTANGLES = {  # height and width that each method's strides allow
