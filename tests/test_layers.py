@@ -178,6 +178,7 @@ WITHOUT = [
     *(("data cache", 0), ("data cache clear teachers", 0), ("data prepare demo", 0)),
     *(("--complete train method=rd meth", 0), ("--complete eval --ma", 0)),
     *(("trian", 2), ("list metods", 2), ("show method=rdd", 2), ("show method=rd method.epoch=3", 2)),
+    *(("train method=rd dataset=demo/brick seed=x", 2), ("train method=rd dataset=demo/brick hardware.precision=x", 2)),
     *(("report nowhere", 2), ("reproduce nowhere", 2), ("eval --maps nowhere --masks nowhere", 2)),
 ]
 SCRIPT = """

@@ -82,8 +82,10 @@ def check_values(
     """
     given = {override.lstrip("+").partition("=")[0]: override.partition("=")[2] for override in job}
     inside = {key for key in given if key.startswith(("method.", "dataset."))}
+    needed = bool(inside - {m.where for m in found})
     try:
-        return validate(cfg, signatures or bool(inside - {m.where for m in found})), []
+        settings = validate(cfg, needed)
+        return (validate(cfg) if signatures and not needed else settings), []  # no mistake waits for torch's import
     except Mistakes as wrong:
         names = {part: given.get(part) or str((cfg.get(part) or {}).get("name")) for part in ("method", "dataset")}
         return None, [m if m.where in inside else with_its_line(m, names) for m in wrong.errors]
