@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.loaders import NormalLoaders
@@ -62,6 +64,26 @@ def test_a_map_without_border_effects_comes_back_as_it_was() -> None:
 def records(count: int) -> list[Record]:
     draw = np.random.default_rng(0)
     return [Record(f"{i}.png", "good", draw.integers(0, 256, (12, 20, 3), dtype=np.uint8)) for i in range(count)]
+
+
+@pytest.mark.parametrize(("reach", "overlap"), [(1, 0.25), (3, 0.25), (3, 0.5), (7, 0.5)])
+def test_what_padding_does_at_a_seam_is_bounded(reach: int, overlap: float) -> None:
+    """A network that looks `reach` pixels far errs near a tile's border only, where the other tile counts more.
+
+    By at most reach / (shared pixels + 1) of the largest error; farther from all borders by nothing.
+    """
+    draw, side, width = torch.Generator().manual_seed(0), 32, 80
+    image, kernel = (torch.rand(1, 1, *shape, generator=draw) for shape in ((side, width), (2 * reach + 1,) * 2))
+    tiling = Tiling((side, side), overlap)
+    whole, tiles = (F.conv2d(x, kernel, padding=reach)[:, 0] for x in (image, tiling.cut(image)[:, 0]))
+    difference = (tiling.merge(tiles[:, None], (side, width)) - whole).abs()[0]
+    lefts = [left for _, left in tiling.corners((side, width))]
+    shared = min(left + side - right for left, right in itertools.pairwise(lefts))
+    error = max((tiles[i] - whole[0, :, left : left + side]).abs().max() for i, left in enumerate(lefts))
+    assert shared >= round(overlap * side) > reach
+    assert 0 < difference.max() <= error * reach / (shared + 1) * (1 + 1e-5)
+    far = np.min([np.abs(np.arange(width) - edge + 0.5) for edge in (*lefts[1:], *(n + side for n in lefts[:-1]))], 0)
+    assert (difference[:, far > reach] < 1e-5 * whole.max()).all()
 
 
 def test_a_training_sees_each_tile_of_each_image_once(tmp_path: Path) -> None:
