@@ -63,7 +63,9 @@ def table_requests(point: Point, stand_in: bool) -> Iterator[TableRequest]:
         run_for = {category: place for (dataset, category), place in chosen.items() if dataset == name}
         cfg = as_written(point, name)
         ran = configs.get(next(iter(run_for.values()))[0], flat(cfg))
-        yield TableRequest(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), run_for, why)
+        yield TableRequest(
+            *(point.experiment, title, cfg.method.name, name, settings, ran, flat(cfg), run_for, why), stand_in=stand_in
+        )
 
 
 def settings_of(points: Sequence[Point]) -> dict[str, str]:

@@ -62,6 +62,7 @@ class Row:
     oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `measure_oracle` writes it
     train_s: float = math.nan  # seconds of all stages but the scoring; nan where not measured
     ms_per_image: float = math.nan  # to score a test image; nan where not measured
+    images: dict[str, int] = field(default_factory=dict, repr=False)  # how many, by what they are for
 
 
 @dataclass(frozen=True)
@@ -220,6 +221,7 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         confound=_confound(manifest),
         learning=str(manifest.get("learning", {}).get("warning", "")),
         oracle=manifest.get("oracle", {}),
+        images={str(key): int(value) for key, value in manifest.get("images", {}).items() if isinstance(value, int)},
     )
 
 

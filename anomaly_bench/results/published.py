@@ -42,6 +42,8 @@ class Published:
     kind: str
     confidence: str
     source: str
+    std: float | None = None  # over seeds, where it was published
+    seeds: int | None = None  # behind the value, where that was published
 
     def __str__(self) -> str:
         return f"{self.variant} ({self.confidence}): {self.source}"
@@ -51,8 +53,16 @@ class Published:
 def figures() -> tuple[Published, ...]:
     """Return all published figures, the papers' own first."""
     text = files("anomaly_bench.results").joinpath("published.csv").read_text(encoding="utf-8")
-    rows = [Published(**{**row, "value": float(row["value"])}) for row in csv.DictReader(text.splitlines())]  # type: ignore[arg-type]
+    rows = [_figure(row) for row in csv.DictReader(text.splitlines())]
     return tuple(sorted(rows, key=lambda row: row.kind != "paper"))
+
+
+def _figure(row: dict[str, str]) -> Published:
+    numbers: dict[str, Any] = {"value": float(row.pop("value"))}
+    for key, number in (("std", float), ("seeds", int)):
+        if text := row.pop(key, ""):
+            numbers[key] = number(text)
+    return Published(**row, **numbers)
 
 
 def published(method: str, method_config: Mapping[str, Any], dataset: str, category: str) -> list[Published]:

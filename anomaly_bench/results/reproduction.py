@@ -1,8 +1,12 @@
 """Paper versus ours: what was published, what the runs of an experiment gave, and whether the two agree.
 
-A published figure has no deviation of its own, so that of our seeds stands for both: the tolerance is twice our
-standard deviation over seeds, and LEAST where that is less or is not known.  Nothing is compared with a mean over fewer
-categories.
+A verdict says whether a published figure lies where one more run of ours would: within the prediction interval
+t(n - 1, 0.975) s sqrt(1 + 1 / n) of our n seeds with deviation s, and half a digit of the figure.  An identical method
+lies outside in one of twenty cases.  Where the figure is known to be a mean over m seeds with deviation p, the interval
+is that of a difference of means, t sqrt(s^2 / n + p^2 / m), with Welch's degrees of freedom.  There is no verdict, only
+the difference, where fewer than three seeds were run, and where the two are not of the same thing: another setting,
+stand-ins, a part of the data set, a published figure that was not checked against its source.  Nothing is compared with
+a mean over fewer categories.
 """
 
 from __future__ import annotations
@@ -10,14 +14,23 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from statistics import fmean
 from typing import Any
 
+from omegaconf import OmegaConf
+from scipy.special import stdtrit
+
+from anomaly_bench.config import conf_dir
 from anomaly_bench.results.collect import Row
 from anomaly_bench.results.published import TEXTURES, Published, applies, differences, figures
 from anomaly_bench.results.seed_means import SeedMean, mean_over_categories, mean_over_seeds
 
-LEAST = 0.01  # a rerun of the published code by others is off by 0.001 at the median of 15 categories, by 0.019 at most
+LEVEL = 0.95  # of the prediction interval
+ROUNDING = 0.0005  # of a figure that was published with three digits
+ENOUGH = 3  # seeds: with two the interval is 15 deviations wide
+OTHER = "other setting"  # why there is no verdict
+CHECKED = ("seen", "secondary")  # confidence of figures that a verdict is given on
 MEANS = ("mean", "mean_textures", "mean_objects")
 DatasetCategory = tuple[str, str]  # of a run
 
@@ -36,6 +49,7 @@ class TableRequest:
     places: Mapping[str, DatasetCategory]  # a published category -> what was run for it
     why: Mapping[DatasetCategory, str]  # why there is no run: `not run: data set missing`
     baselines: Mapping[str, str] = field(default_factory=dict)  # data set of the runs -> the baseline's `setting`
+    stand_in: bool = False  # what is run stands for something else: no verdicts
 
 
 @dataclass(frozen=True)
@@ -46,11 +60,20 @@ class Line:
     published: Published | None
     ours: SeedMean
     baseline: float = math.nan  # without a model, on the same images; nan where it was not run on all of them
+    withheld: str = ""  # why there is no verdict although there is a difference
 
     @property
     def tolerance(self) -> float:
-        """How far ours may lie from what was published."""
-        return LEAST if math.isnan(self.ours.std) else max(LEAST, 2 * self.ours.std)
+        """How far a published figure may lie from ours; nan where too few seeds were run."""
+        n, s = self.ours.seeds, self.ours.std
+        if n < ENOUGH or math.isnan(s):
+            return math.nan
+        p, m = (self.published.std, self.published.seeds) if self.published else (None, None)
+        if p is None or not m or m < 2:
+            return float(stdtrit(n - 1, (1 + LEVEL) / 2)) * s * math.sqrt(1 + 1 / n)
+        a, b = s**2 / n, p**2 / m  # the two means' variances
+        freedom = (a + b) ** 2 / (a**2 / (n - 1) + b**2 / (m - 1)) if a + b else n + m - 2
+        return float(stdtrit(freedom, (1 + LEVEL) / 2)) * math.sqrt(a + b)
 
     @property
     def delta(self) -> float:
@@ -61,8 +84,18 @@ class Line:
 
     @property
     def inside(self) -> bool | None:
-        """Whether the difference stays within the tolerance; None where nothing is compared."""
-        return None if math.isnan(self.delta) else abs(self.delta) <= self.tolerance
+        """Whether the difference stays within the tolerance; None where there is no verdict."""
+        unknown = math.isnan(self.delta) or math.isnan(self.tolerance) or self.withheld
+        return None if unknown else abs(self.delta) <= self.tolerance + ROUNDING
+
+    @property
+    def verdict(self) -> str:
+        """`inside`, `outside`, or why neither can be said; empty where nothing is compared."""
+        if math.isnan(self.delta):
+            return ""
+        if self.inside is None:
+            return self.withheld or "too few seeds to tell"
+        return "inside" if self.inside else "outside"
 
 
 @dataclass(frozen=True)
@@ -86,10 +119,10 @@ class Versus:
         return list(dict.fromkeys(f"{f.confidence}: {f.source}" for line in self.lines if (f := line.published)))
 
     def summary(self) -> str:
-        """`12 of 15 inside, 3 not compared`."""
+        """`12 of 15 inside, 3 without a verdict`."""
         verdicts = [line.inside for line in self.lines if line.published]
         compared = [verdict for verdict in verdicts if verdict is not None]
-        return f"{sum(compared)} of {len(compared)} inside, {len(verdicts) - len(compared)} not compared"
+        return f"{sum(compared)} of {len(compared)} inside, {len(verdicts) - len(compared)} without a verdict"
 
 
 def compare_with_published(requests: Sequence[TableRequest], rows: Sequence[Row]) -> list[Versus]:
@@ -106,19 +139,63 @@ def _tables(request: TableRequest, rows: Sequence[Row]) -> Iterator[Versus]:
     meant = meant or [f for f in known if applies(f.setting, request.written)]
     for variant, metric in dict.fromkeys((f.variant, f.metric) for f in meant):
         column = {f.category: f for f in meant if (f.variant, f.metric) == (variant, metric)}
-        different = dict.fromkeys(d for f in column.values() for d in differences(f.setting, request.config))
+        different = list(dict.fromkeys(d for f in column.values() for d in differences(f.setting, request.config)))
         runs = {name: _runs(request.settings, rows, place, metric) for name, place in request.places.items()}
-        values = {name: {run.seed: [run.metrics[metric]] for run in found} for name, found in runs.items()}
-        beside = {name: _baseline(request, rows, place, metric) for name, place in request.places.items()}
-        lines = [
-            Line(name, column.get(name), _category_mean(request, name, metric, found), beside[name])
-            for name, found in runs.items()
-        ]
-        for mean in (mean for mean in MEANS if mean in column):
-            names = [name for name in values if _counts_for(mean, name)]
-            ours = mean_over_categories([values[name] for name in names])
-            lines.append(Line(mean, column[mean], ours, _mean([beside[name] for name in names])))
-        yield Versus(request, variant, metric, lines, list(different))
+        floors = {name: _baseline(request, rows, place, metric) for name, place in request.places.items()}
+        lines = _lines(request, column, runs, floors, bool(different))
+        yield Versus(request, variant, metric, list(lines), different)
+
+
+def _lines(
+    request: TableRequest,
+    column: Mapping[str, Published],
+    runs: Mapping[str, Sequence[Row]],
+    floors: Mapping[str, float],
+    different: bool,
+) -> Iterator[Line]:
+    """Yield a line for each category and published mean.  runs, floors: of each category."""
+    metric = next(iter(column.values())).metric
+    parts = {name for name, place in request.places.items() if is_part(place, runs[name])}
+    for name, found in runs.items():
+        why = _withheld(request, column.get(name), different, name in parts)
+        yield Line(name, column.get(name), _category_mean(request, name, metric, found), floors[name], why)
+    values = {name: {run.seed: [run.metrics[metric]] for run in found} for name, found in runs.items()}
+    for mean in (mean for mean in MEANS if mean in column):
+        names = [name for name in values if _counts_for(mean, name)]
+        ours = mean_over_categories([values[name] for name in names])
+        why = _withheld(request, column[mean], different, not parts.isdisjoint(names))
+        yield Line(mean, column[mean], ours, _mean([floors[name] for name in names]), why)
+
+
+def _withheld(request: TableRequest, figure: Published | None, different: bool, part: bool) -> str:
+    """Return why no verdict is given on a figure, or an empty text."""
+    if request.stand_in:
+        return "stand-ins"
+    if different:
+        return OTHER
+    if part:
+        return "part of the data set"
+    return figure.confidence if figure and figure.confidence not in CHECKED else ""
+
+
+def is_part(place: DatasetCategory, runs: Sequence[Row]) -> bool:
+    """Return whether a run had fewer images than the published data set has."""
+    expected = published_images(*place)
+    return any(0 < sum(run.images.values()) < expected for run in runs)
+
+
+@cache
+def published_images(dataset: str, category: str) -> int:
+    """Return how many images runs on a category have, training and test together; 0 where that is not known."""
+    file = conf_dir() / "download" / f"{dataset}.yaml"
+    if not file.is_file():
+        return 0
+    counts: Any = OmegaConf.to_container(OmegaConf.load(file))["counts"]  # type: ignore[index, call-overload]
+    if category not in counts:  # one category of several folders, as MTD has them
+        return sum(sum(each.values()) for each in counts.values())
+    if "test" in counts[category]:  # one class normal: the test images of all classes
+        return counts[category]["train"] + sum(each["test"] for each in counts.values())
+    return sum(counts[category].values())
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,16 +10,19 @@ from pathlib import Path
 from anomaly_bench.files import csv_text, write_text
 from anomaly_bench.results.aggregate import baseline_table, four, published_cell
 from anomaly_bench.results.latex import latex_file, latex_table
-from anomaly_bench.results.reproduction import LEAST, Line, Versus
+from anomaly_bench.results.reproduction import ENOUGH, LEVEL, OTHER, Line, Versus
 from anomaly_bench.results.seed_means import SeedMean
 from anomaly_bench.results.text import ABSENT, Grid, baselines_markdown, cell_text, markdown_table
 
 FIELDS = (
     *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source"),
-    *("ours", "std", "seeds", "note", "delta", "tolerance", "inside", "differences", "warning", "baseline"),
+    *("ours", "std", "seeds", "note", "delta", "tolerance", "verdict", "differences", "warning", "baseline"),
 )
 NOTE = (
-    f"Tolerance: twice our standard deviation over seeds, at least {LEAST}; published figures come without one. "
+    f"Tolerance: half the width of the {LEVEL:.0%} prediction interval for one more run, from our n seeds; where the "
+    "published deviation is known, of the interval for a difference of means. `inside`: the published figure lies in "
+    f"it. No verdict with fewer than {ENOUGH} seeds, where the setting differs, for stand-ins or a part of the data "
+    "set, and on a figure that was not checked. "
     "A published figure that was not checked against its source says so: `unverified` was written down from memory, "
     "`doubtful` likewise and the values do not have the stated mean. `±`: standard deviation over n seeds. Nothing is "
     "compared where categories are missing. Baseline: grey values without a model (`method=brightness`), on the same "
@@ -61,12 +64,10 @@ def versus_csv(tables: Sequence[Versus], warning: str = "") -> str:
         for line in table.lines:
             figure, ours = line.published, line.ours
             quoted = (figure.value, figure.confidence, figure.source) if figure else ("", "", "")
-            inside = "" if line.inside is None else str(line.inside).lower()
-            tolerance = "" if line.inside is None else line.tolerance
             found = [_number(ours.value), _number(ours.std), ours.seeds or "", ours.note, _number(line.delta)]
             where = [table.request.experiment, table.request.dataset, table.variant, table.metric, line.category]
             last = ["; ".join(table.differences), warning, _number(line.baseline)]
-            lines.append([*where, *quoted, *found, tolerance, inside, *last])
+            lines.append([*where, *quoted, *found, _number(line.tolerance), line.verdict, *last])
     return csv_text(lines)
 
 
@@ -91,8 +92,9 @@ def versus_grid(table: Versus) -> Grid:
 def line_cells(line: Line) -> list[str]:
     """Return a line as text."""
     compared = [ABSENT] * 3
-    if line.inside is not None:
-        compared = [f"{line.delta:+.4f}", f"{line.tolerance:.4f}", "inside" if line.inside else "outside"]
+    if line.verdict:
+        tolerance = ABSENT if math.isnan(line.tolerance) else f"{line.tolerance:.4f}"
+        compared = [f"{line.delta:+.4f}", tolerance, line.verdict]
     return [
         line.category.replace("_", " "),
         cell_text(published_cell(line.published)),
@@ -117,7 +119,8 @@ def overview(tables: Sequence[Versus]) -> list[list[str]]:
     for table in tables:
         shown = next((line for line in table.lines if line.category == "mean"), table.lines[-1])
         published, ours = cell_text(published_cell(shown.published)), with_deviation(shown.ours)
-        lines.append([table.request.experiment, table.name, published, ours, table.summary()])
+        name = f"{table.name} ({OTHER})" if table.differences else table.name
+        lines.append([table.request.experiment, name, published, ours, table.summary()])
     return lines
 
 

@@ -162,9 +162,9 @@ def test_a_table_from_the_first_run_to_the_last(bench: Bench, tmp_path: Path) ->
     assert (trained["dataset"], trained["published"], trained["confidence"]) == ("mtd", "0.993", "unverified")
     assert float(trained["ours"]) == auroc
     assert float(trained["delta"]) == pytest.approx(auroc - 0.993, abs=1e-6)
-    assert trained["inside"] == "false"
+    assert trained["verdict"] == "stand-ins"
     assert trained["differences"].startswith("weights=random; backbone=resnet18 in place of tf_efficientnet_b5")
-    assert (broken["ours"], broken["note"], broken["inside"]) == ("", "failed", "")
+    assert (broken["ours"], broken["note"], broken["verdict"]) == ("", "failed", "")
     assert float(trained["baseline"]) == float(broken["baseline"]) == floor.metrics["image_auroc"]
     again = bench(*small, "--plan", env=NOTHING)
     assert again.returncode == 0
