@@ -35,6 +35,8 @@ def grammar() -> Verb:
     _threshold(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
+    margin = "a difference below it does not matter: settings that surely differ by less are called equivalent"
+    report.option("--margin", type=share, default=0.0, metavar="M", help=margin)
     _reproduce(bench)
     _submit(bench)
     _data(bench)

@@ -24,22 +24,27 @@ from anomaly_bench.results.text import comparisons_csv, decisions_csv, report_ma
 
 def report_command(arguments: Namespace) -> int:
     """Run `bench report`."""
-    write_report(arguments.outputs)
+    write_report(arguments.outputs, margin=arguments.margin)
     return 0
 
 
-def write_report(outputs: Path | str, target: Path | str | None = None, console: Console | None = None) -> Path:
+def write_report(
+    outputs: Path | str, target: Path | str | None = None, console: Console | None = None, margin: float = 0.0
+) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
     Files: runs.csv (a line for each run), table_<dataset>.csv, decisions.csv (a line for each threshold),
-    comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.  Raises
-    UserError where there is no finished run.
+    comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.
+    margin: as of `compare_settings`.  Raises UserError where there is no finished run.
     """
     collected = collect(outputs)
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
-    compared, notes = compare_settings(collected.rows), [*skipped(collected.rows), *oracle_notes(collected.rows)]
+    compared, notes = (
+        compare_settings(collected.rows, margin),
+        [*skipped(collected.rows), *oracle_notes(collected.rows)],
+    )
     files = {
         "runs.csv": runs_csv(collected.rows),
         "report.tex": report_latex(tables, compared, remarks(collected.rows)),

@@ -21,6 +21,7 @@ import numpy as np
 from .aupimo import aupimo_of_curves
 from .aupro import aupro_of_curves
 from .auroc import ranking_metrics_of_curves
+from .auroc_interval import auroc_interval
 from .counting import distinct
 from .inputs import Array, Pixels, check_map, to_native, to_numpy
 from .per_image_pro import per_image_pro
@@ -46,12 +47,23 @@ class Histograms(NamedTuple):
 def image_intervals(
     scores: Array, labels: Array, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
 ) -> dict[str, tuple[float, float]]:
+    """Return (low, high) of each of `image_metrics`: of the AUROC by `auroc_interval`, of the others by resampling.
+
+    A bootstrap of an AUROC near 1 is far too narrow.  Arguments and errors as of `resampled_intervals`.
+    """
+    found = resampled_intervals(scores, labels, resamples=resamples, seed=seed, level=level)
+    return found | {"image_auroc": auroc_interval(to_native(to_numpy(scores)), to_numpy(labels) != 0, level)}
+
+
+def resampled_intervals(
+    scores: Array, labels: Array, *, resamples: int = 1000, seed: int = 0, level: float = 0.95
+) -> dict[str, tuple[float, float]]:
     """Return (low, high) of each of `image_metrics`; scores [N] and labels [N] as that function has checked them.
 
     resamples: how many replicates, > 0.  seed: >= 0, the same one gives the same draws on every machine.  level: of
     confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError outside these ranges.
 
-    >>> image_intervals(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_auroc"]
+    >>> resampled_intervals(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_auroc"]
     (1.0, 1.0)
     """
     replicates = image_replicates(scores, labels, resamples=resamples, seed=seed)

@@ -1,17 +1,18 @@
 """Is one method better than another?  Paired differences over categories and seeds, and what they allow to conclude.
 
-Seeds of a category are no further evidence about other categories.  With ENOUGH categories a category is one
-observation, the mean difference of its seeds, and the answer is about categories like these.  With fewer, no test over
-categories can ever come out below 0.05: each pair of runs is an observation then, and the answer holds for these
-categories only.
+Two questions, in this order.  On these categories, would new trainings differ?  Each pair of runs is an observation.
+And on categories like these?  Seeds of a category are no evidence about other categories: a category is one
+observation, the mean difference of its seeds, and there must be ENOUGH of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
+from scipy.special import stdtrit
 
 from .bootstrap import percentile_interval
 from .inputs import Array
@@ -21,8 +22,33 @@ Differences = dict[str, Array]  # first minus second of each category: [its seed
 
 ALPHA = 0.05
 ENOUGH = 6  # observations: the smallest two-sided p of n signs is 2 / 2**n, 0.0625 for 5 and 0.031 for 6
-RESAMPLES = 2000  # bootstrap draws
+RESAMPLES = 2000  # bootstrap draws of test images
+POWER = 0.8  # of what "could have been told apart" means
+SIMULATED = 4000  # experiments
 DIGITS = 12  # what differs less differs by rounding
+
+
+class Tested(NamedTuple):
+    """The answer to one of the two questions."""
+
+    low: float  # of the 95 % interval of the mean difference; nan where there are too few pairs for one
+    high: float
+    p: float  # two-sided, not corrected
+    least: float  # the smallest p that this many observations other than 0 can give
+    error: float  # standard error of the mean difference; nan where there are too few pairs
+    freedom: float  # degrees of freedom behind it
+    observations: int  # of the test
+
+    def half_width(self, level: float) -> float:
+        """Return half the width of the interval of this confidence."""
+        return quantile((1 + level) / 2, self.freedom) * self.error
+
+    def detectable(self, alpha: float = ALPHA) -> float:
+        """Return the true difference that test and interval at this level would tell from 0 with a chance of POWER.
+
+        nan where no difference is large enough: with so few observations p cannot be that small.
+        """
+        return effect_told_apart(self.observations, alpha) * self.error * self.observations**0.5
 
 
 class Compared(NamedTuple):
@@ -31,31 +57,88 @@ class Compared(NamedTuple):
     pairs: int  # of runs with the same category and seed
     categories: int
     difference: float  # mean over categories of the mean over their seeds
-    low: float  # of the 95 % interval; nan where there are too few pairs for one
-    high: float
-    p: float  # two-sided, not corrected
-    least: float  # the smallest p that this many observations other than 0 can give
+    ahead: float  # share of the pairs in which the first is ahead, ties by half
+    here: Tested  # on these categories
+    beyond: Tested | None  # on categories like these; None where there are too few
 
 
-def compare(
-    first: Mapping[Key, float], second: Mapping[Key, float], *, resamples: int = RESAMPLES, seed: int = 0
-) -> Compared:
+def compare(first: Mapping[Key, float], second: Mapping[Key, float]) -> Compared:
     """Compare two methods on the categories and seeds that both have a defined value for.
 
-    first, second: (category, seed) -> value.  resamples, seed: of the bootstrap.  Raises ValueError without a pair.
+    first, second: (category, seed) -> value.  Raises ValueError without a pair.
 
     >>> one, two = ({("bottle", seed): mean + seed / 100 for seed in range(6)} for mean in (0.9, 0.8))
-    >>> compare(one, two).p
+    >>> compare(one, two).here.p
     0.03125
     """
     differences = paired(first, second)
     if not differences:
         raise ValueError("no category and seed with a value of both")
-    units, pairs = observations(differences), sum(map(len, differences.values()))
-    low, high = interval(differences, resamples=resamples, seed=seed) if pairs >= ENOUGH else (np.nan, np.nan)
-    mean = float(np.mean([d.mean() for d in differences.values()]))
-    least = min(1.0, 2.0 ** (1 - np.count_nonzero(units)))
-    return Compared(pairs, len(differences), mean, low, high, wilcoxon(units), least)
+    pairs = np.concatenate(list(differences.values()))
+    means = np.array([round(float(d.mean()), DIGITS) for d in differences.values()])
+    ahead = float(np.mean((pairs > 0) + (pairs == 0) / 2))
+    beyond = None
+    if len(means) >= ENOUGH:
+        beyond = tested(means, float(means.mean()), float(means.std(ddof=1)) / len(means) ** 0.5, len(means) - 1)
+    here = tested(pairs, float(means.mean()), *within(differences))
+    return Compared(len(pairs), len(means), float(means.mean()), ahead, here, beyond)
+
+
+def tested(observations: Array, mean: float, error: float, freedom: float) -> Tested:
+    """Return test and interval of observations [n] whose mean has this standard error."""
+    p, least = wilcoxon(observations), min(1.0, 2.0 ** (1 - np.count_nonzero(observations)))
+    if len(observations) < ENOUGH:
+        return Tested(np.nan, np.nan, p, least, np.nan, np.nan, len(observations))
+    half = quantile(1 - ALPHA / 2, freedom) * error
+    return Tested(mean - half, mean + half, p, least, error, freedom, len(observations))
+
+
+def within(differences: Differences) -> tuple[float, float]:
+    """Return the standard error of the mean over these categories, and its degrees of freedom.
+
+    Of the seeds' scatter inside the categories, which is taken to be the same in all; where that has fewer than
+    ENOUGH - 1 degrees of freedom, of the scatter of all pairs, which is no less.
+    """
+    groups = list(differences.values())
+    pairs, share = np.concatenate(groups), sum(1 / len(d) for d in groups) / len(groups) ** 2
+    freedom = len(pairs) - len(groups)
+    if freedom < ENOUGH - 1:
+        return (float(pairs.var(ddof=1) * share) ** 0.5 if len(pairs) > 1 else np.nan), len(pairs) - 1
+    return float(sum(((d - d.mean()) ** 2).sum() for d in groups) / freedom * share) ** 0.5, freedom
+
+
+@cache
+def effect_told_apart(n: int, alpha: float) -> float:
+    """Return how many standard deviations from 0 the mean of n normal observations must lie to be told apart.
+
+    With a chance of POWER by Wilcoxon's test at this level and Student's interval; from a simulation with a fixed seed,
+    of at most 60 observations, scaled by 1 / sqrt(n) for more.
+    """
+    if n > 60:
+        return effect_told_apart(60, alpha) * (60 / n) ** 0.5
+    if n < ENOUGH or 2.0 ** (1 - n) >= alpha:
+        return float("nan")
+    noise = np.random.Generator(np.random.PCG64(0)).normal(size=(SIMULATED, n))
+    chance = rank_sums(np.arange(1, n + 1))
+    enough = int(np.searchsorted(np.cumsum(chance[::-1]), alpha / 2))  # so many rank sums from the largest on are rare
+    half = quantile(1 - ALPHA / 2, n - 1) / n**0.5
+
+    def power(effect: float) -> float:
+        x = noise + effect
+        ranks = np.argsort(np.argsort(np.abs(x), axis=1), axis=1) + 1
+        rare = (ranks * (x > 0)).sum(1) > len(chance) - 1 - enough
+        return float((rare & (x.mean(1) > half * x.std(1, ddof=1))).mean())
+
+    low, high = 0.0, 20.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (low, middle) if power(middle) >= POWER else (middle, high)
+    return high
+
+
+def quantile(p: float, freedom: float) -> float:
+    """Return Student's t."""
+    return float(stdtrit(freedom, p))
 
 
 def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Differences:
@@ -66,13 +149,6 @@ def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Differenc
         if not np.isnan(difference):
             found.setdefault(category, []).append(round(difference, DIGITS))
     return {category: np.array(values) for category, values in found.items()}
-
-
-def observations(differences: Differences) -> Array:
-    """Return [n] what a test may count: the categories' means where there are ENOUGH, else every pair of runs."""
-    if len(differences) >= ENOUGH:
-        return np.array([round(float(d.mean()), DIGITS) for d in differences.values()])
-    return np.concatenate(list(differences.values()))
 
 
 def wilcoxon(differences: Array) -> float:
@@ -89,31 +165,18 @@ def wilcoxon(differences: Array) -> float:
     _, at, counts = np.unique(np.abs(differences), return_inverse=True, return_counts=True)
     ranks = (2 * np.cumsum(counts) - counts + 1)[at]  # doubled, so that mean ranks are whole numbers
     total, positive = int(ranks.sum()), int(ranks[differences > 0].sum())
-    chance = np.zeros(total + 1)  # of each rank sum
+    far = abs(2 * positive - total)
+    return float(min(1.0, rank_sums(ranks)[np.abs(2 * np.arange(total + 1) - total) >= far].sum()))
+
+
+def rank_sums(ranks: Array) -> Array:
+    """Return how likely each sum of some of the ranks is, from 0 on, if each counts with a chance of one half."""
+    chance = np.zeros(int(ranks.sum()) + 1)
     chance[0] = 1.0
     for rank in ranks:
         chance[rank:] = chance[rank:] / 2 + chance[:-rank] / 2  # the right side is read before it is written
         chance[:rank] /= 2
-    far = abs(2 * positive - total)
-    return float(min(1.0, chance[np.abs(2 * np.arange(total + 1) - total) >= far].sum()))
-
-
-def interval(
-    differences: Differences, *, resamples: int = RESAMPLES, seed: int = 0, level: float = 0.95
-) -> tuple[float, float]:
-    """Return the bootstrap interval of the mean difference: categories are drawn, then seeds inside each of them.
-
-    seed: the same one gives the same interval.  Drawing on both levels counts the scatter of seeds twice where a
-    category has several: the interval is somewhat wide rather than somewhat narrow.
-    """
-    random = np.random.Generator(np.random.PCG64([seed, len(differences)]))
-    groups, sizes = list(differences.values()), np.array([len(d) for d in differences.values()])
-    table = np.array([np.pad(d, (0, sizes.max() - len(d))) for d in groups])  # [C, S]
-    drawn = random.integers(0, len(groups), (resamples, len(groups)))
-    inside = (random.random((*drawn.shape, sizes.max())) * sizes[drawn][..., None]).astype(np.int64)
-    taken = np.arange(sizes.max()) < sizes[drawn][..., None]
-    means = (table[drawn[..., None], inside] * taken).sum(axis=2) / sizes[drawn]
-    return percentile_interval(means.mean(axis=1), level)
+    return chance
 
 
 def image_interval(first: Array, second: Array, *, seed: int = 0, level: float = 0.95) -> tuple[float, float]:

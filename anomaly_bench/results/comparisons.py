@@ -15,8 +15,9 @@ from anomaly_bench.results.collect import Row
 from anomaly_bench.runs.folder import RunFolder
 
 if TYPE_CHECKING:
-    from anomaly_bench.metrics.significance import Compared, Key
+    from anomaly_bench.metrics.significance import Compared, Key, Tested
 
+ENOUGH = 6  # pairs of runs, as in metrics/significance.py, which is slow to import
 MOST = 12  # settings of a data set that are compared each with each: 66 pairs; beyond, the correction leaves nothing
 Runs = Mapping["Key", Row]  # of one side of a comparison
 
@@ -34,17 +35,25 @@ class Comparison:
     difference: float
     low: float  # of the 95 % interval; nan where the runs are too few for one
     high: float
+    ahead: float  # share of the pairs in which the first is ahead, ties by half
     p: float  # Wilcoxon, two-sided, Holm-corrected over the data set and metric; nan where no p below 0.05 is possible
     distinguishable: bool
     why: str  # what the verdict rests on, or what it lacks
+    detectable: float = math.nan  # the true difference that these runs would have told apart in 4 of 5 cases
+    margin: float = 0.0  # they are the same within this much; 0: that is not known, or was not asked for
     scope: str = ""  # " on screw": what a difference is limited to
     check: bool = False  # a setting against itself: no difference is expected
 
     @property
     def verdict(self) -> str:
         """Which of the two is better, or why that cannot be told."""
+        if not self.distinguishable and math.isnan(self.p) and self.pairs < ENOUGH:
+            return f"too few runs ({self.why})"
+        if self.margin and not self.distinguishable:
+            return f"equivalent within {self.margin:g}{self.scope} ({self.why})"
         if not self.distinguishable:
-            return f"not distinguishable ({self.why})"
+            seen = "" if math.isnan(self.detectable) else f"; {self.detectable:.3f} could have been told apart"
+            return f"not distinguishable ({self.why}{seen})"
         if self.check:
             return f"DIFFERS FROM ITSELF ({self.why})"
         return f"{self.first if self.difference > 0 else self.second} better{self.scope} ({self.why})"
@@ -60,11 +69,12 @@ def alarms(comparisons: Iterable[Comparison]) -> list[str]:
     ]
 
 
-def compare_settings(rows: Sequence[Row]) -> list[Comparison]:
+def compare_settings(rows: Sequence[Row], margin: float = 0.0) -> list[Comparison]:
     """Compare, by data set and main metric, every pair of settings with a (category, seed) in common, then each
     setting's seeds in two halves against each other.  Empty where nothing can be compared.
 
     Runs on different images are never paired.  Pairs of settings are one family of tests, the checks another.
+    margin: a difference below it does not matter; above 0, settings that differ by less are called equivalent.
     """
     found: list[Comparison] = []
     images = ImageReplicates()
@@ -75,7 +85,7 @@ def compare_settings(rows: Sequence[Row]) -> list[Comparison]:
         }
         for metric in MAIN:
             pairs = [(first, second, runs[first], runs[second]) for first, second in combinations(runs, 2)]
-            found += _family(dataset, metric, pairs, images, check=False)
+            found += _family(dataset, metric, pairs, images, margin)
             found += _family(dataset, metric, halves(runs), images, check=True)
     return found
 
@@ -124,7 +134,12 @@ def halves(runs: Mapping[str, Runs]) -> Iterator[tuple[str, str, Runs, Runs]]:
 
 
 def _family(
-    dataset: str, metric: str, sides: Iterable[tuple[str, str, Runs, Runs]], images: ImageReplicates, check: bool
+    dataset: str,
+    metric: str,
+    sides: Iterable[tuple[str, str, Runs, Runs]],
+    images: ImageReplicates,
+    margin: float = 0.0,
+    check: bool = False,
 ) -> Iterator[Comparison]:
     """Yield the comparisons of one family, corrected together.  One that cannot come out needs no correction."""
     found = []
@@ -134,15 +149,34 @@ def _family(
             found.append((first, second, result, sorted({category for category, _ in keys})))
     if not found:
         return
+    from anomaly_bench.metrics.significance import ALPHA
+
+    here, beyond = _corrected([r.here for *_, r, _ in found]), _corrected([r.beyond for *_, r, _ in found])
+    tests = max(1, sum(not math.isnan(p) for p in here))
+    for i, (first, second, result, categories) in enumerate(found):
+        answer, p, scope = result.here, here[i], _scope(categories)
+        distinguishable, why = _judge(result.pairs, answer, p)
+        if result.beyond is not None:  # that is asked only where there is a difference on these categories
+            general, reason = _judge(result.pairs, result.beyond, beyond[i])
+            if general or not distinguishable:
+                answer, p, scope = result.beyond, beyond[i] if general else p, ""
+            why = reason if general and distinguishable else why
+        same = margin > abs(result.difference) + answer.half_width(1 - 2 * ALPHA) and not distinguishable
+        figures = (result.pairs, result.categories, result.difference, answer.low, answer.high, result.ahead, p)
+        could = answer.detectable(ALPHA / tests)
+        yield Comparison(
+            *(dataset, metric, first, second, *figures, distinguishable, why, could, margin if same else 0.0),
+            *(scope, check),
+        )
+
+
+def _corrected(answers: Sequence[Tested | None]) -> list[float]:
+    """Return Holm's corrected p of each; nan where there is none, or none below 0.05 is possible."""
     from anomaly_bench.metrics.significance import ALPHA, holm
 
-    able = [i for i, (_, _, result, _) in enumerate(found) if result.least < ALPHA]
-    corrected = dict(zip(able, holm([found[i][2].p for i in able]), strict=True))
-    for i, (first, second, result, categories) in enumerate(found):
-        p = corrected.get(i, math.nan)
-        distinguishable, why = _judge(result, p)
-        figures = (result.pairs, result.categories, result.difference, result.low, result.high, p)
-        yield Comparison(dataset, metric, first, second, *figures, distinguishable, why, _scope(categories), check)
+    able = [i for i, answer in enumerate(answers) if answer and answer.least < ALPHA]
+    corrected = dict(zip(able, holm([answer.p for answer in answers if answer and answer.least < ALPHA]), strict=True))
+    return [corrected.get(i, math.nan) for i in range(len(answers))]
 
 
 def _shared(metric: str, one: Runs, two: Runs) -> list[Key]:
@@ -164,7 +198,7 @@ def _compare_runs(metric: str, one: Runs, two: Runs, keys: Sequence[Key], images
         drawn = images.read([side[key].path for side in (one, two) for key in keys])
         if drawn is not None:
             low, high = image_interval(drawn[: len(keys)], drawn[len(keys) :])
-            result = result._replace(low=low, high=high)
+            result = result._replace(here=result.here._replace(low=low, high=high))
     return result
 
 
@@ -200,26 +234,22 @@ class ImageReplicates:
         return hash(tuple((row.path, row.label) for row in rows)), drawn
 
 
-def _judge(result: Compared, p: float) -> tuple[bool, str]:
+def _judge(pairs: int, answer: Tested, p: float) -> tuple[bool, str]:
     """Return whether there is a difference, and why or why not.  Both the test and the interval must say so."""
-    from anomaly_bench.metrics.significance import ALPHA, ENOUGH
+    from anomaly_bench.metrics.significance import ALPHA
 
     if math.isnan(p):
-        few = f"{result.pairs} {'pair' if result.pairs == 1 else 'pairs'} of runs, at least {ENOUGH} could tell"
-        few += "" if math.isnan(result.low) else "; the interval is over test images"
-        return False, few if result.pairs < ENOUGH else "too few of the values differ at all"
+        few = f"{pairs} {'pair' if pairs == 1 else 'pairs'} of runs, at least {ENOUGH} could tell"
+        few += "" if math.isnan(answer.low) else "; the interval is over test images"
+        return False, few if pairs < ENOUGH else "too few of the values differ at all"
     test = f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
-    if p < ALPHA and result.low <= 0 <= result.high:
+    if p < ALPHA and answer.low <= 0 <= answer.high:
         return False, f"{test}, but the interval holds 0"
     return p < ALPHA, test
 
 
 def _scope(categories: Sequence[str]) -> str:
-    """Return what a verdict is limited to; empty where there are categories enough to speak of others like them."""
-    from anomaly_bench.metrics.significance import ENOUGH
-
-    if len(categories) >= ENOUGH:
-        return ""
+    """Return what a verdict is limited to that speaks of these categories only."""
     return f" on {' and '.join(categories)}" if len(categories) < 3 else f" on these {len(categories)} categories"
 
 

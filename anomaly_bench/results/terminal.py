@@ -141,7 +141,7 @@ def print_report(
         _print_grid(f"{dataset}  {metric}, compared", text.comparison_grid(shortened(found)), console)
     lines = [text.COMPARED_NOTE] if able else []
     if too_few:
-        lines.append(f"not distinguishable: {len(too_few)} comparisons with too few runs, listed in report.md")
+        lines.append(f"too few runs: {len(too_few)} comparisons, listed in report.md")
     lines += [*notes, *alarms(compared)]
     lines.append(f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}")
     print_lines(*lines, *map(str, collected.left_out), f"written to {target}", console=console)

@@ -25,8 +25,10 @@ CELLS_NOTE = (
 PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unverified`: not checked against the source."
 BASELINES_NOTE = "Baselines as a paper published them, for the scale: none of them was run here, and none is compared."
 COMPARED_NOTE = (
-    "Difference: first minus second, mean over the categories and seeds that both have, with its 95% bootstrap "
-    "interval; p: Wilcoxon's signed-rank test, corrected for the number of comparisons (Holm). See docs/statistics.md."
+    "Difference: first minus second, mean over the categories and seeds that both have, with its 95% interval "
+    "(Student's t); first ahead: in this share of the pairs, ties by half; p: Wilcoxon's signed-rank test, corrected "
+    "for the number of comparisons (Holm); what could have been told apart: in 4 of 5 such comparisons. See "
+    "docs/statistics.md."
 )
 COSTS_NOTE = (
     "Means over categories and seeds, of memory the highest: seconds of wall time on the runs' own hardware, not to be "
@@ -68,12 +70,12 @@ def baselines_markdown(table: Table) -> list[str]:
 
 def comparison_grid(comparisons: Sequence[Comparison]) -> Grid:
     """Return comparisons as text, a line for each."""
-    cells = [["first", "second", "difference", "pairs", "verdict"]]
+    cells = [["first", "second", "difference", "first ahead", "pairs", "verdict"]]
     for c in comparisons:
         difference = f"{c.difference:+.4f}" + ("" if math.isnan(c.low) else f" [{c.low:+.4f}, {c.high:+.4f}]")
         pairs = f"{c.pairs} in {c.categories}" if c.categories > 1 else str(c.pairs)
-        cells.append([c.first, c.second, difference, pairs, c.verdict])
-    return Grid(cells, "llrrl")
+        cells.append([c.first, c.second, difference, f"{c.ahead:.0%}", pairs, c.verdict])
+    return Grid(cells, "llrrrl")
 
 
 def costs_grid(rows: Sequence[Row]) -> Grid:

@@ -209,7 +209,7 @@ def test_file_names_differ_where_names_do(names: tuple[str, ...]) -> None:
 
 
 def comparison(first: str, second: str, difference: float, distinguishable: bool, check: bool = False) -> Comparison:
-    figures = (6, 3, difference, difference - 0.1, difference + 0.1, 0.01)
+    figures = (6, 3, difference, difference - 0.1, difference + 0.1, 1.0, 0.01)
     return Comparison("d", "m", first, second, *figures, distinguishable, "", check=check)
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anomaly_bench.metrics import bootstrap, image_metrics, pixel_metrics
-from anomaly_bench.metrics.bootstrap import draw_weights, image_intervals, pixel_intervals
+from anomaly_bench.metrics.bootstrap import draw_weights, pixel_intervals, resampled_intervals
 from anomaly_bench.metrics.inputs import check_limits
 from anomaly_bench.metrics.pixel import pixel_metrics_and_curve
 
@@ -82,7 +82,7 @@ def test_image_intervals_spelled_out(decimals, resamples, level):
     scores = (rng.normal(size=40) + labels).round(decimals)
     strata = np.flatnonzero(labels), np.flatnonzero(labels == 0)
     replicates = [image_metrics(scores[i], labels[i]) for i in resampled(strata, resamples, 7)]
-    found = image_intervals(scores, labels, resamples=resamples, seed=7, level=level)
+    found = resampled_intervals(scores, labels, resamples=resamples, seed=7, level=level)
     assert_close(found, percentiles(replicates, level), 1e-12)
 
 
@@ -102,7 +102,7 @@ def test_pixel_intervals_spelled_out(decimals, tolerance, resamples, level):
 @given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 1e6]), st.booleans()), min_size=1, max_size=12))
 def test_images_of_one_pixel(images):
     scores, labels = map(np.array, zip(*images, strict=True))
-    expected = image_intervals(scores, labels, resamples=30)
+    expected = resampled_intervals(scores, labels, resamples=30)
     if labels.all() or not labels.any():
         assert np.isnan(list(expected.values())).all()
         return
@@ -131,7 +131,7 @@ def test_one_image_of_each_kind(monkeypatch, thresholds):
     found, values = intervals(maps, masks, resamples=20)
     assert_close(found, {name: (value, value) for name, value in values.items()}, 1e-12)
     scores, labels = [0.3, 0.1], [0, 1]
-    assert image_intervals(scores, labels) == {k: (v, v) for k, v in image_metrics(scores, labels).items()}
+    assert resampled_intervals(scores, labels) == {k: (v, v) for k, v in image_metrics(scores, labels).items()}
 
 
 def covered(truth, bounds):
@@ -142,7 +142,7 @@ def test_image_coverage():
     rng, labels, bounds = np.random.default_rng(0), np.arange(80) % 2, []
     for _ in range(200):
         scores = rng.normal(size=80) + labels
-        bounds.append(image_intervals(scores, labels, resamples=300)["image_auroc"])
+        bounds.append(resampled_intervals(scores, labels, resamples=300)["image_auroc"])
     assert 0.88 <= covered(math.erfc(-1 / 2) / 2, bounds) <= 0.99  # P(a > n) of normal scores, distance 1
 
 
@@ -163,8 +163,8 @@ def test_intervals_hold_the_value_and_grow_with_the_level():
     narrow, values = intervals(maps, masks, level=0.9)
     wide, _ = intervals(maps, masks, level=0.99)
     scores, labels = maps.max((1, 2)), masks.any((1, 2))
-    narrow |= image_intervals(scores, labels, level=0.9)
-    wide |= image_intervals(scores, labels, level=0.99)
+    narrow |= resampled_intervals(scores, labels, level=0.9)
+    wide |= resampled_intervals(scores, labels, level=0.99)
     assert len(narrow) == 11
     for name, value in {**values, **image_metrics(scores, labels)}.items():
         (low, high), (lowest, highest) = narrow[name], wide[name]
@@ -183,7 +183,7 @@ def test_perfect_separation():
     found, values = intervals(maps + 100 * masks, masks, resamples=50)
     assert values.pop("pro_per_image") > 0.9
     assert_close({name: found[name] for name in values}, dict.fromkeys(values, (1.0, 1.0)), 1e-12)
-    found = image_intervals(np.arange(9.0), np.arange(9) > 4, resamples=50)
+    found = resampled_intervals(np.arange(9.0), np.arange(9) > 4, resamples=50)
     assert set(found.values()) == {(1.0, 1.0)}
 
 
@@ -240,7 +240,7 @@ def test_undefined_values_have_no_bounds():
     assert np.isnan(found["pro_per_image"]).all()
     assert not np.isnan(found["aupimo"]).any()
     for labels in ([0, 0, 0], [1, 1, 1]):
-        assert np.isnan(list(image_intervals([1.0, 2.0, 3.0], labels, resamples=5).values())).all()
+        assert np.isnan(list(resampled_intervals([1.0, 2.0, 3.0], labels, resamples=5).values())).all()
 
 
 def test_a_replicate_without_normal_pixels_is_left_out():
@@ -262,6 +262,6 @@ def test_a_replicate_without_normal_pixels_is_left_out():
 )
 def test_mistakes(options, message):
     with pytest.raises(ValueError, match=message):
-        image_intervals([0.0, 1.0], [0, 1], **options)
+        resampled_intervals([0.0, 1.0], [0, 1], **options)
     with pytest.raises(ValueError, match=message):
         intervals(*example(), **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from statistics import fmean
 
@@ -17,17 +17,6 @@ def signed_rank_p(differences: Sequence[float]) -> Fraction:
     middle = Fraction(sum(ranks)) / 2
     seen = sum(rank for rank, d in zip(ranks, (d for d in differences if d), strict=True) if d > 0)
     return Fraction(sum(abs(s - middle) >= abs(seen - middle) for s in sums), len(sums))
-
-
-def two_stage(differences: Mapping[str, Sequence[float]], resamples: int, seed: int) -> list[float]:
-    """Mean differences, sorted: categories drawn with replacement, then seeds inside each of them."""
-    draw = random.Random(seed)
-    groups = list(differences.values())
-    means = []
-    for _ in range(resamples):
-        categories = draw.choices(groups, k=len(groups))
-        means.append(fmean(fmean(draw.choices(seeds, k=len(seeds))) for seeds in categories))
-    return sorted(means)
 
 
 def holm_rejects(p: Sequence[float], alpha: float) -> list[bool]:

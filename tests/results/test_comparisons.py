@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from rich.console import Console
+from scipy.special import stdtrit
 
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.results.aggregate import settings
@@ -49,7 +50,8 @@ def test_a_better_setting_is_found_and_equal_ones_are_not_told_apart() -> None:
     assert verdicts["a", "b"].verdict == "b better (p < 0.001)"
     assert verdicts["b", "c"].verdict == "b better (p < 0.001)"
     same = verdicts["a", "c"]
-    assert same.verdict == f"not distinguishable (p = {same.p:.3f})"
+    assert same.verdict == f"not distinguishable (p = {same.p:.3f}; {same.detectable:.3f} could have been told apart)"
+    assert 0.005 < same.detectable < 0.05
     assert (same.pairs, same.categories) == (45, 15)
     assert same.low < same.difference < same.high
 
@@ -90,9 +92,9 @@ def test_one_family_is_corrected_together() -> None:
     two = compare_settings(rows("a", 0) + rows("b", 0.01))
     four = compare_settings(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5) + rows("y", 0.6))
     (alone,), among = between(two), {(c.first, c.second): c for c in between(four)}
-    assert 1 > alone.p > 2**-14
+    assert 1 > alone.p > 2**-44
     assert among["a", "b"].p == pytest.approx(alone.p)  # the largest of six is taken once
-    assert among["a", "x"].p == pytest.approx(6 * 2**-14)
+    assert among["a", "x"].p == pytest.approx(6 * 2**-14)  # of 15 categories
     assert [c.p for c in four if c.check] != []
     more = compare_settings(rows("a", 0) + rows("b", 0.01) + rows("x", 0.5, categories=2, seeds=2))
     (same,) = (c for c in between(more) if (c.first, c.second) == ("a", "b"))
@@ -101,7 +103,7 @@ def test_one_family_is_corrected_together() -> None:
 
 def test_too_few_runs_say_so() -> None:
     found = between(compare_settings(rows("a", 0, categories=1) + rows("b", 0.4, categories=1)))
-    assert [c.verdict for c in found] == ["not distinguishable (3 pairs of runs, at least 6 could tell)"]
+    assert [c.verdict for c in found] == ["too few runs (3 pairs of runs, at least 6 could tell)"]
     assert math.isnan(found[0].p)
     assert math.isnan(found[0].low)
     (one,) = between(compare_settings([row("a", "x", 0, 0.9), row("b", "x", 0, 0.1)]))
@@ -119,8 +121,35 @@ def test_few_categories_limit_the_verdict() -> None:
         1: "a better on c00",
         2: "a better on c00 and c01",
         3: "a better on these 3 categories",
-        6: "a better",
+        6: "a better",  # and on categories like these
     }
+
+
+def test_a_difference_on_these_categories_is_no_difference_on_others() -> None:
+    """Five of ten categories suit a method: new seeds would show that again, other categories may not."""
+    noise = np.random.default_rng(0).normal(0, 0.005, (10, 4))
+    every = [(c, seed) for c in range(10) for seed in range(4)]
+    flat = [row("b", NAMES[c], seed, 0.7) for c, seed in every]
+    better = [row("a", NAMES[c], seed, 0.7 + 0.1 * (c < 5) + noise[c, seed]) for c, seed in every]
+    (one,) = between(compare_settings(better + flat))
+    assert one.verdict.startswith("a better on these 10 categories (p ")
+    mixed = [row("a", NAMES[c], seed, 0.8 - 0.2 * (c % 2) + noise[c, seed]) for c, seed in every]
+    (neither,) = between(compare_settings(mixed + flat))
+    assert neither.verdict.startswith("not distinguishable (p = ")
+
+
+def test_settings_that_differ_by_less_than_the_margin_are_equivalent() -> None:
+    near = rows("a", 0, seeds=4) + rows("b", 0, seeds=4)
+    (found,) = between(compare_settings(near, margin=0.02))
+    assert found.verdict.startswith("equivalent within 0.02 (p = ")
+    assert found.margin == 0.02
+    assert not found.distinguishable
+    half = stdtrit(14, 0.95) * (found.high - found.low) / 2 / stdtrit(14, 0.975)  # 90 %: two one-sided tests
+    for margin, same in ((abs(found.difference) + half * 1.01, True), (abs(found.difference) + half * 0.99, False)):
+        (again,) = between(compare_settings(near, margin=margin))
+        assert again.verdict.startswith("equivalent") == same
+    (apart,) = between(compare_settings(rows("a", 0) + rows("b", 0.05), margin=0.2))
+    assert apart.verdict == "b better (p < 0.001)"  # a difference that was told is said
 
 
 def test_the_interval_has_a_veto() -> None:
@@ -132,7 +161,7 @@ def test_the_interval_has_a_veto() -> None:
     )
     assert found[0].p < 0.05
     assert found[0].low < 0 < found[0].high
-    assert found[0].verdict == f"not distinguishable (p = {found[0].p:.3f}, but the interval holds 0)"
+    assert found[0].verdict.startswith(f"not distinguishable (p = {found[0].p:.3f}, but the interval holds 0; ")
 
 
 def test_nothing_is_compared_that_has_nothing_in_common() -> None:
@@ -215,9 +244,12 @@ def test_the_report_shows_comparisons_everywhere(run: Run, tmp_path: Path) -> No
     assert "mvtec  image_auroc, compared" in printed
     assert "better better (p = 0.008)" in printed  # by its first word, which is its alone
     markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
-    line = r"| better \| best | rd | +0.1000 [+0.1000, +0.1000] | 8 in 8 | better \| best better (p = 0.008) |"
+    line = r"| better \| best | rd | +0.1000 [+0.1000, +0.1000] | 100% | 8 in 8 | better \| best better (p = 0.008) |"
     assert line in markdown
-    assert r"better | best & rd & +0.1000 [+0.1000, +0.1000] & 8 in 8 & better | best better (p = 0.008) \\" in latex
+    assert (
+        r"better | best & rd & +0.1000 [+0.1000, +0.1000] & 100\% & 8 in 8 & better | best better (p = 0.008) \\"
+        in latex
+    )
     assert r"\caption{image\_auroc on mvtec, compared}" in latex
     with (folder / "comparisons.csv").open(newline="") as file:
         (found,) = csv.DictReader(file)

@@ -1,0 +1,126 @@
+"""How often the printed intervals hold the true value, and how often equal methods are told apart: docs/statistics.md.
+
+Image AUROC: scores of normal images from N(0, 1), of anomalous ones from N(d, s^2), d such that the true AUROC is as
+stated.  Comparisons: differences between two methods with a mean of 0 over categories, a deviation between categories
+(`interaction`) and one of 0.02 between seeds.  Paper versus ours: a published figure and our seeds from one normal law.
+
+    python scripts/simulate_statistics.py [--repeat 4000] [--write]
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pages
+from scipy.stats import norm
+
+from anomaly_bench.metrics.auroc_interval import auroc_interval
+from anomaly_bench.metrics.bootstrap import resampled_intervals
+from anomaly_bench.metrics.significance import ALPHA, Tested, compare
+from anomaly_bench.results.published import figures
+from anomaly_bench.results.reproduction import Line
+from anomaly_bench.results.seed_means import mean_over_seeds
+
+PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
+IMAGES = ((6, 6), (10, 40), (20, 20), (30, 60), (60, 20), (119, 41))  # anomalous, normal
+AUROCS = (0.6, 0.8, 0.9, 0.97, 0.99, 0.999)
+SHAPES = ((15, 3), (15, 1), (10, 3), (6, 3), (6, 1), (3, 3), (2, 3), (1, 8))  # categories, seeds
+BOOTSTRAPPED = 400  # repetitions of what resamples
+
+
+def scores(rng: np.random.Generator, m: int, n: int, auroc: float, deviation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return scores [m + n] and which are of anomalous images."""
+    d = norm.ppf(auroc) * math.hypot(1, deviation)
+    return np.concatenate([rng.normal(d, deviation, m), rng.normal(0, 1, n)]), np.arange(m + n) < m
+
+
+def auroc_coverage(repeat: int) -> str:
+    """Markdown: coverage of the interval of an image AUROC, and beside it that of the bootstrap."""
+    lines = ["| anomalous + normal images | deviations | " + " | ".join(f"AUROC {a}" for a in AUROCS) + " |"]
+    lines.append("|---|---|" + "---:|" * len(AUROCS))
+    for (m, n), deviation in product(IMAGES, (1, 2, 0.5)):
+        cells = []
+        for true in AUROCS:
+            rng = np.random.default_rng([m, n, int(10 * deviation), int(1000 * true)])
+            found = [auroc_interval(*scores(rng, m, n, true, deviation)) for _ in range(repeat)]
+            cells.append(f"{np.mean([low <= true <= high for low, high in found]):.1%}")
+            if deviation == 1:
+                drawn = [scores(rng, m, n, true, deviation) for _ in range(BOOTSTRAPPED)]
+                found = [resampled_intervals(*each, resamples=300)["image_auroc"] for each in drawn]
+                cells[-1] += f" ({np.mean([low <= true <= high for low, high in found]):.0%})"
+        lines.append(f"| {m} + {n} | {deviation} : 1 | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def comparisons(repeat: int) -> str:
+    """Markdown: coverage of the intervals of a difference, and how often equal methods are told apart."""
+    headings = [
+        "categories x seeds",
+        "interaction",
+        "interval holds 0",
+        "told apart on these categories",
+        "on others, too",
+    ]
+    lines = [f"| {' | '.join(headings)} |", "|---|---:|---:|---:|---:|"]
+    for shape, interaction in product(SHAPES, (0.0, 0.05)):
+        rng, held, told = np.random.default_rng([*shape, int(100 * interaction)]), 0, [0, 0]
+        for _ in range(repeat):
+            values = rng.normal(0, interaction, (shape[0], 1)) + rng.normal(0, 0.02, shape)
+            first = {(str(c), s): float(v) for (c, s), v in np.ndenumerate(values)}
+            found = compare(first, dict.fromkeys(first, 0.0))
+            shown = found.beyond or found.here
+            held += shown.low <= 0 <= shown.high
+            told[0] += apart(found.here)
+            told[1] += bool(found.beyond) and apart(found.here) and apart(found.beyond)  # type: ignore[arg-type]
+        limited = interaction and shape[0] < 6  # these categories do differ
+        cells = ["-" if limited else f"{held / repeat:.1%}"]
+        cells.append(f"{told[0] / repeat:.1%}" + " (they do differ)" * bool(interaction))
+        cells.append(f"{told[1] / repeat:.1%}" if shape[0] >= 6 else "-")
+        lines.append(f"| {shape[0]} x {shape[1]} | {interaction or 'none'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def apart(answer: Tested) -> bool:
+    return answer.p < ALPHA and not answer.low <= 0 <= answer.high
+
+
+def verdicts(repeat: int) -> str:
+    """Markdown: how often a published figure from the same law, or one that is off, is called outside."""
+    lines = ["| seeds | off by 0 | by 2 deviations | by 4 deviations |", "|---:|---:|---:|---:|"]
+    for seeds in (3, 5, 10):
+        cells = []
+        for shift in (0, 2, 4):
+            rng, outside = np.random.default_rng([seeds, shift]), 0
+            for _ in range(repeat):
+                published, *ours = rng.normal(0.9, 0.01, seeds + 1)
+                line = Line("c", replace(figures()[0], value=published + 0.01 * shift), mean_over_seeds(ours))
+                outside += line.verdict == "outside"
+            cells.append(f"{outside / repeat:.1%}")
+        lines.append(f"| {seeds} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = pages.parser(__doc__, PAGE, 4000)
+    args = parser.parse_args()
+    parts = {
+        "The image AUROC of one run; in brackets the bootstrap's": auroc_coverage(args.repeat),
+        "Two methods that are equal on average": comparisons(args.repeat),
+        "Paper versus ours: called outside": verdicts(args.repeat),
+    }
+    text = "\n\n".join(f"**{title}**\n\n{body}" for title, body in parts.items())
+    text += f"\n\n{args.repeat} repetitions for each cell.\n\n{pages.provenance('numpy', 'scipy')}"
+    print(text)
+    if args.write:
+        before, _, rest = PAGE.read_text("utf-8").partition("<!-- simulated: begin -->")
+        after = rest.partition("<!-- simulated: end -->")[2]
+        marked = f"<!-- simulated: begin -->\n\n{text.strip()}\n\n<!-- simulated: end -->"
+        pages.write(PAGE, f"{before}{marked}{after}")
+
+
+if __name__ == "__main__":
+    main()
