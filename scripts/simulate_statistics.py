@@ -4,7 +4,7 @@ Image AUROC: scores of normal images from N(0, 1), of anomalous ones from N(d, s
 stated.  Comparisons: differences between two methods with a mean of 0 over categories, a deviation between categories
 (`interaction`) and one of 0.02 between seeds.  Paper versus ours: a published figure and our seeds from one normal law.
 
-    python scripts/simulate_statistics.py [--repeat 4000] [--write]
+    python scripts/simulate_statistics.py [--repeat 1000] [--write]
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def verdicts(repeat: int) -> str:
 
 
 def main() -> None:
-    parser = pages.parser(__doc__, PAGE, 4000)
+    parser = pages.parser(__doc__, PAGE, 1000)
     args = parser.parse_args()
     parts = {
         "The image AUROC of one run; in brackets the bootstrap's": auroc_coverage(args.repeat),

@@ -41,10 +41,8 @@ def write_report(
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
-    compared, notes = (
-        compare_settings(collected.rows, margin),
-        [*skipped(collected.rows), *oracle_notes(collected.rows)],
-    )
+    compared = compare_settings(collected.rows, margin)
+    notes = [*skipped(collected.rows), *oracle_notes(collected.rows)]
     files = {
         "runs.csv": runs_csv(collected.rows),
         "report.tex": report_latex(tables, compared, remarks(collected.rows)),

@@ -59,7 +59,7 @@ def measure(
     how far it is.  Raises ValueError as these functions do.
 
     >>> import numpy as np
-    >>> measure(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]), memory_mb=0).intervals["image_auroc"]
+    >>> measure(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]), memory_mb=0).intervals["image_ap"]
     (1.0, 1.0)
     """
     metrics = image_metrics(scores, labels)

@@ -231,7 +231,7 @@ def test_best_is_marked_where_it_is_distinguishable_from_all(compared: list[Comp
 
 def test_a_baseline_is_never_the_best() -> None:
     columns = [Column(head, [Cell(value)]) for head, value in (("a", 0.9), ("floor (baseline)", 0.95))]
-    won = Comparison("d", "m", "floor (baseline)", "a", 9, 9, 0.05, 0.04, 0.06, 0.001, True, "p < 0.001")
+    won = Comparison("d", "m", "floor (baseline)", "a", 9, 9, 0.05, 0.04, 0.06, 1.0, 0.001, True, "p < 0.001")
     tables = [Table("d", "m", ["x"], columns)]
     assert best_settings(tables, [won]) == {"m": {"floor (baseline)"}}
     assert best_settings(tables, [won], {"floor (baseline)"}) == {"m": set()}
