@@ -235,7 +235,7 @@ def test_a_baseline_is_never_the_best() -> None:
     tables = [Table("d", "m", ["x"], columns)]
     assert best_settings(tables, [won]) == {"m": {"floor (baseline)"}}
     assert best_settings(tables, [won], {"floor (baseline)"}) == {"m": set()}
-    lost = Comparison("d", "m", "floor (baseline)", "a", 9, 9, -0.05, -0.06, -0.04, 0.001, True, "p < 0.001")
+    lost = Comparison("d", "m", "floor (baseline)", "a", 9, 9, -0.05, -0.06, -0.04, 0.0, 0.001, True, "p < 0.001")
     assert best_settings(tables, [lost], {"floor (baseline)"}) == {"m": {"a"}}
 
 
