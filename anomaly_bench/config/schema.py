@@ -70,6 +70,8 @@ class Images(Checked):
 
     fit: Literal["squash", "aspect", "pad", "crop"] = "squash"
     tiles: Tiles = Tiles()
+    ignore_value: Annotated[int, Field(ge=1, le=255)] | None = None  # of a pixel in a mask
+    ignore_mask: str | None = None  # a file
 
 
 class Hardware(Checked):

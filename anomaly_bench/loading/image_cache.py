@@ -1,6 +1,6 @@
 """Decoded and resized images on disk, so that no file is decoded twice: a file of rows for each list and size.
 
-A row: H * W * 3 bytes of RGB and, where any record has a mask, H * W bytes of mask.
+A row: H * W * 3 bytes of RGB and, where any record has a mask, H * W bytes of marks (0 normal, 1 anomalous, 2 ignored).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 from anomaly_bench.console import track
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256, unreadable
-from anomaly_bench.loading.decode import read_image, read_mask
+from anomaly_bench.loading.decode import ANOMALOUS, IGNORED, read_image, read_marks, read_mask
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_list import list_images, mask_checksum
 from anomaly_bench.loading.resize import RESIZE_RULE
@@ -34,14 +34,14 @@ AT_ONCE = 64  # images held in memory while they wait to be written
 def cached_rows(records: list[Record], frame: Frame | Size | int, cache_dir: Path) -> RowFile:
     """Return uint8 [H * W * 3 or 4] of each record, stored on disk; made when missing or damaged.
 
-    Their key holds all that the pixels depend on: the images' and masks' content, frame, format, and the rule of
-    resizing.  Pillow's version is not in it: those from 10.1 to 13.0 decode all formats to the same pixels
+    Their key holds all that the pixels depend on: the images' and masks' content, frame, what is ignored, format, and
+    the rule of resizing.  Pillow's version is not in it: those from 10.1 to 13.0 decode all formats to the same pixels
     (docs/metrics.md).  Raises UserError for an image or mask that cannot be used, and when `cache_dir` cannot be
     written.
     """
     frame = Frame.of(frame)
     digests = [(entry.image, entry.mask) for entry in list_images([], records)]
-    key = sha256(json.dumps([VERSION, RESIZE_RULE, frame.key, digests]))
+    key = sha256(json.dumps([VERSION, RESIZE_RULE, frame.key, digests, *_ignored_key(records, frame)]))
     about = {"images": len(records), "size": frame.key, "first": records[0].path}
     return get_or_create(cache_dir / f"{key[:32]}.pixels", key, lambda: (about, _rows(records, digests, frame)))
 
@@ -56,22 +56,38 @@ def image_of(row: np.ndarray, size: Size) -> np.ndarray:
     return row[: 3 * math.prod(size)].reshape(*size, 3)
 
 
-def mask_of(row: np.ndarray, size: Size) -> np.ndarray:
-    """Return the mask in a row that has one, bool [H, W]."""
-    return row[3 * math.prod(size) :].view(np.bool_).reshape(size)
+def mask_of(row: np.ndarray, size: Size, mark: int = ANOMALOUS) -> np.ndarray:
+    """Return the pixels with a mark in a row that has a mask, bool [H, W]."""
+    found: np.ndarray = row[3 * math.prod(size) :].reshape(size) == mark
+    return found
 
 
 class CachedMasks(Sequence[np.ndarray]):
-    """The masks in cached rows, bool [H, W]; an access reads one from disk, so that none stays in memory."""
+    """The pixels with a mark in cached rows, bool [H, W]; an access reads one image's, so that none stays in memory."""
 
-    def __init__(self, rows: RowFile, size: Size) -> None:
-        self._rows, self._size = rows, size
+    def __init__(self, rows: RowFile, size: Size, mark: int = ANOMALOUS) -> None:
+        self._rows, self._size, self._mark = rows, size, mark
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: Any) -> Any:
-        return mask_of(self._rows[range(len(self))[index]], self._size)
+        return mask_of(self._rows[range(len(self))[index]], self._size, self._mark)
+
+
+def ignored_pixels(rows: RowFile, records: list[Record], frame: Frame) -> Sequence[np.ndarray] | None:
+    """Return what is ignored in each of the cached images, bool [H, W]; None where nothing can be."""
+    if frame.ignore and has_masks(records):
+        return CachedMasks(rows, frame.size, IGNORED)
+    return None if frame.ignored_region is None else [frame.ignored_region] * len(records)
+
+
+def _ignored_key(records: list[Record], frame: Frame) -> list[Any]:
+    """Return what rows of these records depend on in `frame.ignore`: nothing, where a value is in no mask of theirs."""
+    if frame.ignore is None:
+        return []
+    known = {"region": frame.ignore.checksum, "value": frame.ignore.value if has_masks(records) else None}
+    return [known] if any(known.values()) else []
 
 
 def _rows(records: list[Record], digests: list[tuple[str, str]], frame: Frame) -> Iterator[bytes]:
@@ -85,13 +101,16 @@ def _row(job: tuple[Record, tuple[str, str]], frame: Frame, masks: bool) -> byte
     record, (image_checksum, checksum_of_mask) = job
     source = [record.image] if isinstance(record.image, Path) else []
     image = read_image(record.image, *_contents(source, image_checksum))  # [H, W, 3]
-    row = frame.image(image).tobytes()
+    row = frame.image(image, str(record.image if source else record.path)).tobytes()
     if not masks:
         return row
     if record.mask is None:
-        return row + bytes(math.prod(frame.size))
-    mask = read_mask(record.mask, image.shape[:2], _contents(record.mask_files, checksum_of_mask))
-    return row + frame.mask(mask).tobytes()
+        region = frame.ignored_region
+        return row + (bytes(math.prod(frame.size)) if region is None else (region * np.uint8(IGNORED)).tobytes())
+    source_of_mask = record.mask, image.shape[:2], _contents(record.mask_files, checksum_of_mask)
+    if frame.ignore is None:
+        return row + frame.mask(read_mask(*source_of_mask)).tobytes()
+    return row + frame.marks(read_marks(*source_of_mask, frame.ignore.value)).tobytes()
 
 
 def _contents(files: Sequence[Path], checksum: str) -> list[bytes]:

@@ -21,7 +21,7 @@ from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.runs.calibration import CalibrationRow
+from anomaly_bench.runs.calibration import CalibrationRow, peak
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
@@ -91,22 +91,27 @@ def calibration_rows(method: Method, images: ImageSet, source: str, view: View) 
     with torch.inference_mode():
         for batch in track(DataLoader(images, batch_size=method.batch_size), f"scoring normal images, {source}"):
             scores = score_batch(method, images, batch, len(rows), view)
-            rows += rows_of_normals(scores, batch["path"], source)
+            rows += rows_of_normals(scores, batch["path"], source, images.frame.ignored_region)
     return rows
 
 
-def rows_of_normals(scores: Scores, paths: list[str], source: str) -> list[CalibrationRow]:
-    """Return a row for each image of a batch.  Raises UserError naming one whose score or map is not finite."""
+def rows_of_normals(
+    scores: Scores, paths: list[str], source: str, ignored: np.ndarray | None = None
+) -> list[CalibrationRow]:
+    """Return a row for each image of a batch.  Raises UserError naming one whose score or map is not finite.
+
+    ignored: bool [H, W], not all of it: pixels of each map that do not count.
+    """
     values = scores.image.float().cpu().numpy()
     refuse_not_finite(values, paths)
     if scores.map is None:
         return [CalibrationRow(path, source, float(value), None) for path, value in zip(paths, values, strict=True)]
     maps = scores.map.float().cpu().numpy()
     refuse_not_finite(maps, paths)
-    peaks = maps.max((1, 2))
+    peaks = [peak(values, ignored) for values in maps]
     return [
-        CalibrationRow(path, source, float(value), float(peak))
-        for path, value, peak in zip(paths, values, peaks, strict=True)
+        CalibrationRow(path, source, float(value), float(highest))
+        for path, value, highest in zip(paths, values, peaks, strict=True)
     ]
 
 
@@ -166,7 +171,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     labels = np.array([record.label for record in records])
     measured = {
         name: metrics.measure(
-            *(each.scores, labels, each.maps, images.masks),
+            *(each.scores, labels, each.maps, images.masks, images.ignored),
             memory_mb=hardware.metrics_memory_mb,
             resamples=0 if name else settings.resamples,
             threads=hardware.threads or 1,
@@ -180,7 +185,10 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
     if maps is not None and settings.save_heatmaps:
-        write_heatmaps(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy()))
+        write_heatmaps(
+            *(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy())),
+            ignored=images.ignored,
+        )
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
