@@ -100,6 +100,8 @@ def _eval(bench: Verb) -> None:
     option("--maps", type=Path, metavar="DIR", help="[CATEGORY/][test/]KIND/ID.tiff, .npy or grey .png")
     option("--masks", type=Path, metavar="DIR", help="masks of the same names")
     option("--resize-masks", action="store_true", help="bring the masks to the size of the maps")
+    ignore = "pixels of this value in a mask, 1 to 255, are neither normal nor anomalous"
+    option("--ignore-value", type=whole_number(1, 255), metavar="N", help=ignore)
     option("--write-tiff", type=Path, metavar="DIR", help="write a run's maps as TIFF in MVTec's layout instead")
     option("--source-size", action="store_true", help="with --write-tiff: maps, images and masks at the images' sizes")
     option("--accept-changes", action="store_true", help="take files that do not fit their checksums as they are")

@@ -20,6 +20,7 @@ from anomaly_bench.former_names import FORMER_KEYS, added_keys, former_class, wi
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
 RANDOM = "random"  # in place of a file: numbers that are drawn
 OWN_FOLDER = "folder"  # the name of the data set whose images may be anybody's
+IGNORE_MASK = "ignore_mask"  # key of a file that is always there
 FORMER_BLOCKS = {key.partition(".")[0] for key in FORMER_KEYS}  # whose keys stood beside the others
 
 WeightFiles = dict[str, list[Path]]
@@ -36,9 +37,9 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     """Return what tells a run from all others.
 
     Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
-    not given), a key `*_file` and the folder `teacher.images` are represented by their content, `dataset.root` by
-    nothing, because a run keeps its images' checksums.  But the data set `folder` is represented by its place.  Weights
-    that are not on this machine count as none.
+    not given), keys `*_file`, `ignore_mask` and the folder `teacher.images` are represented by their content,
+    `dataset.root` by nothing, because a run keeps its images' checksums.  But the data set `folder` is represented by
+    its place.  Weights that are not on this machine count as none.  Raises UserError where `ignore_mask` is missing.
     """
     if files is None:
         try:
@@ -86,6 +87,7 @@ def without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
     changed: dict[str, Any] = {"fit": images.fit} if images.fit != "squash" else {}
     changed |= {"tiles": images.tiles.model_dump()} if images.tiles.size else {}
     changed |= {"white": images.white} if images.white != Images().white else {}
+    changed |= {key: value for key in ("ignore_value", IGNORE_MASK) if (value := getattr(images, key)) is not None}
     return {key: value for key, value in dataset.items() if key not in Images.model_fields} | changed
 
 
@@ -145,7 +147,11 @@ def _content(key: str, value: Any) -> Any:
     """What stands for a value in a hash."""
     if key == "_target_" and str(value).startswith("anomaly_bench."):
         return value.rpartition(".")[2]  # a class of this package may move to another module
-    if value in (None, RANDOM) or not (key in ("weights", "teacher", "teacher_images") or key.endswith("_file")):
+    if key == IGNORE_MASK and not Path(value).expanduser().is_file():
+        raise UserError(f"dataset.{key}", f"no such file: {value}", "a mask of the images' size, or null")
+    if value in (None, RANDOM) or not (
+        key in ("weights", "teacher", "teacher_images", IGNORE_MASK) or key.endswith("_file")
+    ):
         return value  # any other value may be a file's name by chance
     place = Path(value).expanduser()
     if place.is_file():

@@ -71,6 +71,8 @@ class Images(Checked):
     fit: Literal["squash", "aspect", "pad", "crop"] = "squash"
     tiles: Tiles = Tiles()
     white: Annotated[int, Field(ge=1, le=65535)] = 65535  # of 16-bit grey
+    ignore_value: Annotated[int, Field(ge=1, le=255)] | None = None  # of a pixel in a mask
+    ignore_mask: str | None = None  # a file
 
 
 class Hardware(Checked):

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 from PIL import Image
 
 from anomaly_bench.console import track
@@ -20,13 +21,16 @@ from anomaly_bench.loading.image_cache import at_source, image_of
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.records import Record
 
+IGNORE_VALUE = 128  # of ignored pixels in the masks that are written
+
 
 def write_runs(target: Path, options: EvalOptions) -> None:
     """Write every run's category below `target`, and print the command that measures these files.
 
     Raises UserError where a folder cannot be written or holds something, and what `stored_runs.open_run` raises.
     """
-    for stored in [open_run(path, options) for path in options.runs]:
+    opened = [open_run(path, options) for path in options.runs]
+    for stored in opened:
         check_name(f"{stored.folder.path}, category", category := stored.folder.manifest.get("category"))
         place = target / str(category)
         try:
@@ -34,14 +38,16 @@ def write_runs(target: Path, options: EvalOptions) -> None:
         except OSError as error:
             raise unwritable(place, error, "free some space or choose another folder") from error
         sys.stdout.write(f"{len(stored.records)} maps of {stored.folder.path} written to {place}\n")
-    folder = shlex.quote(str(target))
-    sys.stdout.write(f"bench eval --maps {folder} --masks {folder}\n")
+    folder, ignoring = shlex.quote(str(target)), any(stored.ignored is not None for stored in opened)
+    option = f" --ignore-value {IGNORE_VALUE}" if ignoring else ""
+    sys.stdout.write(f"bench eval --maps {folder} --masks {folder}{option}\n")
 
 
 def write_category(stored: Stored, place: Path, source_size: bool = False) -> None:
     """Write test/<kind>/<id>.tiff and .png (map, image) and ground_truth/<kind>/<id>_mask.png.
 
-    All have the maps' size, or each image's own with `source_size`.  The folder `place` appears when it is complete.
+    All have the maps' size, or each image's own with `source_size`.  In a mask 255 is anomalous and IGNORE_VALUE
+    ignored; a normal image has one where something in it is ignored.  The folder `place` appears when it is complete.
     """
     if stored.maps is None or stored.rows is None or stored.masks is None or stored.frame is None:
         raise UserError(str(stored.folder.path), "has no maps, or its data set no masks", "nothing could be measured")
@@ -53,17 +59,21 @@ def write_category(stored: Stored, place: Path, source_size: bool = False) -> No
             test, truth = (base / level / stored.records[i].kind for level in ("test", "ground_truth"))
             test.mkdir(parents=True, exist_ok=True)
             record, values, mask = stored.records[i], stored.maps[i], stored.masks[i]
+            ignored = None if stored.ignored is None else stored.ignored[i]
             if source_size:
-                image, mask = at_source(record, frame)
+                image, mask, ignored = at_source(record, frame)
                 values = map_at_source(values, frame, mask.shape)
             else:
                 width, height = width_and_height(record.image) or (1, 1)
                 image = frame.picture(image_of(stored.rows[i], frame.size), (height, width))
             write_map(test / f"{names[i]}.tiff", values)
             Image.fromarray(image).save(test / f"{names[i]}.png")
-            if record.label:
+            marks = mask * np.uint8(255)
+            if ignored is not None:
+                marks[ignored] = IGNORE_VALUE
+            if record.label or marks.any():
                 truth.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(mask).convert("L").save(truth / f"{names[i]}_mask.png")
+                Image.fromarray(marks).save(truth / f"{names[i]}_mask.png")
 
 
 def file_names(records: Sequence[Record]) -> list[str]:

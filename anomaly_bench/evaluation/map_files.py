@@ -12,8 +12,10 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
 from anomaly_bench.evaluation.options import EvalOptions
-from anomaly_bench.loading.anomaly_maps import LazySequence, mask_shape, read_map, read_mask_for
+from anomaly_bench.loading.anomaly_maps import LazySequence, mask_shape, read_map, read_marks_for
+from anomaly_bench.loading.decode import ANOMALOUS, IGNORED
 from anomaly_bench.metrics import Measurement
+from anomaly_bench.runs.calibration import peak
 
 Show = Callable[[dict[str, Measurement], list[str]], None]
 
@@ -38,28 +40,36 @@ def eval_maps(maps: Path, masks: Path, options: EvalOptions, show: Show) -> None
 
 def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Measurement:
     """Return the metrics of one category.  Each file is read anew whenever its image is needed."""
-    scores, shapes, resize = np.empty(len(pairs)), list[tuple[int, int]](), options.resize_masks
+    scores, shapes, value = np.empty(len(pairs)), list[tuple[int, int]](), options.ignore_value
+    resize = options.resize_masks
+
+    def marks(i: int) -> np.ndarray:
+        file = pairs[i].mask
+        return np.zeros(shapes[i], np.uint8) if file is None else read_marks_for(file, shapes[i], resize, value)
+
+    ignored = None if value is None else LazySequence(len(pairs), lambda i: marks(i) == IGNORED)
     for i, pair in enumerate(track(pairs, f"reading {category}")):
         one = read_map(pair.map)
-        scores[i] = one.max()
         shapes.append((one.shape[0], one.shape[1]))
         if pair.mask is not None:
             mask_shape(pair.mask, shapes[i], resize)
+        others = None if ignored is None else ignored[i]
+        scores[i] = one.min() if others is not None and others.all() else peak(one, others)
     maps, empty = LazySequence(len(pairs), lambda i: read_map(pairs[i].map)), set[Path]()
-    masks = LazySequence(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize, empty))
+    masks = LazySequence(len(pairs), lambda i: _mask(pairs[i], marks(i), empty))
     labels = np.array([pair.kind != "good" for pair in pairs])
-    found = measure_with_progress(category, scores, labels, maps, masks, **options.measuring())
+    found = measure_with_progress(category, scores, labels, maps, masks, ignored, **options.measuring())
     if empty:
         text = f"{category}: {len(empty)} anomalous images have an empty mask (first: {min(empty)}); "
         say(text + "they count as anomalous images without an anomalous pixel")
     return found
 
 
-def _mask(pair: Pair, shape: tuple[int, int], resize: bool, empty: set[Path]) -> np.ndarray:
-    """Read the mask of a map; empty: gets the masks of anomalous images that mark nothing."""
+def _mask(pair: Pair, marks: np.ndarray, empty: set[Path]) -> np.ndarray:
+    """Return the mask of a map from its marks; empty: gets the masks of anomalous images that mark nothing."""
+    mask: np.ndarray = marks == ANOMALOUS
     if pair.mask is None:
-        return np.zeros(shape, bool)
-    mask = read_mask_for(pair.mask, shape, resize)
+        return mask
     if pair.kind == "good" and mask.any():
         raise UserError(str(pair.mask), "marks a defect in an image of kind 'good'")
     if pair.kind != "good" and not mask.any():

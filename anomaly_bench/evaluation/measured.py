@@ -22,11 +22,12 @@ def measure_with_progress(
     labels: np.ndarray,
     maps: Sequence[np.ndarray] | None,
     masks: Sequence[np.ndarray] | None,
+    ignored: Sequence[np.ndarray] | None = None,
     **options: Any,
 ) -> Measurement:
     """Call `measure` with a progress bar, and print its warnings on standard error in one line each after `name`."""
     with warnings_in_lines(f"{name}: "):
-        return measure(scores, labels, maps, masks, track=track, **options)
+        return measure(scores, labels, maps, masks, ignored, track=track, **options)
 
 
 @contextmanager

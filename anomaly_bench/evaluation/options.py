@@ -28,6 +28,7 @@ class EvalOptions:
     memory_mb: int | None  # MiB of maps that are measured exactly
     resamples: int | None  # of the bootstrap; 0: no intervals
     threads: int
+    ignore_value: int | None = None  # of pixels in masks that do not count
 
     def measuring(self, memory_mb: int = MEMORY_MB, resamples: int = RESAMPLES) -> dict[str, Any]:
         """Return the options of `measure`; memory_mb, resamples: where they were not given."""
@@ -50,6 +51,7 @@ class EvalOptions:
             (self.overrides, next(iter(self.overrides), ""), "RUN"),
             (self.write_tiff, "--write-tiff", "RUN"),
             (self.resize_masks, "--resize-masks", "--maps"),
+            (self.ignore_value, "--ignore-value", "--maps"),
             (self.accept_changes, "--accept-changes", "RUN"),
             (self.config_dir, "--config-dir", "RUN"),
         ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from anomaly_bench.evaluation.measured import measure_with_progress, print_json,
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
 from anomaly_bench.loading.frame import Frame
-from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks
+from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, ignored_pixels
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.image_list import list_checksum, list_images
 from anomaly_bench.loading.resize import RESIZE_RULE
@@ -30,6 +30,7 @@ from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.calibration import tested_anew
 from anomaly_bench.runs.find import image_changes
 from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
+from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.stored_config import ANEW, set_places, stored_config
 
@@ -45,6 +46,7 @@ class Stored:
     rows: RowFile | None  # uint8 [H * W * 3 or 4] each: the image as resized for the run, and its mask
     masks: Sequence[np.ndarray] | None  # bool [H, W]; None where the data set has none
     frame: Frame | None  # of maps, images and masks; None where there are no maps
+    ignored: Sequence[np.ndarray] | None = None  # bool [H, W]; None where nothing is
 
 
 def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
@@ -58,7 +60,9 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
             measurement = {**m.record(), "measured": now(), "anomaly_bench": __version__}
-            folder.replace_metrics(m.metrics, m.curves, measurement, **tested_anew(folder, stored.masks))
+            folder.replace_metrics(
+                m.metrics, m.curves, measurement, **tested_anew(folder, stored.masks, stored.ignored)
+            )
         found[str(folder.path)] = m
         if not options.json:
             show(folder)
@@ -88,13 +92,13 @@ def _open(folder: RunFolder, cfg: DictConfig) -> Stored:
     maps = _maps(folder, cfg, len(records))
     if maps is None:
         return Stored(folder, cfg, records, None, None, None, None)
-    frame = Frame.stored(folder.manifest, maps[0].shape)
+    frame = replace(Frame.stored(folder.manifest, maps[0].shape), ignore=stored_ignore(folder, folder.manifest))
     rows = cached_rows(records, frame, cache_root())
     masks = CachedMasks(rows, frame.size) if has_masks(records) else None
     if masks and (rule := folder.manifest.get("resize_rule", 1)) != RESIZE_RULE:
         what = f"the run has resize rule {rule}, its masks are now resized by rule {RESIZE_RULE}"
         say(f"{folder.path}: {what} (docs/metrics.md)")
-    return Stored(folder, cfg, records, maps, rows, masks, frame)
+    return Stored(folder, cfg, records, maps, rows, masks, frame, ignored_pixels(rows, records, frame))
 
 
 def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
@@ -123,7 +127,7 @@ def measure_run(stored: Stored, options: EvalOptions) -> Measurement:
     labels = np.array([record.label for record in stored.records])
     try:
         found = measure_with_progress(
-            *(str(stored.folder.path), scores, labels, stored.maps, stored.masks),
+            *(str(stored.folder.path), scores, labels, stored.maps, stored.masks, stored.ignored),
             **options.measuring(memory_mb, resamples),
         )
         if stored.frame:

@@ -27,6 +27,7 @@ from anomaly_bench.loading.image_files import printable
 from anomaly_bench.loading.image_statistics import image_statistics, unlike
 from anomaly_bench.metrics.calibration import p_values
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.scoring import checked
 from anomaly_bench.runs.whole_images import score_whole, stored_view
@@ -38,7 +39,7 @@ class Result:
 
     path: str  # as it was given
     score: float  # raw, larger: more anomalous; nan where there is an error
-    map: np.ndarray | None  # float32 [H, W] at the model's size; None where the method has none
+    map: np.ndarray | None  # float32 [H, W] at the model's size, an ignored region lowest; None: the method has none
     p_value: float | None  # small where few calibration images score as high; None where there are none
     label: int | None  # 0 normal, 1 anomalous: the score is above the threshold; None without a threshold
     width: int  # pixels of the image itself
@@ -102,7 +103,7 @@ class Model:
         self.folder, self.manifest, self.method = folder, manifest, method
         self.thresholds, self.calibration = thresholds, calibration
         self.image_size, self.batch_size = method.image_size, method.batch_size
-        self.view = stored_view(manifest, method)
+        self.view = stored_view(manifest, method, stored_ignore(folder, manifest))
 
     def predict(self, source: Source, batch_size: int | None = None, threads: int | None = None) -> Iterator[Result]:
         """Yield a result for each image, in the order of the source; memory does not grow with their number.
@@ -143,11 +144,11 @@ class Model:
             return Decoded(image.path, 0, 0, elapsed_ms(start), error=why)
         try:
             pixels = self.view.frame.read(image.image)
+            small = self.view.frame.image(pixels, image.path)
         except UserError as error:
             where = error.where if isinstance(image.image, np.ndarray) else ""
             return Decoded(image.path, 0, 0, elapsed_ms(start), error=f"{where} {error.what}".strip())
         height, width = pixels.shape[:2]
-        small = self.view.frame.image(pixels)
         trained_on = self.manifest.get("training_images", {})
         shown = self.view.frame.picture(small, pixels.shape)
         marks = unlike(image_statistics(shown, width, height), trained_on)
@@ -180,6 +181,8 @@ class Model:
         p_value = None if self.calibration is None else float(p_values(self.calibration, np.array([score]))[0])
         label, shape = None if threshold is None else int(score > threshold), (each.height, each.width)
         frame = self.view.frame
+        if values is not None and (region := frame.ignored_region) is not None:
+            values = np.where(region, values[~region].min(), values)
         picture = None if each.image is None else frame.picture(each.image, shape)
         return Result(
             *(each.path, score, values, p_value, label, each.width, each.height, each.ms + ms),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import config
@@ -18,6 +19,7 @@ from anomaly_bench.files import sha256_of, unreadable
 from anomaly_bench.former_names import present_method
 from anomaly_bench.inference.load import load_without_thresholds
 from anomaly_bench.inference.sources import images_below, why_no_file
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_files import expand_user, is_folder
 from anomaly_bench.loading.image_list import read_list
 from anomaly_bench.paths import cache_at
@@ -30,7 +32,18 @@ from anomaly_bench.runs.calibration import (
     write_rows,
 )
 from anomaly_bench.runs.find import find_data, require_same_data
-from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, CHECKED, FOLDS, IMAGES, LARGE, NORMALS, RunFolder
+from anomaly_bench.runs.folder import (
+    CALIBRATION,
+    CALIBRATIONS,
+    CHECKED,
+    FOLDS,
+    IGNORE,
+    IMAGES,
+    LARGE,
+    NORMALS,
+    RunFolder,
+)
+from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, WAYS
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.stored_config import set_places, stored_config
@@ -78,7 +91,8 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     levels = [level for level in request.levels if rows[0].at(level) is not None or len(request.levels) == 1]
     with folder.locked():
         request_of_level = (rows, name, request.rate, request.confidence, folder.scores)
-        found = {level: threshold_entry(level, *request_of_level, folder.maps) for level in levels}
+        maps, ignored = tested_maps(folder)
+        found = {level: threshold_entry(level, *request_of_level, maps, None, ignored) for level in levels}
         if made:
             write_rows(folder, name, rows)
         manifest = folder.manifest  # as it is now
@@ -88,11 +102,27 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
             stored = stored_thresholds(manifest)
         for level, entry in found.items():  # what masks were needed for stays, where it is of the same threshold
             former = stored.get(level, {})
+            if former.get("threshold") == entry["threshold"] and maps is None and folder.maps is not None:
+                entry |= {"test": former["test"]} if "test" in former else {}
             if former.get("threshold") == entry["threshold"] and "seg_f1" in former.get("test", {}) and "test" in entry:
                 entry["test"]["seg_f1"] = former["test"]["seg_f1"]
         kept = {level: entry for level, entry in stored.items() if entry["file"] != made}
         folder.update(thresholds={**kept, **found}, **files)
     return found
+
+
+def tested_maps(folder: RunFolder) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+    """Return the maps [N, H, W] of a run's test images, and what is ignored in each without their masks.
+
+    None and None where masks say what is ignored: they are not read here.
+    """
+    ignore, maps = stored_ignore(folder, folder.manifest), folder.maps
+    if ignore is None or maps is None:
+        return maps, None
+    if ignore.value is not None:
+        return None, None
+    region = replace(Frame.stored(folder.manifest, maps.shape[1:]), ignore=ignore).ignored_region
+    return maps, None if region is None else [region] * len(maps)
 
 
 def stored_name(folder: RunFolder) -> str:
@@ -189,4 +219,6 @@ def fold_config(folder: RunFolder, overrides: Mapping[str, str]) -> DictConfig:
     fixed: dict[str, Any] = {"calibration_share": 0, "calibration_fold": None, "output_dir": str(folder.path / "folds")}
     fixed |= {"logger": {}, "force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
     hardware = {**defaults["hardware"], **values.get("hardware", {})}
+    if (folder.path / IGNORE).is_file():
+        values["dataset"]["ignore_mask"] = str(folder.path / IGNORE)
     return OmegaConf.create({**defaults, **values, "hardware": hardware, **fixed})

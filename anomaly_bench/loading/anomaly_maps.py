@@ -11,9 +11,9 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.loading.decode import read_mask
+from anomaly_bench.loading.decode import read_marks
 from anomaly_bench.loading.frame import Frame
-from anomaly_bench.loading.resize import resize_mask
+from anomaly_bench.loading.resize import resize_marks
 from anomaly_bench.records import Size
 
 SUFFIXES = (".tiff", ".tif", ".npy", ".png")  # compared in lower case
@@ -82,18 +82,18 @@ def read_map(file: Path) -> np.ndarray:
     return scores
 
 
-def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarray:
-    """Read a mask as bool [H, W] of its map's shape; resize: bring it to that size as runs do (`resize_mask`).
+def read_marks_for(file: Path, shape: tuple[int, int], resize: bool, ignore_value: int | None = None) -> np.ndarray:
+    """Read a mask as `read_marks` does, uint8 [H, W] of its map's shape; resize: bring it to that size as runs do.
 
     Raises UserError naming a file that is unreadable or has another size.
     """
     found = mask_shape(file, shape, resize)
-    mask = read_mask(file, found)
-    return mask if found == shape else resize_mask(mask, shape)
+    marks = read_marks(file, found, (), ignore_value)
+    return marks if found == shape else resize_marks(marks, shape)
 
 
 def mask_shape(file: Path, shape: tuple[int, int], resize: bool) -> tuple[int, int]:
-    """Return H, W of a mask file, from its header.  Raises UserError for a size that `read_mask_for` refuses."""
+    """Return H, W of a mask file, from its header.  Raises UserError for a size that `read_marks_for` refuses."""
     try:
         with Image.open(file) as image:
             found = image.size[::-1]

@@ -17,6 +17,7 @@ READING = (
     "images are turned as their EXIF orientation says; an alpha channel is dropped, a palette looked up; "
     "16-bit grey keeps its depth, {white} is white"
 )
+ANOMALOUS, IGNORED = 1, 2  # of a pixel in marks; 0: normal
 
 
 def read_image(source: Path | np.ndarray, content: bytes | None = None, white: int | None = None) -> np.ndarray:
@@ -44,9 +45,20 @@ def read_mask(source: Mask, shape: tuple[int, int], contents: Sequence[bytes] = 
     shape: H, W of the image.  contents: the bytes of each file, where they are known already.  Raises UserError naming
     the file when it is unreadable, of another size or not finite.
     """
+    return read_marks(source, shape, contents).view(np.bool_)  # 0 and 1 only
+
+
+def read_marks(
+    source: Mask, shape: tuple[int, int], contents: Sequence[bytes] = (), ignore_value: int | None = None
+) -> np.ndarray:
+    """Read a mask as uint8 [H, W]: 0 is normal, ANOMALOUS as of `read_mask`, IGNORED a pixel of `ignore_value`.
+
+    A colour has that value where each of its channels has it.  Of several files a pixel is ignored where any says so.
+    Raises UserError as `read_mask`, and where there is such a value for floating-point numbers.
+    """
     if isinstance(source, tuple):
-        parts = [read_mask(file, shape, contents[i : i + 1]) for i, file in enumerate(source)]
-        return np.asarray(np.logical_or.reduce(parts))
+        parts = [read_marks(file, shape, contents[i : i + 1], ignore_value) for i, file in enumerate(source)]
+        return np.asarray(np.maximum.reduce(parts))
     content = contents[0] if contents else None
     name = "mask" if isinstance(source, np.ndarray) else str(source)
     values = source if isinstance(source, np.ndarray) else read_values(source, content)
@@ -56,7 +68,13 @@ def read_mask(source: Mask, shape: tuple[int, int], contents: Sequence[bytes] = 
     if mask.shape != tuple(shape):
         sizes = [f"{s[1]} x {s[0]}" for s in (mask.shape, shape)]
         raise UserError(name, f"the mask has {sizes[0]} pixels, its image {sizes[1]}")
-    return mask
+    marks = mask.view(np.uint8)
+    if ignore_value is not None:
+        if values.dtype.kind == "f":
+            raise UserError(name, f"the mask holds floating-point numbers; {ignore_value} is ignored in integers only")
+        equal = values == ignore_value
+        marks = np.where(equal.all(axis=2) if values.ndim == 3 else equal, np.uint8(IGNORED), marks)
+    return marks
 
 
 def read_values(file: Path, content: bytes | None = None) -> np.ndarray:

@@ -9,14 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from anomaly_bench.loading.decode import read_image, to_8_bits
-from anomaly_bench.loading.resize import resize_image, resize_mask
+from anomaly_bench.errors import UserError
+from anomaly_bench.loading.decode import IGNORED, read_image, to_8_bits
+from anomaly_bench.loading.ignore import KEY, Ignore
+from anomaly_bench.loading.resize import resize_image, resize_marks, resize_mask
 from anomaly_bench.records import Size, as_size
 
 Fit = Literal["squash", "pad", "crop"]
@@ -28,11 +31,12 @@ Box = tuple[slice, slice]  # rows, columns
 
 @dataclass(frozen=True)
 class Frame:
-    """The size that a method sees, and how images come to it."""
+    """The size that a method sees, how images come to it, and what is ignored in them."""
 
     size: Size
     fit: Fit = "squash"
     white: int | None = WHITE  # of 16-bit grey, as of `read_image`; None: 8 bits, as earlier versions read it
+    ignore: Ignore | None = None
 
     @classmethod
     def of(cls, size: Frame | Size | int) -> Frame:
@@ -62,19 +66,43 @@ class Frame:
         """Return an image as it is, [h, w, 3]: uint8, or uint16 where it has 16 bits; see `read_image`."""
         return read_image(source, content, self.white)
 
-    def image(self, pixels: np.ndarray) -> np.ndarray:
-        """Return [H, W, 3] of an image [h, w, 3], both uint8 or uint16."""
+    def image(self, pixels: np.ndarray, name: str = "an image") -> np.ndarray:
+        """Return [H, W, 3] of an image [h, w, 3], both uint8 or uint16, its ignored region in the padding's colour.
+
+        Raises UserError with the image's name where the region has another size.
+        """
+        colour = np.array(FILL, pixels.dtype) * (np.iinfo(pixels.dtype).max // 255)
+        if self.ignore:
+            pixels = self.ignore.fill(pixels, colour, name)
         if self.fit != "pad":
             return resize_image(pixels[self.taken(pixels.shape)], self.size)
         box = self.filled(pixels.shape)
         out = np.empty((*self.size, 3), pixels.dtype)
-        out[:] = np.array(FILL, pixels.dtype) * (np.iinfo(pixels.dtype).max // 255)
+        out[:] = colour
         out[box] = resize_image(pixels, (box[0].stop - box[0].start, box[1].stop - box[1].start))
         return out
 
     def mask(self, mask: np.ndarray) -> np.ndarray:
         """Return bool [H, W] of a mask bool [h, w], where `picture` and the anomaly map have their pixels."""
         return resize_mask(mask[self.taken(mask.shape)], self.size)
+
+    def marks(self, marks: np.ndarray) -> np.ndarray:
+        """Return uint8 [H, W] of a mask's marks uint8 [h, w], as `mask`; the ignored region is marked too."""
+        marks = marks if self.ignore is None else self.ignore.mark(marks)
+        return resize_marks(marks[self.taken(marks.shape)], self.size)
+
+    @cached_property
+    def ignored_region(self) -> np.ndarray | None:
+        """Where in the frame all images have the ignored region, bool [H, W]; None without one.
+
+        Raises UserError where it leaves nothing of the frame.
+        """
+        if self.ignore is None or self.ignore.region is None:
+            return None
+        region: np.ndarray = self.marks(np.zeros(self.ignore.region.shape, np.uint8)) == IGNORED
+        if region.all():
+            raise UserError(KEY, f"{self.ignore.file} leaves no pixel at {self} pixels", "a smaller region")
+        return region
 
     def picture(self, image: np.ndarray, shape: Sequence[int]) -> np.ndarray:
         """Return uint8 [H, W, 3] of what `image` returned for an image of shape h, w, without its padding."""

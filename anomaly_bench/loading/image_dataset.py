@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import Record, Sample, Size
 from anomaly_bench.loading.frame import Frame
-from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, image_of, mask_of
+from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, ignored_pixels, image_of, mask_of
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.loading.image_statistics import ImageStatistics, image_statistics, plain_statistics
 from anomaly_bench.loading.row_file import RowFile
@@ -47,7 +47,7 @@ class ImageSet(TorchDataset[Sample]):
         image = to_tensor(image_of(row, self.size))
         mask = torch.zeros(self.size, dtype=torch.bool)
         if self._masked:
-            mask = torch.from_numpy(mask_of(row, self.size).copy())
+            mask = torch.from_numpy(mask_of(row, self.size))
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
 
     def statistics(self) -> Iterator[ImageStatistics]:
@@ -79,6 +79,11 @@ class ImageSet(TorchDataset[Sample]):
     def masks(self) -> CachedMasks | None:
         """The masks, bool [H, W] each; None where the data set has none."""
         return CachedMasks(self._rows, self.size) if self._masked and isinstance(self._rows, RowFile) else None
+
+    @property
+    def ignored(self) -> Sequence[np.ndarray] | None:
+        """The pixels that no metric counts, bool [H, W] for each image; None where there are none."""
+        return ignored_pixels(self._rows, self.records, self.frame) if isinstance(self._rows, RowFile) else None
 
     def _warn_of_empty_masks(self) -> None:
         masked = [i for i, record in enumerate(self.records) if record.label and record.mask is not None]

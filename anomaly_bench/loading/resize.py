@@ -6,6 +6,7 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from anomaly_bench.loading.decode import ANOMALOUS, IGNORED
 from anomaly_bench.records import Size, as_size
 
 # Version of the rule that `resize_bilinear` follows.  1 was both axes in one call, which begins with the width in
@@ -55,6 +56,19 @@ def resize_mask(mask: np.ndarray, size: Size | int) -> np.ndarray:
     broken = [i for i in range(1, count + 1) if ndimage.label(_coverage(labels == i, size), structure=EIGHT)[1] != 1]
     thin = np.isin(labels, broken)
     return _coverage(mask & ~thin, size) | _footprint(thin, size)
+
+
+def resize_marks(marks: np.ndarray, size: Size | int) -> np.ndarray:
+    """Resize marks uint8 [h, w], as `read_marks` returns them, to uint8 [H, W].
+
+    A pixel is ignored as soon as an ignored one falls into it, or more than half of it is covered by such; the others
+    are those of `resize_mask`.
+    """
+    size, ignored = as_size(size), marks == IGNORED
+    found = resize_mask(marks == ANOMALOUS, size).astype(np.uint8)
+    if ignored.any():
+        found[_footprint(ignored, size) | _coverage(ignored, size)] = IGNORED
+    return found
 
 
 def _coverage(mask: np.ndarray, size: Size) -> np.ndarray:

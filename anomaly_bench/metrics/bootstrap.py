@@ -23,10 +23,10 @@ from .aupro import aupro_of_curves
 from .auroc import ranking_metrics_of_curves
 from .auroc_interval import auroc_interval
 from .counting import distinct
-from .inputs import Array, Pixels, check_map, to_native, to_numpy
+from .inputs import Array, Pixels, check_image, of_image, to_native, to_numpy
 from .per_image_pro import per_image_pro
 from .pixel import Curve
-from .regions import Defects, defects, normal_pixels
+from .regions import Defects, counted_pixels, defects, normal_pixels
 
 THRESHOLDS = 512  # half of them at equal steps of recall, half around equal ratios of the false-positive rate
 LOWEST_FPR = 1e-7  # where these ratios begin: well below the rates of AUPIMO
@@ -96,6 +96,7 @@ def pixel_intervals(
     curve: Curve,
     limits: Mapping[str, float],
     *,
+    ignored: Sequence[Pixels] | None = None,
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -103,12 +104,12 @@ def pixel_intervals(
 ) -> dict[str, tuple[float, float]]:
     """Return (low, high) of each of `values`, the metrics that `curve` comes with.
 
-    maps, masks: as for `pixel_metrics`; each image is read once.  limits: {"aupro_0.3": 0.3, ...}.  The rest as
-    for `image_intervals`.  Bounds lie in [0, 1] and are nan where the value is.  A replicate in which a metric is
+    maps, masks, ignored: as for `pixel_metrics`; each image is read once.  limits: {"aupro_0.3": 0.3, ...}.  The rest
+    as for `image_intervals`.  Bounds lie in [0, 1] and are nan where the value is.  A replicate in which a metric is
     undefined is left out of its interval: where no image is good, one may have images without a normal pixel only.
     Memory above the inputs: 50 kB for each image with a defect, 16 kB for each other one, and 40 MB.
     """
-    counts = histograms(maps, masks, choose_thresholds(curve), track)
+    counts = histograms(maps, masks, choose_thresholds(curve), track, ignored)
     strata, replicates = (len(counts.anomalous), len(counts.normal)), partial(weighted_metrics, counts, limits=limits)
     original = replicates(*(np.ones((1, n)) for n in strata))
     drawn = _all(replicates, strata, resamples, seed, columns=counts.normal.shape[1])
@@ -138,17 +139,23 @@ def choose_thresholds(curve: Curve) -> Array:
     return curve.thresholds[np.unique(np.clip(at, 0, len(curve.thresholds) - 1))][::-1]
 
 
-def histograms(maps: Sequence[Pixels], masks: Sequence[Pixels], thresholds: Array, track: Track) -> Histograms:
+def histograms(
+    maps: Sequence[Pixels],
+    masks: Sequence[Pixels],
+    thresholds: Array,
+    track: Track,
+    ignored: Sequence[Pixels] | None = None,
+) -> Histograms:
     """Count in one pass over the images; thresholds [K] ascending."""
     without, defective, pro = [], [], []
     for i in track(range(len(maps)), "bootstrap"):
-        scores, mask = check_map(i, maps[i], masks[i])
-        found, normal = defects(scores, mask), np.sort(to_numpy(normal_pixels(scores, mask)))
+        scores, mask, others = check_image(i, maps[i], masks[i], of_image(ignored, i))
+        found, normal = defects(scores, mask), np.sort(to_numpy(normal_pixels(scores, mask, others)))
         below = np.stack([np.searchsorted(normal, thresholds, side=side) for side in ("left", "right")], axis=1)
         false = np.concatenate([[0.0], len(normal) - below.ravel()[::-1], [len(normal)]])
         if len(found.scores):
             defective.append([false, *_reaching(found, thresholds)])
-            pro.append((per_image_pro(scores, found), 1) if len(normal) else (0, 0))
+            pro.append((per_image_pro(counted_pixels(scores, others), found), 1) if len(normal) else (0, 0))
         else:
             without.append(false)
     columns = len(false)

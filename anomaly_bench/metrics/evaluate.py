@@ -10,8 +10,8 @@ from typing import Any
 from .bootstrap import Track, image_intervals, pixel_intervals
 from .curves import Points, curves
 from .image import image_metrics
-from .inputs import Array, Pixels, check_limits
-from .pixel import Curve, pixel_metrics_and_curve
+from .inputs import Array, Pixels, check_limits, of_image
+from .pixel import CHUNK_SIZE, Curve, pixel_metrics_and_curve
 from .streaming import StreamingPixelMetrics
 
 FPR_LIMITS = (0.3, 0.05)  # the convention (Bergmann et al., IJCV 2021), and the strict variant
@@ -45,6 +45,7 @@ def measure(
     labels: Array,
     maps: Sequence[Pixels] | Pixels | None = None,
     masks: Sequence[Pixels] | Pixels | None = None,
+    ignored: Sequence[Pixels] | Pixels | None = None,
     *,
     memory_mb: float,
     resamples: int = 1000,
@@ -54,6 +55,7 @@ def measure(
     """Return the metrics of `image_metrics` and, with maps and masks, of `pixel_metrics`.
 
     scores [N], labels [N].  maps, masks: sequences of [H, W] that may read each image from disk, up to four times.
+    ignored: likewise bool, or None: pixels that no pixel metric counts; an image stays what its label says.
     memory_mb: maps that take more (N times the first one) are measured in one pass with certified error bounds.
     resamples: of the bootstrap over test images; 0 leaves the intervals out.  track: wraps a range of images to show
     how far it is.  Raises ValueError as these functions do.
@@ -72,25 +74,25 @@ def measure(
     bounds: dict[str, float] = {}
     fits = len(maps) * maps[0].nbytes <= memory_mb * 2**20
     if fits:
-        values, curve = pixel_metrics_and_curve(maps, masks, limits, threads)
+        values, curve = pixel_metrics_and_curve(maps, masks, limits, threads, CHUNK_SIZE, ignored)
     else:
-        values, bounds, curve = _streamed(maps, masks, track)
+        values, bounds, curve = _streamed(maps, masks, ignored, track)
     if resamples:
         intervals |= dict.fromkeys(values, (math.nan, math.nan))
     if resamples and curve:
-        intervals |= pixel_intervals(
-            maps, masks, values, curve, limits, resamples=resamples, seed=SEED, level=LEVEL, track=track
-        )
+        drawn: dict[str, Any] = {"resamples": resamples, "seed": SEED, "level": LEVEL}
+        intervals |= pixel_intervals(maps, masks, values, curve, limits, ignored=ignored, track=track, **drawn)
     how, shown = "exact" if fits else "streaming", curves(scores, labels, curve)
     return Measurement(metrics | values, how, bounds, intervals, resamples, curves=shown)
 
 
 def _streamed(
-    maps: Sequence[Pixels], masks: Sequence[Pixels], track: Track
+    maps: Sequence[Pixels], masks: Sequence[Pixels], ignored: Sequence[Pixels] | None, track: Track
 ) -> tuple[dict[str, float], dict[str, float], Curve | None]:
     state = StreamingPixelMetrics(FPR_LIMITS)
     for i in track(range(len(maps)), "measuring"):
-        state.update([maps[i]], [masks[i]])
+        others = of_image(ignored, i)
+        state.update([maps[i]], [masks[i]], None if others is None else [others])
     found = state.compute()
     values = {key: value for key, value in found.items() if not key.endswith("_bound")}
     return values, {key: found[f"{key}_bound"] for key in values}, state.curve()

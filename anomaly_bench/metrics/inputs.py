@@ -69,10 +69,38 @@ def check_map(index: int, scores: Any, mask: Any) -> tuple[Pixels, Array]:
     return scores, mask != 0
 
 
-def check_lengths(maps: Sized, masks: Sized) -> None:
-    """Raise ValueError unless there are as many maps as masks, and at least one."""
+def check_image(index: int, scores: Any, mask: Any, ignored: Any = None) -> tuple[Pixels, Array, Array | None]:
+    """Return scores and mask as `check_map` does, the mask without ignored pixels, and these; None where there is none.
+
+    ignored: bool [H, W], or None.  Raises ValueError as `check_map` does, and for ignored pixels that are not bool of
+    the same shape.
+    """
+    scores, mask = check_map(index, scores, mask)
+    if ignored is None or not (found := as_ignored(index, ignored, mask.shape)).any():
+        return scores, mask, None
+    return scores, mask & ~found, found
+
+
+def as_ignored(index: int, ignored: Any, shape: tuple[int, ...]) -> Array:
+    """Return the ignored pixels of one image as an array.  Raises ValueError unless it is bool of this shape."""
+    found = to_numpy(ignored)
+    if found.dtype != bool or found.shape != shape:
+        what = f"the ignored pixels are {found.dtype} {list(found.shape)}"
+        raise ValueError(f"image {index}: {what}; bool {list(shape)} is needed")
+    return found
+
+
+def check_lengths(maps: Sized, masks: Sized, ignored: Sized | None = None) -> None:
+    """Raise ValueError unless there are as many maps as masks, and at least one; and as many of `ignored`, if given."""
     if len(maps) != len(masks) or not len(maps):
         raise ValueError(f"{len(maps)} maps and {len(masks)} masks; as many of both are needed, and at least one")
+    if ignored is not None and len(ignored) != len(maps):
+        raise ValueError(f"{len(maps)} maps and ignored pixels of {len(ignored)} images; as many of both are needed")
+
+
+def of_image(ignored: Sequence[Pixels] | Pixels | None, index: int) -> Pixels | None:
+    """Return the ignored pixels of one image; None where nothing is ignored."""
+    return None if ignored is None else ignored[index]
 
 
 def check_limits(fpr_limits: Sequence[float]) -> dict[str, float]:

@@ -17,7 +17,8 @@ LIMIT = 0.3  # false-positive rate at which the curve stops
 
 
 def per_image_pro(scores: Pixels, found: Defects) -> float:
-    """Return the PRO of one image, in [0, 1]; scores [H, W], some of them normal; found: its anomalous pixels.
+    """Return the PRO of one image, in [0, 1]; scores of its pixels, of any shape, some of them normal; found: its
+    anomalous ones.
 
     200 equal steps between the map's minimum and maximum, false-positive rates of this image alone, points with a rate
     below 0.3, the rate divided by the largest one that remains, trapezoids.  As in that code there is no value, here

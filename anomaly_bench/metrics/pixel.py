@@ -19,17 +19,18 @@ from .counting import Counts, count_normal, distinct, rank
 from .inputs import (
     Array,
     Pixels,
+    check_image,
     check_lengths,
     check_limits,
-    check_map,
     map_in_threads,
+    of_image,
     real_dtype,
     to_native,
     to_numpy,
     undefined,
 )
 from .per_image_pro import per_image_pro, why_no_mean
-from .regions import Defects, defects, normal_pixels
+from .regions import Defects, counted_pixels, defects, normal_pixels
 
 CHUNK_SIZE = 2**25  # pixels that are sorted at a time: 128 MiB of float32
 
@@ -62,6 +63,7 @@ def pixel_metrics(
     masks: Sequence[Pixels] | Pixels,
     fpr_limits: Sequence[float] = (0.3, 0.05),
     *,
+    ignored: Sequence[Pixels] | Pixels | None = None,
     threads: int = 1,
     chunk_size: int = CHUNK_SIZE,
 ) -> dict[str, float]:
@@ -69,24 +71,27 @@ def pixel_metrics(
 
     maps: [N, H, W] or any sequence of [H_i, W_i]; arrays, in memory or memory-mapped, or tensors on any device; real
     scores of any range, larger = more anomalous.  masks: the same shapes; any value but 0 is anomalous.  fpr_limits:
-    false-positive rates in (0, 1].  A sequence may read its images from disk: each is read twice.  Values in [0, 1];
+    false-positive rates in (0, 1].  ignored: bool of the same shapes, or None; such a pixel is neither normal nor
+    anomalous, whatever its mask says.  A sequence may read its images from disk: each is read twice.  Values in [0, 1];
     any order of the images, chunk_size (pixels sorted at a time), threads and device give the same bits.
 
     Tied scores enter a curve together; AP is scikit-learn's step sum.  Regions are the 8-connected components of each
-    mask; false positives are counted over all images, and a straight line cuts the curve at the limit.
+    mask without its ignored pixels, which may cut one into several; false positives are counted over all images, and a
+    straight line cuts the curve at the limit.
     `pro_per_image` is the mean over the images with both normal and anomalous pixels, the others left out; `aupimo` is
     the mean over the images with a defect.  Memory above the inputs: the anomalous pixels (about 100 bytes each) and a
     chunk.
 
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are
-    not [H, W], a limit outside (0, 1], and a score that is not finite (naming image, row and column).
+    not [H, W], ignored pixels that are not bool, a limit outside (0, 1], and a score, ignored or not, that is not
+    finite (naming image, row and column).
 
     >>> maps = np.array([[[0.1, 0.2], [0.3, 0.9]], [[0.2, 0.1], [0.4, 0.3]]])
     >>> masks = np.array([[[0, 0], [0, 1]], [[0, 0], [0, 0]]])
     >>> pixel_metrics(maps, masks, fpr_limits=[0.3])["aupro_0.3"]
     1.0
     """
-    return pixel_metrics_and_curve(maps, masks, check_limits(fpr_limits), threads, chunk_size)[0]
+    return pixel_metrics_and_curve(maps, masks, check_limits(fpr_limits), threads, chunk_size, ignored)[0]
 
 
 def pixel_metrics_and_curve(
@@ -95,19 +100,21 @@ def pixel_metrics_and_curve(
     limits: dict[str, float],
     threads: int,
     chunk_size: int = CHUNK_SIZE,
+    ignored: Sequence[Pixels] | None = None,
 ) -> tuple[dict[str, float], Curve | None]:
     """Return `pixel_metrics`, and the curve that its values come from; None where there is none.
 
     limits: {"aupro_0.3": 0.3, ...}, as `check_limits` gives them.
     """
-    check_lengths(maps, masks)
-    found = find_anomalous(maps, masks, threads)
+    check_lengths(maps, masks, ignored)
+    found = find_anomalous(maps, masks, threads, ignored)
     if not len(found.region) or not found.normal:
         return undefined(pixel_names(limits), why_undefined(len(found.region)), 2), None
 
     def count(images: Iterable[int]) -> Counts:
         def normals(i: int) -> Pixels:
-            return normal_pixels(to_native(maps[i]), to_numpy(masks[i]) != 0)
+            mask, others = to_numpy(masks[i]) != 0, of_image(ignored, i)
+            return normal_pixels(to_native(maps[i]), mask, None if others is None else to_numpy(others))
 
         return count_normal(found.values, images, normals, chunk_size, threads)
 
@@ -140,14 +147,17 @@ def why_undefined(anomalous: int) -> str:
     return f"no image has {'a normal' if anomalous else 'an anomalous'} pixel"
 
 
-def find_anomalous(maps: Sequence[Pixels], masks: Sequence[Pixels], threads: int) -> AnomalousPixels:
+def find_anomalous(
+    maps: Sequence[Pixels], masks: Sequence[Pixels], threads: int, ignored: Sequence[Pixels] | None = None
+) -> AnomalousPixels:
     """Do the first pass: check every image, and keep its anomalous pixels."""
 
     def one(index: int) -> tuple[int, Defects, float | None]:
-        scores, mask = check_map(index, maps[index], masks[index])
+        scores, mask, others = check_image(index, maps[index], masks[index], of_image(ignored, index))
         found = defects(scores, mask)
-        normal = mask.size - len(found.scores)
-        return normal, found, per_image_pro(scores, found) if normal and len(found.scores) else None
+        normal = mask.size - len(found.scores) - (0 if others is None else int(np.count_nonzero(others)))
+        mixed = normal and len(found.scores)
+        return normal, found, per_image_pro(counted_pixels(scores, others), found) if mixed else None
 
     normal, found, pros = zip(*map_in_threads(one, range(len(maps)), threads), strict=True)
     first = np.cumsum([0, *(len(f.sizes) for f in found)])

@@ -36,9 +36,18 @@ def defects(scores: Pixels, mask: Array) -> Defects:
     return Defects(to_numpy(select(scores[box], mask[box])), region, np.bincount(region))
 
 
-def normal_pixels(scores: Pixels, mask: Array) -> Pixels:
-    """Return the scores [H * W - A] of the normal pixels of one image, in any order."""
-    return select(scores, ~mask) if mask.any() else scores.reshape(-1)
+def normal_pixels(scores: Pixels, mask: Array, ignored: Array | None = None) -> Pixels:
+    """Return the scores [H * W - A - I] of the normal pixels of one image, in any order.
+
+    mask: bool [H, W].  ignored: likewise, or None; a pixel may be in both.
+    """
+    others = mask if ignored is None else mask | ignored
+    return select(scores, ~others) if others.any() else scores.reshape(-1)
+
+
+def counted_pixels(scores: Pixels, ignored: Array | None) -> Pixels:
+    """Return the scores that are not ignored: [H, W] where nothing is, else [H * W - I]."""
+    return scores if ignored is None else select(scores, ~ignored)
 
 
 def select(scores: Pixels, mask: Array) -> Pixels:

@@ -10,25 +10,33 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .inputs import Pixels, check_lengths, check_map, to_numpy, undefined
+from .inputs import Pixels, check_image, check_lengths, of_image, to_numpy, undefined
 
 
-def seg_f1(maps: Sequence[Pixels] | Pixels, masks: Sequence[Pixels] | Pixels, threshold: float) -> float:
+def seg_f1(
+    maps: Sequence[Pixels] | Pixels,
+    masks: Sequence[Pixels] | Pixels,
+    threshold: float,
+    *,
+    ignored: Sequence[Pixels] | Pixels | None = None,
+) -> float:
     """Return 2 TP / (2 TP + FP + FN) over the pixels of all images, in [0, 1]; a pixel above the threshold is marked.
 
-    maps, masks: as for `pixel_metrics`; each is read once.  threshold: finite, compared in float64.  Without an
-    anomalous pixel the value is nan with an UndefinedMetricWarning.  Raises ValueError as `pixel_metrics` does.
+    maps, masks, ignored: as for `pixel_metrics`; each is read once.  threshold: finite, compared in float64.  Without
+    an anomalous pixel the value is nan with an UndefinedMetricWarning.  Raises ValueError as `pixel_metrics` does.
 
     >>> seg_f1([np.array([[0.1, 0.9, 0.6]])], [np.array([[0, 1, 0]])], 0.5)
     0.6666666666666666
     """
-    check_lengths(maps, masks)
+    check_lengths(maps, masks, ignored)
     if not np.isfinite(threshold):
         raise ValueError(f"threshold {threshold}; it must be finite")
     hits = marked = anomalous = 0
     for i in range(len(maps)):
-        scores, mask = check_map(i, maps[i], masks[i])
+        scores, mask, others = check_image(i, maps[i], masks[i], of_image(ignored, i))
         above = to_numpy(scores).astype(np.float64) > threshold
+        if others is not None:
+            above &= ~others
         hits += int(np.count_nonzero(above & mask))
         marked += int(np.count_nonzero(above))
         anomalous += int(np.count_nonzero(mask))

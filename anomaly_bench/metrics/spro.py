@@ -22,10 +22,11 @@ from .counting import Counts, count_normal, rank
 from .inputs import (
     Array,
     Pixels,
+    check_image,
     check_lengths,
     check_limits,
-    check_map,
     map_in_threads,
+    of_image,
     real_dtype,
     to_native,
     to_numpy,
@@ -50,8 +51,10 @@ class Region(NamedTuple):
     relative: bool = False
 
 
-def saturation(area: int, threshold: float, relative: bool) -> int:
-    """Return how many of a region's pixels are enough.  Raises ValueError for a threshold that no region can have.
+def saturation(area: int, threshold: float, relative: bool, least: int = 0) -> int:
+    """Return how many of a region's pixels are enough, at least `least`.
+
+    Raises ValueError for a threshold that no region can have.
 
     >>> saturation(100, 0.295, relative=True), saturation(100, 30, relative=False), saturation(100, 300, relative=False)
     (29, 30, 100)
@@ -59,7 +62,7 @@ def saturation(area: int, threshold: float, relative: bool) -> int:
     if not (0 < threshold <= 1 if relative else threshold >= 1 and threshold == int(threshold)):
         allowed = "a share in (0, 1]" if relative else "an integer from 1"
         raise ValueError(f"saturation threshold {threshold}; {allowed} is needed")
-    enough = int(threshold * area) if relative else min(int(threshold), area)
+    enough = max(least, int(threshold * area) if relative else min(int(threshold), area))
     if not enough:
         raise ValueError(f"saturates at {enough} of its {area} pixels; at least one is needed")
     return enough
@@ -69,7 +72,7 @@ class _Found(NamedTuple):
     """The pixels of one image that count for its regions."""
 
     scores: list[Array]  # of each region, its highest
-    marked: Array | None  # a bit for each pixel, row by row: in any region; None in a normal image
+    marked: Array | None  # a bit for each pixel, row by row: ignored or in any region; None where none is
 
 
 def spro_metrics(
@@ -78,6 +81,7 @@ def spro_metrics(
     kinds: Sequence[str],
     fpr_limits: Sequence[float] = LIMITS,
     *,
+    ignored: Sequence[Pixels] | Pixels | None = None,
     threads: int = 1,
     chunk_size: int = CHUNK_SIZE,
 ) -> dict[str, float]:
@@ -85,11 +89,12 @@ def spro_metrics(
 
     maps: a sequence of real scores [H_i, W_i], larger = more anomalous.  regions: those of each image; none where it is
     normal.  kinds [N]: `good`, or what the defect is; each kind is measured together with all good images, and
-    `spro_<limit>` is the mean over the kinds.  fpr_limits: false-positive rates in (0, 1].  Sequences may read from
-    disk: each map is read twice, regions once.  Every distinct score is a threshold, tied ones enter together, and a
-    straight line cuts the curve at the limit, as in AUPRO, whose value this is where each region is one component and
-    all of it is needed.  Memory above the inputs: the pixels that count, a bit for each pixel of anomalous images, and
-    a chunk.
+    `spro_<limit>` is the mean over the kinds.  fpr_limits: false-positive rates in (0, 1].  ignored: bool [H_i, W_i],
+    or None; such a pixel is neither normal nor of a region, which has the size of what is left of it and needs at least
+    one pixel; a region or a kind of which nothing is left does not count.  Sequences may read from disk: each map is
+    read twice, regions once.  Every distinct score is a threshold, tied ones enter together, and a straight line cuts
+    the curve at the limit, as in AUPRO, whose value this is where each region is one component and all of it is needed.
+    Memory above the inputs: the pixels that count, a bit for each pixel of anomalous images, and a chunk.
 
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for what `pixel_metrics` refuses, for an empty
     region, for a saturation that is none, and for an image whose kind does not fit its regions (naming it).
@@ -98,12 +103,16 @@ def spro_metrics(
     >>> spro_metrics(maps, [[Region([[0, 0, 1, 1]], 1)], []], ["logical", "good"], [0.05])
     {'spro_0.05': 1.0}
     """
-    check_lengths(maps, regions)
+    check_lengths(maps, regions, ignored)
     limits = {name.replace("aupro", "spro"): limit for name, limit in check_limits(fpr_limits).items()}
     if len(kinds) != len(maps):
         raise ValueError(f"{len(maps)} maps and {len(kinds)} kinds; as many of both are needed")
-    found = map_in_threads(lambda i: _find(i, maps[i], regions[i], kinds[i]), range(len(maps)), threads)
-    groups = sorted({*kinds} - {GOOD})
+
+    def find(i: int) -> _Found:
+        return _find(i, maps[i], regions[i], kinds[i], of_image(ignored, i))
+
+    found = map_in_threads(find, range(len(maps)), threads)
+    groups = sorted({kind for kind, each in zip(kinds, found, strict=True) if each.scores})
     if not groups:
         return undefined(limits, "no image has a defect")
     dtype = real_dtype(scores for each in found for scores in each.scores)
@@ -128,24 +137,30 @@ def spro_metrics(
     return metrics | {f"{name}_{kind}": areas[kind][name] for name in limits for kind in groups if len(groups) > 1}
 
 
-def _find(index: int, scores: Pixels, regions: Iterable[Region], kind: str) -> _Found:
-    """Check one image, and return the highest scores of its regions."""
+def _find(index: int, scores: Pixels, regions: Iterable[Region], kind: str, ignored: Pixels | None) -> _Found:
+    """Check one image, and return the highest scores of its regions, without those that are wholly ignored."""
     regions = list(regions)
     if bool(regions) != (kind != GOOD):
         raise ValueError(f"image {index}: kind '{kind}' with {len(regions)} regions; only '{GOOD}' images have none")
     highest, marked = list[Array](), np.zeros(np.shape(scores), bool)
-    if not regions:
-        check_map(index, scores, marked)
+    others = None
+    if ignored is not None or not regions:
+        _, _, others = check_image(index, scores, marked, ignored)
+    if others is not None:
+        marked |= others
     for k, region in enumerate(regions):
-        native, mask = check_map(index, scores, region.mask)
+        native, mask, _ = check_image(index, scores, region.mask, others)
         pixels = to_numpy(select(native, mask))
+        lost = others is not None and bool((others & (to_numpy(region.mask) != 0)).any())
+        if lost and not len(pixels):
+            continue
         try:
-            enough = saturation(len(pixels), region.threshold, region.relative)
+            enough = saturation(len(pixels), region.threshold, region.relative, least=int(lost))
         except ValueError as error:
             raise ValueError(f"image {index}, region {k}: {error}") from None
         highest.append(np.partition(pixels, len(pixels) - enough)[len(pixels) - enough :])
         marked |= mask
-    return _Found(highest, np.packbits(marked) if regions else None)
+    return _Found(highest, np.packbits(marked) if regions or others is not None else None)
 
 
 def _areas(values: Array, regions: list[Array], counts: Counts, limits: dict[str, float]) -> dict[str, float]:

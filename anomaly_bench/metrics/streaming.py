@@ -23,10 +23,10 @@ from typing import NamedTuple
 import numpy as np
 
 from . import aupimo
-from .inputs import Array, Pixels, check_lengths, check_limits, check_map, to_numpy, undefined
+from .inputs import Array, Pixels, check_image, check_lengths, check_limits, of_image, to_numpy, undefined
 from .per_image_pro import per_image_pro, why_no_mean
 from .pixel import Curve, pixel_names, why_undefined
-from .regions import Defects, defects, normal_pixels
+from .regions import Defects, counted_pixels, defects, normal_pixels
 
 UNIT = 2**36  # of a region's weight, so that 2^27 regions nearly fit into an int64
 SLACK = 1e-12  # of float64: terms >= 0 that make at most 1, each rounded less than 100 times, err by 1.2e-14 at most
@@ -72,16 +72,21 @@ class StreamingPixelMetrics:
         """The bytes of the state, at most 10^7; its single numbers are taken to need 1024."""
         return 1024 + sum(array.nbytes for array in (*self._bins, *self._defects, *self._normal))
 
-    def update(self, maps: Sequence[Pixels] | Pixels, masks: Sequence[Pixels] | Pixels) -> None:
-        """Add images; maps and masks as for `pixel_metrics`, each is read once.
+    def update(
+        self,
+        maps: Sequence[Pixels] | Pixels,
+        masks: Sequence[Pixels] | Pixels,
+        ignored: Sequence[Pixels] | Pixels | None = None,
+    ) -> None:
+        """Add images; maps, masks and ignored pixels as for `pixel_metrics`, each is read once.
 
         Raises ValueError as `pixel_metrics` does, the images counted over all updates, and for scores that float64
         cannot hold.  After an error the state is as before, without any image of this update.
         """
-        check_lengths(maps, masks)
+        check_lengths(maps, masks, ignored)
         after = copy.copy(self)
         for i in range(len(maps)):
-            after._add(to_numpy(maps[i]), masks[i])
+            after._add(to_numpy(maps[i]), masks[i], of_image(ignored, i))
         vars(self).update(vars(after))
 
     def merge(self, other: StreamingPixelMetrics) -> None:
@@ -125,17 +130,17 @@ class StreamingPixelMetrics:
         thresholds = (key ^ ((key >> 63) - 1 | 2**63)).view(np.float64)  # the inverse of _keys
         return Curve(thresholds, true, false, overlap / weight, anomalous, normal) if normal and anomalous else None
 
-    def _add(self, scores: Array, mask: Pixels) -> None:
-        scores, mask = check_map(self._images, scores, mask)
+    def _add(self, scores: Array, mask: Pixels, ignored: Pixels | None) -> None:
+        scores, mask, others = check_image(self._images, scores, mask, ignored)
         rounded = scores.astype(np.float64, copy=False)
         if (rounded != scores if scores.dtype.kind == "f" else abs(rounded) >= 2**53).any():
             raise ValueError(f"image {self._images}: float64 cannot hold each score; integers must be below 2^53")
-        found, normal = defects(scores, mask), normal_pixels(scores, mask)
+        found, normal = defects(scores, mask), normal_pixels(scores, mask, others)
         if not (good := not len(found.scores)):
             self._defects = _joined(self._defects, _of_defects(found))
             self._regions += len(found.sizes)
         if not good and len(normal):
-            if math.isnan(pro := per_image_pro(scores, found)):
+            if math.isnan(pro := per_image_pro(counted_pixels(scores, others), found)):
                 self._flat, self._first_flat = self._flat + 1, self._first_flat if self._flat else self._images
             else:
                 self._pro, self._pros = self._pro + int(math.ldexp(pro, 100)), self._pros + 1

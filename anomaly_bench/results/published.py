@@ -58,11 +58,9 @@ def figures() -> tuple[Published, ...]:
 
 
 def _figure(row: dict[str, str]) -> Published:
-    numbers: dict[str, Any] = {"value": float(row.pop("value"))}
-    for key, number in (("std", float), ("seeds", int)):
-        if text := row.pop(key, ""):
-            numbers[key] = number(text)
-    return Published(**row, **numbers)
+    numbers = {"value": float, "std": float, "seeds": int}
+    values: dict[str, Any] = {key: numbers.get(key, str)(text) for key, text in row.items() if text or key == "setting"}
+    return Published(**values)
 
 
 def published(method: str, method_config: Mapping[str, Any], dataset: str, category: str) -> list[Published]:

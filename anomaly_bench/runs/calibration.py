@@ -64,11 +64,13 @@ def threshold_entry(
     test: Sequence[ScoreRow],
     maps: Maps | None,
     masks: Sequence[np.ndarray] | None = None,
+    ignored: Sequence[np.ndarray] | None = None,
 ) -> dict[str, Any]:
     """Return what the manifest holds of a threshold: its promise, where it comes from, and figures of the test images.
 
     name: the file of the calibration scores.  maps: [H, W] of each test image; None where they are not stored.  masks:
-    bool of the same shapes; None where they are not at hand.  Raises UserError where the method has no such scores.
+    bool of the same shapes; None where they are not at hand.  ignored: likewise, pixels that do not count.  Raises
+    UserError where the method has no such scores.
     """
     from anomaly_bench.metrics.calibration import calibrate  # with scipy, which takes long to import
 
@@ -80,7 +82,7 @@ def threshold_entry(
     entry = {**found._asdict(), "file": name, "source": source}
     if name == FOLDS:  # each was scored by a model that had seen fewer images than this one
         entry |= {"promised": min(1.0, 2 * found.promised), "approximate": True}
-    return {**entry, **_tested(level, found.threshold, test, maps, masks)}
+    return {**entry, **_tested(level, found.threshold, test, maps, masks, ignored)}
 
 
 def _tested(
@@ -89,6 +91,7 @@ def _tested(
     test: Sequence[ScoreRow],
     maps: Maps | None,
     masks: Sequence[np.ndarray] | None,
+    ignored: Sequence[np.ndarray] | None,
 ) -> dict[str, Any]:
     """Return {"test": figures of the test images}, of pixels with `seg_f1` where there are masks.
 
@@ -98,12 +101,18 @@ def _tested(
         return {"test": test_figures(test, np.array([row.score for row in test]), threshold)}
     if maps is None:
         return {}
-    figures = test_figures(test, np.array([values.max() for values in maps], np.float64), threshold)
+    peaks = [peak(values, None if ignored is None else ignored[i]) for i, values in enumerate(maps)]
+    figures = test_figures(test, np.array(peaks, np.float64), threshold)
     if masks is not None and any(mask.any() for mask in masks):
         from anomaly_bench.metrics import seg_f1
 
-        figures["seg_f1"] = seg_f1(maps, masks, threshold)
+        figures["seg_f1"] = seg_f1(maps, masks, threshold, ignored=ignored)
     return {"test": figures}
+
+
+def peak(values: np.ndarray, ignored: np.ndarray | None) -> float:
+    """Return the largest value of a map [H, W] that is not ignored (bool [H, W], or None); -inf where all are."""
+    return float(values.max() if ignored is None else values.max(where=~ignored, initial=-np.inf))
 
 
 def test_figures(rows: Sequence[ScoreRow], values: np.ndarray, threshold: float) -> dict[str, Any]:
@@ -130,34 +139,38 @@ def calibrate_run(
     maps: Maps | None,
     masks: Sequence[np.ndarray] | None,
     rows: Sequence[CalibrationRow],
+    ignored: Sequence[np.ndarray] | None = None,
 ) -> None:
     """Store the scores of the images that were held out, if there are any, and the thresholds of every level.
 
-    maps, masks: [H, W] of each test image; None without.
+    maps, masks, ignored: [H, W] of each test image; None without.
     """
     if not rows:
         return
     write_rows(folder, CALIBRATION, rows)
     levels = [level for level in LEVELS if rows[0].at(level) is not None]
     request = (CALIBRATION, FALSE_ALARMS, CONFIDENCE)
-    found = {level: threshold_entry(level, rows, *request, folder.scores, maps, masks) for level in levels}
+    found = {level: threshold_entry(level, rows, *request, folder.scores, maps, masks, ignored) for level in levels}
     folder.update(thresholds=found)
     for level, entry in found.items():
         log.info("threshold of the %s: %s; %s", SCORED[level], promise(entry), test_line(entry))
 
 
-def tested_anew(folder: RunFolder, masks: Sequence[np.ndarray] | None) -> dict[str, Any]:
+def tested_anew(
+    folder: RunFolder, masks: Sequence[np.ndarray] | None, ignored: Sequence[np.ndarray] | None
+) -> dict[str, Any]:
     """Return {"thresholds": ...} as in a run's manifest, with the figures of its test images as they are stored now.
 
-    masks: bool [H, W] of each test image; None where there are none.  Empty where the run has no threshold.  Raises
-    UserError for thresholds that no run can have written.
+    masks, ignored: bool [H, W] of each test image; None where there are none.  Empty where the run has no threshold.
+    Raises UserError for thresholds that no run can have written.
     """
     manifest = folder.manifest
     if not (found := stored_thresholds(manifest, folder.path / MANIFEST)):
         return {}
     maps = folder.maps
     for level, entry in found.items():
-        found[level] = manifest["thresholds"][level] | _tested(level, entry["threshold"], folder.scores, maps, masks)
+        tested = _tested(level, entry["threshold"], folder.scores, maps, masks, ignored)
+        found[level] = manifest["thresholds"][level] | tested
     return {"thresholds": found}
 
 

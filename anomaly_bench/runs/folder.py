@@ -23,12 +23,13 @@ from anomaly_bench.runs.lock import LOCK, Lock
 
 MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with their checksums; 1: images by size
 IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
+IGNORE = "ignore.png"  # the region that all images share and no metric counts: white
 CALIBRATION = "calibration.csv"  # path, source, score, map_max of normal images that were held out
 NORMALS, FOLDS = "normals.csv", "folds.csv"  # likewise, of `bench threshold --normals` and `--folds`
 CALIBRATIONS = (CALIBRATION, NORMALS, FOLDS)
 MADE_BY = {NORMALS: "--normals DIR", FOLDS: "--folds K"}
 SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)
-CHECKED = (*SMALL, *CALIBRATIONS)  # whenever a run is read; the latter where it has them
+CHECKED = (*SMALL, *CALIBRATIONS, IGNORE)  # whenever a run is read; the latter where it has them
 LARGE = ("maps.npy", "weights.safetensors")
 MEASURED = ("metrics.json", "curves.json")  # what `bench eval` makes anew
 DECIDING = ("thresholds", "training_images")  # what `bench predict` judges by; they have a checksum of their own

@@ -62,6 +62,7 @@ def write_heatmaps(
     rows: Sequence[ScoreRow],
     maps: np.ndarray | None,
     load: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    ignored: Sequence[np.ndarray] | None = None,
     at_source: Callable[[int, Size], np.ndarray] | None = None,
 ) -> None:
     """Write <folder>/heatmaps/<position>_<kind>_<stem>.png for each of N test images; 0001 is the worst mistake.
@@ -69,9 +70,9 @@ def write_heatmaps(
     Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
-    image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  at_source(i, size): the i-th map at the
-    size of what `load` returns, which is then drawn pixel by pixel however large it is.  An older folder is replaced as
-    a whole.  Raises UserError where the folder cannot be written.
+    image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  ignored: bool [H, W] of each.
+    at_source(i, size): the i-th map at the size of what `load` returns; it is then drawn pixel by pixel, however large.
+    An older folder is replaced as a whole.  Raises UserError where the folder cannot be written.
     """
     if maps is None:
         return
@@ -86,7 +87,9 @@ def write_heatmaps(
             for i, name in drawn.items():
                 image, mask = load(i)
                 values = at_source(i, mask.shape) if at_source else maps[i]
-                sheets(*values.shape).draw(mistakes[i], image, mask, values).save(new / name, compress_level=1)
+                others = None if ignored is None else ignored[i]
+                sheet = sheets(*values.shape)
+                sheet.draw(mistakes[i], image, mask, values, others).save(new / name, compress_level=1)
     except OSError as error:
         raise unwritable(folder / "heatmaps", error) from error
 
@@ -158,6 +161,14 @@ def outlined(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return picture
 
 
+def hatched(image: np.ndarray, ignored: np.ndarray) -> np.ndarray:
+    """Return the image [H, W, 3] with oblique grey lines, two pixels of eight, over the ignored pixels, bool [H, W]."""
+    rows, columns = np.ogrid[: image.shape[0], : image.shape[1]]
+    picture = image.copy()
+    picture[ignored & ((rows + columns) % 8 < 2)] = GREY
+    return picture
+
+
 class Sheet:
     """Draws the pictures of a run, which share layout, colour bar and headings."""
 
@@ -171,13 +182,25 @@ class Sheet:
         self.empty = Image.new("RGB", size, "white")
         self._headings()
 
-    def draw(self, mistake: Mistake, image: np.ndarray, mask: np.ndarray, values: np.ndarray) -> Image.Image:
-        """Return the picture.  image: uint8 [H, W, 3].  mask: bool [H, W].  values: of the anomaly map, [H, W]."""
+    def draw(
+        self,
+        mistake: Mistake,
+        image: np.ndarray,
+        mask: np.ndarray,
+        values: np.ndarray,
+        ignored: np.ndarray | None = None,
+    ) -> Image.Image:
+        """Return the picture.
+
+        image: uint8 [H, W, 3].  mask: bool [H, W].  values: of the anomaly map, [H, W].  ignored: bool [H, W], hatched.
+        """
         method = Image.Resampling.BOX if self.block > 1 else Image.Resampling.NEAREST
         original = np.asarray(Image.fromarray(image).resize((self.width, self.height), method))
-        heat = colours(self._fit(values), self.low, self.high)
+        heat, marked = colours(self._fit(values), self.low, self.high), outlined(original, self._fit(mask))
+        if ignored is not None:
+            marked = hatched(marked, self._fit(ignored))
         picture = self.empty.copy()
-        for k, panel in enumerate((original, outlined(original, self._fit(mask)), heat)):
+        for k, panel in enumerate((original, marked, heat)):
             picture.paste(Image.fromarray(panel), (self._left(k), HEADER))
         self._caption(ImageDraw.Draw(picture), mistake)
         return picture

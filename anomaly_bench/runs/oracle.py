@@ -41,7 +41,7 @@ def measure_oracle(
         best = _scored(method, images, scratch, {name for name in values if values[name] == max(values.values())}, view)
     measured = {
         name: metrics.measure(
-            *(each.scores, labels, each.maps, images.masks),
+            *(each.scores, labels, each.maps, images.masks, images.ignored),
             memory_mb=settings.hardware.metrics_memory_mb,
             resamples=0,
             threads=settings.hardware.threads or 1,

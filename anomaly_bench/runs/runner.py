@@ -29,6 +29,7 @@ from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
 from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted, peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import IMAGES, RunFolder
+from anomaly_bench.runs.ignored import describe_ignored, store_ignore
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
@@ -69,6 +70,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
                 manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits, view)
                 folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
                 folder.write_text(IMAGES, list_text(plan.data.entries))
+                store_ignore(folder, view.frame.ignore)
                 with recorded(folder):
                     execute(folder, settings, method, splits, view)
     return folder
@@ -108,8 +110,9 @@ def execute(
     labels = [record.label for record in images.records]
     confounds = separations(images.plain_statistics(), labels)
     found = strongest(confounds, labels.count(0), labels.count(1))
-    protocol = [*folder.manifest["protocol"], *([str(found)] if found else [])]
-    folder.update(training_images=data.statistics(), confounds=confounds, protocol=protocol)
+    ignored, lines = describe_ignored(images)
+    protocol = [*folder.manifest["protocol"], *lines, *([str(found)] if found else [])]
+    folder.update(training_images=data.statistics(), confounds=confounds, protocol=protocol, **ignored)
     loggers, device = build_loggers(settings, folder.path), method.device
     last = fit_stages(folder, settings, method, data, loggers)
     folder.update(provenance=method.provenance())
@@ -122,7 +125,7 @@ def execute(
         measure_oracle(folder, settings, method, images, Path(scratch), view)
         measure(folder, settings, images, scored)
         rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
-        calibrate_run(folder, scored[""].maps, images.masks, rows)
+        calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")

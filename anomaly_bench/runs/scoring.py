@@ -20,10 +20,10 @@ from anomaly_bench.console import track
 from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
-from anomaly_bench.loading.anomaly_maps import map_at_source
+from anomaly_bench.loading.anomaly_maps import LazySequence, map_at_source
 from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
-from anomaly_bench.runs.calibration import CalibrationRow
+from anomaly_bench.runs.calibration import CalibrationRow, peak
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
@@ -93,22 +93,27 @@ def calibration_rows(method: Method, images: ImageSet, source: str, view: View) 
     with torch.inference_mode():
         for batch in track(DataLoader(images, batch_size=method.batch_size), f"scoring normal images, {source}"):
             scores = score_batch(method, images, batch, len(rows), view)
-            rows += rows_of_normals(scores, batch["path"], source)
+            rows += rows_of_normals(scores, batch["path"], source, images.frame.ignored_region)
     return rows
 
 
-def rows_of_normals(scores: Scores, paths: list[str], source: str) -> list[CalibrationRow]:
-    """Return a row for each image of a batch.  Raises UserError naming one whose score or map is not finite."""
+def rows_of_normals(
+    scores: Scores, paths: list[str], source: str, ignored: np.ndarray | None = None
+) -> list[CalibrationRow]:
+    """Return a row for each image of a batch.  Raises UserError naming one whose score or map is not finite.
+
+    ignored: bool [H, W], not all of it: pixels of each map that do not count.
+    """
     values = scores.image.float().cpu().numpy()
     refuse_not_finite(values, paths)
     if scores.map is None:
         return [CalibrationRow(path, source, float(value), None) for path, value in zip(paths, values, strict=True)]
     maps = scores.map.float().cpu().numpy()
     refuse_not_finite(maps, paths)
-    peaks = maps.max((1, 2))
+    peaks = [peak(values, ignored) for values in maps]
     return [
-        CalibrationRow(path, source, float(value), float(peak))
-        for path, value, peak in zip(paths, values, peaks, strict=True)
+        CalibrationRow(path, source, float(value), float(highest))
+        for path, value, highest in zip(paths, values, peaks, strict=True)
     ]
 
 
@@ -168,7 +173,7 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     labels = np.array([record.label for record in records])
     measured = {
         name: metrics.measure(
-            *(each.scores, labels, each.maps, images.masks),
+            *(each.scores, labels, each.maps, images.masks, images.ignored),
             memory_mb=hardware.metrics_memory_mb,
             resamples=0 if name else settings.resamples,
             threads=hardware.threads or 1,
@@ -190,11 +195,12 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
 
 def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, source_size: bool) -> None:
     """Draw the heat maps at the size of the maps, or each at that of its image."""
-    frame = images.frame
+    frame, place = images.frame, (folder.path, folder.scores, maps)
     if source_size:
         write_heatmaps(
-            *(folder.path, folder.scores, maps, lambda i: at_source(images.records[i], frame)),
+            *(*place, lambda i: at_source(images.records[i], frame)[:2]),
+            ignored=LazySequence(len(images), lambda i: at_source(images.records[i], frame)[2]),
             at_source=lambda i, size: map_at_source(maps[i], frame, size),
         )
     else:
-        write_heatmaps(folder.path, folder.scores, maps, lambda i: (images.picture(i), images[i]["mask"].numpy()))
+        write_heatmaps(*(*place, lambda i: (images.picture(i), images[i]["mask"].numpy())), ignored=images.ignored)

@@ -14,7 +14,9 @@ from PIL import Image
 from anomaly_bench.datasets.mvtec_loco import CONFIG, read_defects
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.anomaly_maps import LazySequence, enlarge_map
+from anomaly_bench.loading.decode import IGNORED, read_marks
 from anomaly_bench.loading.frame import Frame
+from anomaly_bench.loading.ignore import Ignore
 from anomaly_bench.loading.image_files import width_and_height
 from anomaly_bench.metrics.spro import Region, saturation, spro_metrics
 from anomaly_bench.records import Record
@@ -27,8 +29,9 @@ def spro_of_records(
 ) -> dict[str, float]:
     """Return `spro_metrics` of test images whose masks are folders of channels, beside a defects_config.json.
 
-    maps: float32 [H, W] of each, of whole images.  Empty for other data sets, without maps, and where a crop shows only
-    a part of each image.  Raises UserError as `spro_of_files` and `read_defects`.
+    maps: float32 [H, W] of each, of whole images.  frame: with what is ignored, at the images' own size.  Empty for
+    other data sets, without maps, and where a crop shows only a part of each image.  Raises UserError as
+    `spro_of_files` and `read_defects`.
     """
     channels = [record.mask_files if isinstance(record.mask, tuple) else () for record in records]
     first = next((files[0] for files in channels if files), None)
@@ -39,7 +42,7 @@ def spro_of_records(
         return {}
     known = {value: (d.saturation_threshold, d.relative_saturation) for value, d in read_defects(config).items()}
     sizes = [width_and_height(record.image) or (1, 1) for record in records]
-    return spro_of_files(maps, sizes, channels, [record.kind for record in records], known, threads)
+    return spro_of_files(maps, sizes, channels, [record.kind for record in records], known, threads, frame.ignore)
 
 
 def spro_of_files(
@@ -49,6 +52,7 @@ def spro_of_files(
     kinds: Sequence[str],
     saturations: Saturation,
     threads: int = 1,
+    ignore: Ignore | None = None,
 ) -> dict[str, float]:
     """Return `spro_metrics` at its limits.
 
@@ -57,13 +61,29 @@ def spro_of_files(
     of every defect in the object's defects_config.json.  Raises UserError naming a file that is no mask of one defect,
     has another size than its image, or holds a value without a saturation.
     """
-    regions = LazySequence(len(maps), lambda i: [read_region(file, sizes[i], saturations) for file in channels[i]])  # type: ignore[arg-type,return-value]
+    value = ignore.value if ignore else None
+    regions = LazySequence(
+        len(maps),
+        lambda i: [read_region(file, sizes[i], saturations, value) for file in channels[i]],  # type: ignore[arg-type,return-value]
+    )
+    ignored = ignore and LazySequence(len(maps), lambda i: read_ignored(channels[i], sizes[i], ignore))
     enlarged = LazySequence(len(maps), lambda i: enlarge_map(np.asarray(maps[i]), *sizes[i][::-1]))
-    return spro_metrics(enlarged, regions, kinds, threads=threads)  # type: ignore[arg-type]
+    return spro_metrics(enlarged, regions, kinds, ignored=ignored, threads=threads)  # type: ignore[arg-type]
 
 
-def read_region(file: Path, size: tuple[int, int], saturations: Saturation) -> Region:
-    """Return the defect that a file marks; errors are those of `spro_of_files`."""
+def read_ignored(files: Sequence[Path], size: tuple[int, int], ignore: Ignore) -> np.ndarray:
+    """Return what is ignored in an image of this width and height, bool [H, W].  files: its channels, if any."""
+    shape = size[1], size[0]
+    marks = read_marks(tuple(files), shape, (), ignore.value) if files else np.zeros(shape, np.uint8)
+    found: np.ndarray = ignore.mark(marks) == IGNORED
+    return found
+
+
+def read_region(file: Path, size: tuple[int, int], saturations: Saturation, ignore_value: int | None = None) -> Region:
+    """Return the defect that a file marks; errors are those of `spro_of_files`.
+
+    ignore_value: of pixels that are none; a file that has no others gives a region of them, which does not count.
+    """
     try:
         with Image.open(file) as image:
             values, mode, found = np.asarray(image), image.mode, image.size
@@ -72,7 +92,9 @@ def read_region(file: Path, size: tuple[int, int], saturations: Saturation) -> R
     if mode != "L" or found != size:
         what = f"has {found[0]} x {found[1]} pixels of mode {mode}; 8-bit grey of {size[0]} x {size[1]} is needed"
         raise UserError(str(file), what)
-    marks = [value for value in np.unique(values).tolist() if value]
+    marks = [value for value in np.unique(values).tolist() if value not in (0, ignore_value)]
+    if not marks and ignore_value in values:
+        return Region(values, 1)
     if len(marks) != 1:
         raise UserError(str(file), f"marks {len(marks)} defects ({', '.join(map(str, marks[:5]))}); one is needed")
     if marks[0] not in saturations:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from anomaly_bench.contracts import Method, Record, Scores, Size, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.decode import READING, read_image
 from anomaly_bench.loading.frame import Frame, same_pixels
-from anomaly_bench.loading.image_files import has_16_bits, width_and_height
+from anomaly_bench.loading.ignore import Ignore
+from anomaly_bench.loading.image_files import expand_user, has_16_bits, width_and_height
 from anomaly_bench.loading.tiles import Tiling
 
 DISTORTED = 1.5  # from here on a change of the aspect ratio is spoken of
@@ -48,7 +49,8 @@ class View:
     def record(self) -> dict[str, Any]:
         """Return what a manifest says of it; `stored_view` reads it."""
         tiles = {"size": self.tiling.size, "overlap": self.tiling.overlap} if self.tiling else None
-        return {"image_size": self.seen, "frame": {**asdict(self.frame), "tiles": tiles}}
+        known = {key: getattr(self.frame, key) for key in ("size", "fit", "white")}
+        return {"image_size": self.seen, "frame": {**known, "tiles": tiles}}
 
     def sentences(self) -> list[str]:
         """Return what a run's protocol says of it."""
@@ -97,8 +99,15 @@ class View:
 def view_of(images: Images, method: Method, training: Sequence[Record]) -> View:
     """Return how the images of a data set come to a method.  images: the keys of conf/images.yaml.
 
-    Raises UserError for tiles that are larger than the images, and for tiles of images that are padded or cropped.
+    Raises UserError for tiles that are larger than the images, for tiles of images that are padded or cropped, and for
+    a mask of what is ignored that cannot be used.
     """
+    view, file = _shape_of(images, method, training), images.ignore_mask
+    ignore = Ignore.of(images.ignore_value, expand_user(file) if file else None)
+    return view if ignore is None else replace(view, frame=replace(view.frame, ignore=ignore))
+
+
+def _shape_of(images: Images, method: Method, training: Sequence[Record]) -> View:
     seen, white = as_size(method.image_size), images.white
     sizes = [size for record in training if (size := width_and_height(record.image))]
     if not sizes:  # no header can be read: the decoder will name the file
@@ -139,11 +148,11 @@ def _tiled(images: Images, seen: Size, sizes: Sequence[tuple[int, int]], aspects
     return View(Frame(whole, white=images.white), Tiling(seen, images.tiles.overlap), aspects)
 
 
-def stored_view(manifest: Mapping[str, Any], method: Method) -> View:
-    """Return a finished run's view from its manifest; earlier versions squashed every image."""
+def stored_view(manifest: Mapping[str, Any], method: Method, ignore: Ignore | None) -> View:
+    """Return a finished run's view from its manifest and `stored_ignore`; earlier versions squashed every image."""
     tiles = manifest.get("frame", {}).get("tiles")
     tiling = Tiling(as_size(tuple(tiles["size"])), tiles["overlap"]) if tiles else None
-    return View(Frame.stored(manifest, as_size(method.image_size)), tiling)
+    return View(replace(Frame.stored(manifest, as_size(method.image_size)), ignore=ignore), tiling)
 
 
 def score_whole(

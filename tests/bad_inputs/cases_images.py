@@ -142,4 +142,27 @@ ODD = [
     _odd("EXIF rotation", lambda p: (lambda i, e: (e.__setitem__(0x0112, 6), i.transpose(Image.Transpose.ROTATE_90).save(p, exif=e)))(Image.open(p), Image.Exif()), works("widgets")),
     _odd("colour profile that is none", lambda p: (lambda i: i.save(p, icc_profile=b"x"))(Image.open(p))),
 ]  # fmt: skip
-CASES = [*DAMAGED, *ODD]
+
+
+def _region(name: str, pixels: np.ndarray | None, *outcomes: Outcome, file: str = "region.png") -> Case:
+    """A mask of what is ignored in all images; None: the file is missing."""
+    harm = None if pixels is None else lambda work: save(work / file, pixels)
+    return Case(f"ignore_mask: {name}", [*WIDGETS, f"dataset.ignore_mask={file}"], outcomes, "widgets", harm)
+
+
+TOP = np.zeros((32, 32), np.uint8)
+TOP[:8] = 255
+IGNORED = [
+    _region("as it should be", TOP, works()),
+    _region("missing", None, refused("dataset.ignore_mask", "region.png", "no such file")),
+    _region("of another size", TOP[:, :31], refused("region.png has 31 x 32 pixels", "000.png 32 x 32", failed=True)),
+    _region("of no pixel", TOP * 0, refused("region.png marks no pixel")),
+    _region("of every pixel", TOP * 0 + 255, refused("region.png marks every pixel")),
+    _region("of floating-point numbers", TOP.astype(np.float32), works(), file="region.tif"),
+    _region("with NaN", _nan(TOP.astype(np.float32)), refused("region.tif", "not finite"), file="region.tif"),
+    Case("ignore_mask: a folder", [*WIDGETS, "dataset.ignore_mask=widgets"], (refused("dataset.ignore_mask", "widgets"),), "widgets"),
+    Case("ignore_mask: an image that is none", [*WIDGETS, "dataset.ignore_mask=region.png"], (refused("region.png"),), "widgets", h.content("region.png", "x")),
+    Case("ignore_value: in no mask", [*WIDGETS, "dataset.ignore_value=7"], (works("widgets"),), "widgets"),
+    Case("ignore_value: float TIFF as a mask", [*WIDGETS, "dataset.ignore_value=7"], (refused("001_mask", "7", failed=True),), "widgets", h.on(MASK, _float)),
+]  # fmt: skip
+CASES = [*DAMAGED, *ODD, *IGNORED]

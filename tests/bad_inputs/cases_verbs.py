@@ -40,8 +40,9 @@ WORDS = [
     _no("report nix"), _no("report a b", "'b'"), _no("report --nix"), _no("report", "outputs"),
     _no("eval", "bench eval"), _no("eval nix"), _no("eval --nix"), _no("eval --maps", "--maps"), _no("eval --maps maps", "--masks", world="maps"),
     _no("eval --maps nix --masks masks", "nix", world="maps"), _no("eval --maps maps --masks nix", "nix", world="maps"),
-    _no("eval maps --maps maps --masks masks", "--maps", world="maps"), _no("eval maps", "maps", world="maps"),
+    _no("eval maps --maps maps --masks masks", "--maps", world="maps"), _no("eval maps", "maps", world="maps"), _no("eval maps --ignore-value 7", "--ignore-value", world="maps"),
     *(_no(f"eval --maps maps --masks masks {more}", names, world="maps") for more, names in {
+        "--ignore-value 0": "--ignore-value", "--ignore-value 256": "256", "--ignore-value x": "x",
         "--resamples -1": "--resamples", "--resamples x": "x", "--resamples 1e9": "1e9", "--memory-mb x": "x", "--threads 0": "0",
         "--write-tiff t": "--write-tiff", "--accept-changes": "--accept-changes", "--config-dir conf": "--config-dir", "dataset.root=x": "dataset.root",
     }.items()),

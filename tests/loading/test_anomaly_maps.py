@@ -17,7 +17,7 @@ from anomaly_bench.loading.anomaly_maps import (
     lazy_rows,
     open_stored_maps,
     read_map,
-    read_mask_for,
+    read_marks_for,
     write_map,
     write_png16,
 )
@@ -150,17 +150,17 @@ def test_a_mask_of_another_size_is_an_error_or_resized_as_runs_do(tmp_path: Path
     mask = np.zeros((40, 30), np.uint8)
     mask[10:31, 7] = 1
     file = save(tmp_path / "000_mask.png", mask)
-    assert np.array_equal(read_mask_for(file, (40, 30), resize=False), mask > 0)
-    assert np.array_equal(read_mask_for(file, (40, 30), resize=True), mask > 0)  # not square, and nothing to resize
+    assert np.array_equal(read_marks_for(file, (40, 30), resize=False), mask > 0)
+    assert np.array_equal(read_marks_for(file, (40, 30), resize=True), mask > 0)  # not square, and nothing to resize
     with pytest.raises(UserError, match=r"000_mask.png: the mask has 30 x 40 pixels, its map 16 x 8 \(--resize-masks "):
-        read_mask_for(file, (8, 16), resize=False)
+        read_marks_for(file, (8, 16), resize=False)
     with pytest.raises(UserError, match=r"its map 16 x 8; masks are resized to square maps only"):
-        read_mask_for(file, (8, 16), resize=True)
-    assert np.array_equal(read_mask_for(file, (16, 16), resize=True), resize_mask(mask > 0, 16))
+        read_marks_for(file, (8, 16), resize=True)
+    assert np.array_equal(read_marks_for(file, (16, 16), resize=True), resize_mask(mask > 0, 16))
     assert resize_mask(mask > 0, 16).any()
     file.write_bytes(b"nothing")
     with pytest.raises(UserError, match=r"000_mask.png: cannot be read as an image"):
-        read_mask_for(file, (8, 8), resize=False)
+        read_marks_for(file, (8, 8), resize=False)
 
 
 def test_a_sequence_asks_once_for_each_item_and_ends() -> None:

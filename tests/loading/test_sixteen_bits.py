@@ -15,6 +15,7 @@ from anomaly_bench.errors import Mistakes
 from anomaly_bench.inference.load import load
 from anomaly_bench.loading.decode import read_image, to_8_bits
 from anomaly_bench.loading.frame import FILL, Frame
+from anomaly_bench.loading.ignore import Ignore
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_files import has_16_bits
 from anomaly_bench.loading.resize import resize_image
@@ -56,6 +57,13 @@ def test_resizing_rounds_once(size: tuple[int, int]) -> None:
 def test_padding_has_the_colour_that_it_has_with_8_bits() -> None:
     framed = Frame((36, 36), "pad").image(np.repeat(DARK[:, :, None], 3, 2))
     assert framed[0, 0].tolist() == [257 * each for each in FILL]
+
+
+def test_an_ignored_region_too(tmp_path: Path) -> None:
+    region = np.zeros((24, 36), np.uint8)
+    region[:12] = 255
+    frame = Frame((12, 18), ignore=Ignore.of(None, save(tmp_path / "region.png", region)))
+    assert frame.image(np.repeat(DARK[:, :, None], 3, 2))[0, 0].tolist() == [257 * each for each in FILL]
 
 
 def test_values_that_8_bits_would_make_equal_stay_apart(tmp_path: Path) -> None:

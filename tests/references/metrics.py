@@ -1,6 +1,6 @@
 """The metrics written a second, slow way: curves point by point as they are defined, in rational arithmetic.
 
-Images are lists of rows; a pixel is a plain number.  Nothing is shared with the package.
+Images are lists of rows; a pixel is a plain number.  None in a mask: ignored.  Nothing is shared with the package.
 """
 
 import math
@@ -25,13 +25,18 @@ def regions(mask):
 def split(maps, masks):
     """Normal scores of all images, and the scores of each region."""
     images = list(zip(maps, masks, strict=True))
-    normal = [s for scores, mask in images for s, m in zip(flat(scores), flat(mask), strict=True) if not m]
+    normal = [s for scores, mask in images for s in of_normal(flat(scores), flat(mask))]
     return normal, [[scores[y][x] for y, x in region] for scores, mask in images for region in regions(mask)]
 
 
 def flat(rows):
     """All pixels of one image."""
     return [value for row in rows for value in row]
+
+
+def of_normal(values, mask):
+    """Those values of one image, in one row, whose pixels are normal."""
+    return [v for v, m in zip(values, mask, strict=True) if m is not None and not m]
 
 
 def share(scores, threshold):
@@ -63,19 +68,21 @@ def area_up_to(points, limit):
 
 
 def spro_curve(maps, channels):
-    """One point for each distinct score; channels: of each image, a list of (mask, how many pixels are enough)."""
+    """One point for each distinct score that counts; channels: of each image, a list of (mask, how many pixels are
+    enough)."""
     images = list(zip(maps, channels, strict=True))
     normal = [
         score
         for scores, found in images
         for y, row in enumerate(scores)
         for x, score in enumerate(row)
-        if not any(mask[y][x] for mask, _ in found)
+        if all(of_normal([True], [mask[y][x]]) for mask, _ in found)
     ]
     defects = [
         ([s for s, m in zip(flat(scores), flat(mask), strict=True) if m], enough)
         for scores, found in images
         for mask, enough in found
+        if any(flat(mask))
     ]
     points = [(Fraction(0), Fraction(0))]
     for threshold in sorted({score for scores in maps for score in flat(scores)}, reverse=True):
@@ -87,6 +94,7 @@ def spro_curve(maps, channels):
 def seg_f1(maps, masks, threshold):
     """The harmonic mean of precision and recall of all pixels above the threshold."""
     pixels = [pair for s, m in zip(maps, masks, strict=True) for pair in zip(flat(s), flat(m), strict=True)]
+    pixels = [(s, m) for s, m in pixels if m is not None]
     marked, defect = [m for s, m in pixels if s > threshold], [s for s, m in pixels if m]
     hits = sum(map(bool, marked))
     if not hits:
@@ -98,7 +106,7 @@ def seg_f1(maps, masks, threshold):
 def aupimo(maps, masks, low, high):
     """The mean over the images with a defect; rates from the others, from `low` to `high` on a logarithmic axis."""
     images = [(flat(scores), flat(mask)) for scores, mask in zip(maps, masks, strict=True)]
-    normal = [s for scores, mask in images if not any(mask) for s in scores]
+    normal = [s for scores, mask in images if not any(mask) for s in of_normal(scores, mask)]
     areas = []
     for scores, mask in images:
         if any(mask):
@@ -150,13 +158,14 @@ def per_image_pro(scores, mask):
 
     None where that code has no answer: 0 / 0, or fewer than two points.
     """
-    low, high = min(map(min, scores)), max(map(max, scores))
+    counted = [s for s, m in zip(flat(scores), flat(mask), strict=True) if m is not None]
+    low, high = min(counted), max(counted)
     points = []
     for step in range(200):
         threshold = low + step * ((high - low) / 200)
         binary = [[s > threshold for s in row] for row in scores]
         pros = [Fraction(sum(binary[y][x] for y, x in region), len(region)) for region in regions(mask)]
-        false = [b for b, m in zip(flat(binary), flat(mask), strict=True) if not m]
+        false = of_normal(flat(binary), flat(mask))
         points.append((Fraction(sum(false), len(false)), sum(pros) / len(pros)))
     points = [point for point in points if point[0] < Fraction(3, 10)]
     widest = max((x for x, _ in points), default=0)
@@ -167,6 +176,6 @@ def per_image_pro(scores, mask):
 
 def pro_per_image(maps, masks):
     """The mean over the images with both normal and anomalous pixels, nan where there is none."""
-    both = [any(flat(mask)) and not all(flat(mask)) for mask in masks]
+    both = [any(flat(mask)) and bool(of_normal(flat(mask), flat(mask))) for mask in masks]
     values = [per_image_pro(s, m) for s, m, mixed in zip(maps, masks, both, strict=True) if mixed]
     return float("nan") if not values or None in values else float(sum(values) / len(values))
