@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_bench.console import say, track
+from anomaly_bench.console import say, track, warnings_in_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
-from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
+from anomaly_bench.evaluation.measured import measure_with_progress, print_json
 from anomaly_bench.evaluation.options import EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, mask_shape, read_map, read_mask_for
 from anomaly_bench.metrics import Measurement
@@ -43,8 +43,8 @@ def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Mea
         one = read_map(pair.map)
         scores[i] = one.max()
         shapes.append((one.shape[0], one.shape[1]))
-        if pair.mask is not None:
-            mask_shape(pair.mask, shapes[i], resize)
+        for file in pair.mask_files:
+            mask_shape(file, shapes[i], resize)
     maps, empty = LazySequence(len(pairs), lambda i: read_map(pairs[i].map)), set[Path]()
     masks = LazySequence(len(pairs), lambda i: _mask(pairs[i], shapes[i], resize, empty))
     labels = np.array([pair.kind != "good" for pair in pairs])
@@ -61,7 +61,7 @@ def _mask(pair: Pair, shape: tuple[int, int], resize: bool, empty: set[Path]) ->
         return np.zeros(shape, bool)
     mask = read_mask_for(pair.mask, shape, resize)
     if pair.kind == "good" and mask.any():
-        raise UserError(str(pair.mask), "marks a defect in an image of kind 'good'")
+        raise UserError(str(pair.mask_files[0]), "marks a defect in an image of kind 'good'")
     if pair.kind != "good" and not mask.any():
-        empty.add(pair.mask)
+        empty.add(pair.mask_files[0])
     return mask

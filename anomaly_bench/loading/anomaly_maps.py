@@ -80,13 +80,14 @@ def read_map(file: Path) -> np.ndarray:
     return scores
 
 
-def read_mask_for(file: Path, shape: tuple[int, int], resize: bool) -> np.ndarray:
-    """Read a mask as bool [H, W] of its map's shape; resize: bring it to that size as runs do (`resize_mask`).
+def read_mask_for(source: Path | tuple[Path, ...], shape: tuple[int, int], resize: bool) -> np.ndarray:
+    """Read a mask, of several files their union, as bool [H, W] of its map's shape; resize: bring it to that size as
+    runs do (`resize_mask`).
 
     Raises UserError naming a file that is unreadable or has another size.
     """
-    found = mask_shape(file, shape, resize)
-    mask = read_mask(file, found)
+    found = mask_shape(source if isinstance(source, Path) else source[0], shape, resize)
+    mask = read_mask(source, found)
     return mask if found == shape else resize_mask(mask, shape)
 
 
