@@ -149,7 +149,7 @@ def test_two_categories_from_the_training_to_the_table(tmp_path: Path, bench: Be
     assert bench("report", "outputs").returncode == 0
     with (tmp_path / "outputs/report/table_folder.csv").open(newline="") as file:
         lines = [row["category"] for row in csv.DictReader(file) if row["metric"] == "image_auroc"]
-    assert lines == ["bolt", "nut", "mean"]
+    assert lines == ["bolt", "nut", "mean of 2"]
     assert "are confirmed" in bench("eval", str(runs[0])).stdout
     shutil.rmtree(tmp_path / "parts" / "bolt")
     assert "parts" in bench("eval", str(runs[0])).stderr
