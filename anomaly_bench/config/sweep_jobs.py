@@ -188,8 +188,10 @@ def _each_category(job: list[str], loader: Loader, cached: Composed) -> list[lis
     values: Any = OmegaConf.to_container(cfg.get("dataset") or OmegaConf.create())
     if mistakes or not hasattr(locate("dataset._target_", values["_target_"]), "categories"):
         return [job]  # what is wrong with it is said elsewhere
-    dataset = build("dataset", checked_part("dataset", {**values, "category": None}))
-    return [[*job[:at], f"{CATEGORY}={_quoted(name, loader)}", *job[at + 1 :]] for name in dataset.categories()]
+    names = build("dataset", checked_part("dataset", {**values, "category": None})).categories()
+    if "all" in names:
+        raise UserError(f"{CATEGORY}=all", "is every category, and one of them is called 'all' itself", "rename it")
+    return [[*job[:at], f"{CATEGORY}={_quoted(name, loader)}", *job[at + 1 :]] for name in names]
 
 
 def _quoted(name: str, loader: Loader) -> str:

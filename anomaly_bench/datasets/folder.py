@@ -46,8 +46,6 @@ def validation_images(root: Path, inside: str = ".", layout: Layout = MVTEC) -> 
 
 def require_category(category: str, categories: list[str], where: str) -> None:
     """Raise UserError unless a category is one of those `where` holds; `all` never is."""
-    if ALL in categories:
-        raise UserError(where, f"has a category '{ALL}', which stands for every category", "rename it")
     if category == ALL:
         hint = f"bench train --multirun dataset.category={ALL}"
         raise UserError("dataset.category", f"'{ALL}' stands for several runs", hint)

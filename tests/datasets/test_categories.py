@@ -69,8 +69,10 @@ def test_an_unknown_category_is_named_with_what_is_there(parts: Path) -> None:
     with pytest.raises(UserError, match=r"old has neither train/good and test/<kind> nor good and bad"):
         folder(parts, "old").records("train")
     (parts / "nut").rename(parts / "all")
-    with pytest.raises(UserError, match=r"has a category 'all', which stands for every category .rename it"):
+    with pytest.raises(UserError, match=r"'all' stands for several runs"):
         folder(parts, "all").records("train")
+    with pytest.raises(UserError, match=r"category=all: is every category, and one of them is called 'all' .*rename"):
+        jobs(parts, "dataset.category=all")
 
 
 def test_a_root_without_a_category_says_so(parts: Path) -> None:
