@@ -9,8 +9,9 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Container, Iterable, Sequence
-from contextlib import AbstractContextManager
+import warnings
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
@@ -140,6 +141,16 @@ def print_at_once(line: str) -> None:
 def say(text: str) -> None:
     """Write lines on standard error, each after the command's name."""
     to_stderr("".join(f"bench: {line}\n" for line in text.splitlines()))
+
+
+@contextmanager
+def warnings_in_lines(name: str = "") -> Iterator[None]:
+    """Print each warning of the block as one line on standard error, after `name`."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        say(f"{name}{message}")
 
 
 def to_stderr(text: str) -> None:

@@ -22,6 +22,7 @@ KEYS = {  # of methods, in dotted form
 }
 FORMER_KEYS = {new: old for old, new in KEYS.items()}
 ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, and what changes nothing
+    "Folder": {"category": None},
     "ReverseDistillation": {"steps": None},
     "CSFlow": {"steps": None},
     "UninformedStudents": {"steps": None},
@@ -74,12 +75,13 @@ def present_method(method: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def added_keys(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys that earlier versions of a method of this package had not, with the value that changes nothing.
+def added_keys(part: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys that earlier versions of a method or data set of this package had not, with the value that
+    changes nothing.
 
     With that value they do not count for the ids of runs.
     """
-    target = str(method.get("_target_"))
+    target = str(part.get("_target_"))
     return ADDED_KEYS.get(target.rpartition(".")[2], {}) if target.startswith("anomaly_bench.") else {}
 
 

@@ -14,8 +14,11 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from anomaly_bench import config
-from anomaly_bench.console import new_table, print_lines
+from anomaly_bench.config import OWN_FOLDER
+from anomaly_bench.console import new_table, print_lines, warnings_in_lines
+from anomaly_bench.datasets.folder import own_categories
 from anomaly_bench.datasets.prepare import find_place, prepare, show_all, verify
+from anomaly_bench.datasets.verify import inspect_own, show
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_files import expand_user, is_folder
 from anomaly_bench.records import Dataset, Record
@@ -41,8 +44,17 @@ def prepare_command(arguments: Namespace) -> int:
 def verify_command(arguments: Namespace) -> int:
     """Run `bench data verify NAME`: 1 where something is not in order."""
     root = folder_of(arguments, "root")
-    code = verify(arguments.name, root, arguments.keys.get("decode") == "true")
+    decode = arguments.keys.get("decode") == "true"
+    code = verify_own(root, decode) if arguments.name == OWN_FOLDER else verify(arguments.name, root, decode)
     return max(code, show_confounds(arguments.name, root))
+
+
+def verify_own(root: str | None, decode: bool) -> int:
+    """Count and check the images of each category of a folder of the user's own; return 1 where one is of no use."""
+    with warnings_in_lines():
+        rows = inspect_own(root, decode)
+    show(OWN_FOLDER, Path(str(root)), rows)
+    return int(any(row.problems for row in rows))
 
 
 def show_confounds(name: str, root: str | None) -> int:
@@ -76,6 +88,9 @@ def show_confounds(name: str, root: str | None) -> int:
 
 def images_by_category(name: str, root: str | None) -> Iterator[tuple[str, list[Record]]]:
     """Yield each category that can be used, with its test images; a set without categories is its own."""
+    if name == OWN_FOLDER:
+        yield from _own_images(root)
+        return
     with config.hydra_context() as loader:
         categories = config.options(loader, f"dataset/{name}") or [name]
     place = find_place(name, root)
@@ -91,6 +106,15 @@ def images_by_category(name: str, root: str | None) -> Iterator[tuple[str, list[
             records = dataset.records("test")
         if records:
             yield category, records
+
+
+def _own_images(root: str | None) -> Iterator[tuple[str, list[Record]]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `verify_own` has warned
+        datasets = list(own_categories(root))
+        for category, dataset in datasets:
+            with suppress(UserError):
+                yield category, dataset.records("test")
 
 
 def folder_of(arguments: Namespace, key: str) -> str | None:

@@ -216,8 +216,8 @@ def _data(bench: Verb) -> None:
     listing = data.verb("list", "what is here", function="data:list_command")
     prepare = data.verb("prepare", "download and unpack a data set", function="data:prepare_command")
     verify = data.verb("verify", "check the files of a data set", function="data:verify_command")
-    for verb in (prepare, verify):
-        verb.argument("NAME", "of the data set", choices=_datasets)
+    prepare.argument("NAME", "of the data set", choices=_datasets)
+    verify.argument("NAME", "of the data set; folder: your own, in root=DIR", choices=lambda: (*_datasets(), "folder"))
     for verb in (listing, prepare, verify):
         verb.key("root", "DIR", "where the data sets lie; default: $ANOMALY_BENCH_DATA, else ./data")
     prepare.key("urls", "[ADDRESS,...]", "where to download from instead")

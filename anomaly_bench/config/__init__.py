@@ -15,6 +15,7 @@ from anomaly_bench.config.identity import (
     WeightFiles,
     identify,
     identify_by_rule_1,
+    is_own,
     place_of,
     read_once,
     weight_files,

@@ -19,7 +19,8 @@ from anomaly_bench.former_names import FORMER_KEYS, added_keys, former_class, wi
 
 RULE = 2  # how runs are named; 1: weights that were not named did not count, nor where an own folder lies
 RANDOM = "random"  # in place of a file: numbers that are drawn
-OWN_FOLDER = "folder"  # the name of the data set whose images may be anybody's
+OWN_FOLDER, OWN_LIST = "folder", "csv"  # the names of the data sets whose images may be anybody's
+CSV_LIST = "anomaly_bench.datasets.csv_list.CsvList"
 IGNORE_MASK = "ignore_mask"  # key of a file that is always there
 FORMER_BLOCKS = {key.partition(".")[0] for key in FORMER_KEYS}  # whose keys stood beside the others
 
@@ -38,8 +39,9 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
 
     Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
     not given), keys `*_file`, `ignore_mask` and the folder `teacher.images` are represented by their content,
-    `dataset.root` by nothing, because a run keeps its images' checksums.  But the data set `folder` is represented by
-    its place.  Weights that are not on this machine count as none.  Raises UserError where `ignore_mask` is missing.
+    `dataset.root` by nothing, because a run keeps its images' checksums.  But the data sets `folder` and `csv` are
+    represented by their place.  Weights that are not on this machine count as none.  Raises UserError where
+    `ignore_mask` is missing.
     """
     if files is None:
         try:
@@ -50,12 +52,13 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     method = {key: _content(key, value) for key, value in values.items() if key not in files}
     method |= {key: _checksums(paths, values[key]) for key, paths in files.items()}
     whole = without_defaults(settings.dataset)
-    dataset = {key: _content(key, value) for key, value in whole.items() if key != "root"}
+    dataset = {key: _content(key, value) for key, value in whole.items()}
     setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
     held_out = {key: v for key in ("calibration_share", "calibration_fold") if (v := getattr(settings, key))}
     setting |= held_out
-    if settings.dataset["name"] == OWN_FOLDER:
+    if is_own(settings.dataset):
         dataset["place"] = str(place_of(settings.dataset))
+        dataset.pop("category", None)  # the place ends with it
     run = {"rule": RULE, "seed": settings.seed, "method": method, "dataset": dataset, **held_out}
     return Identity(_hash(run), _hash(setting))
 
@@ -75,25 +78,34 @@ def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
 
 def identify_by_rule_1(settings: Settings) -> str:
     """Return the run's identity as earlier versions had it, so that their folders are found."""
-    dataset = {key: value for key, value in without_defaults(settings.dataset).items() if key != "root"}
-    groups = {"method": _with_former_keys(settings.method), "dataset": dataset}
+    groups = {"method": _with_former_keys(settings.method), "dataset": without_defaults(settings.dataset)}
     contents = {name: {key: _content_by_rule_1(key, v) for key, v in values.items()} for name, values in groups.items()}
     return _hash({"seed": settings.seed, **contents})
 
 
 def without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a data set's keys without those of conf/images.yaml that change nothing, which earlier versions lacked."""
-    images = images_of(dataset)
+    """Return a data set's keys without those that say where it lies, and without those that earlier versions lacked and
+    that change nothing."""
+    images, added = images_of(dataset), added_keys(dataset)
+    places = ("root", "file") if dataset["_target_"] == CSV_LIST else ("root",)
+    left_out = {*places, *Images.model_fields, *(key for key in added if dataset.get(key) == added[key])}
     changed: dict[str, Any] = {"fit": images.fit} if images.fit != "squash" else {}
     changed |= {"tiles": images.tiles.model_dump()} if images.tiles.size else {}
     changed |= {"white": images.white} if images.white != Images().white else {}
     changed |= {key: value for key in ("ignore_value", IGNORE_MASK) if (value := getattr(images, key)) is not None}
-    return {key: value for key, value in dataset.items() if key not in Images.model_fields} | changed
+    return {key: value for key, value in dataset.items() if key not in left_out} | changed
+
+
+def is_own(dataset: Mapping[str, Any]) -> bool:
+    """Return whether a data set's images may be anybody's, so that its place tells it from others of its name."""
+    return dataset["name"] == OWN_FOLDER or (dataset["name"], dataset["_target_"]) == (OWN_LIST, CSV_LIST)
 
 
 def place_of(dataset: Mapping[str, Any]) -> Path:
-    """Return where the images of a folder of the user's own lie."""
-    return Path(dataset.get("root") or ".").expanduser().resolve()
+    """Return where the user's own images lie: their folder, that of the category, or the list that names them."""
+    named = dataset.get("file") if dataset.get("_target_") == CSV_LIST else dataset.get("root")
+    place = Path(named or ".").expanduser().resolve()
+    return place / category if (category := dataset.get("category")) else place
 
 
 _known: dict[str, Any] | None = None  # by `read_once`

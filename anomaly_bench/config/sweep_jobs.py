@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from collections.abc import Collection, Sequence
 from itertools import product
 from math import prod
@@ -14,11 +16,15 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.config.compose import Composed, hydra_context, options, parse, try_compose
 from anomaly_bench.config.hydra_private import Loader
-from anomaly_bench.config.schema import Settings, validate
+from anomaly_bench.config.schema import Settings, build, checked_part, validate
+from anomaly_bench.config.targets import locate
 from anomaly_bench.config.yaml_files import with_its_line
-from anomaly_bench.errors import Mistakes, UserError
+from anomaly_bench.console import warnings_in_lines
+from anomaly_bench.errors import NAME, Mistakes, UserError
 
 ALL = "/all"  # dataset=mvtec/all: every category
+CATEGORY = "dataset.category"  # =all: every category of a user's own images
+ONE_EACH = "add --multirun to run each of them, or put a list into [ ]"
 
 
 class RunConfig(NamedTuple):
@@ -42,7 +48,8 @@ def check(
 
 def count(overrides: Sequence[str], extra: str | None = None) -> int:
     """Return how many runs a sweep asks for, without a look at them.  Raises UserError where it asks for none."""
-    with hydra_context(extra) as loader:
+    with hydra_context(extra) as loader, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `compose_jobs` warns
         return len(_jobs(list(overrides), loader, multirun=True))
 
 
@@ -55,7 +62,9 @@ def compose_jobs(
     jobs: list[RunConfig] = []
     lacking: dict[str, set[str]] = {}  # a key -> methods that do not have it
     with hydra_context(extra) as loader:
-        for job in _jobs(list(overrides), loader, multirun):
+        with warnings_in_lines():
+            asked = _jobs(list(overrides), loader, multirun)
+        for job in asked:
             cfg, found = try_compose(loader, job, cached)
             settings = None
             if types and cfg:
@@ -147,13 +156,15 @@ def _jobs(overrides: list[str], loader: Loader, multirun: bool) -> list[list[str
     parsed = parse([_expanded(o, loader) for o in typed], loader)
     if not multirun:
         if swept := [o.input_line for o, new in zip(typed, parsed, strict=True) if new.is_sweep_override()]:
-            hint = "add --multirun to run each of them, or put a list into [ ]"
-            raise UserError(str(swept[0]), "several values", hint)
+            raise UserError(str(swept[0]), "several values", ONE_EACH)
         matrix = _matrix(parsed, loader)
         if (several := prod(len(_values(o)) for o in parse(matrix, loader))) > 1:
             what = f"a matrix of {several} runs over {', '.join(w.partition('=')[0] for w in matrix)}"
             raise UserError("experiment", what, "add --multirun to run them, or give each of these one value")
-        return [for_method(overrides, loader)]
+        job = for_method(overrides, loader)
+        if _each_category(job, loader, {}) != [job]:
+            raise UserError(f"{CATEGORY}=all", "several values", "add --multirun to run each of them")
+        return [job]
     if empty := [str(o.input_line) for o in parsed if not _values(o)]:
         hint = "`bench list datasets` has the names that a glob() can match" if "glob(" in empty[0] else ""
         raise UserError(empty[0], "stands for no value, so that no run is asked for", hint)
@@ -165,7 +176,30 @@ def _jobs(overrides: list[str], loader: Loader, multirun: bool) -> list[list[str
     if any(any(_owners(job, names).values()) for job in jobs):
         methods = {_chosen_method(job, loader) for job in jobs}
         jobs = [for_method(job, loader, methods) for job in jobs]
+    cached: Composed = {}
+    jobs = [each for job in jobs for each in _each_category(job, loader, cached)]
     return [list(job) for job in dict.fromkeys(map(tuple, jobs))]  # some differed in overrides of another method only
+
+
+def _each_category(job: list[str], loader: Loader, cached: Composed) -> list[list[str]]:
+    """The job, or one for each category of the user's own images where it asks for `dataset.category=all`."""
+    at = next((i for i, o in enumerate(job) if re.fullmatch(rf"\+*{CATEGORY}=(['\"]?)all\1", o)), None)
+    if at is None:
+        return [job]
+    cfg, mistakes = try_compose(loader, job, cached)
+    values: Any = OmegaConf.to_container(cfg.get("dataset") or OmegaConf.create())
+    if mistakes or not hasattr(locate("dataset._target_", values["_target_"]), "categories"):
+        return [job]  # what is wrong with it is said elsewhere
+    names = build("dataset", checked_part("dataset", {**values, "category": None})).categories()
+    if "all" in names:
+        raise UserError(f"{CATEGORY}=all", "is every category, and one of them is called 'all' itself", "rename it")
+    return [[*job[:at], f"{CATEGORY}={_quoted(name, loader)}", *job[at + 1 :]] for name in names]
+
+
+def _quoted(name: str, loader: Loader) -> str:
+    """Return a name as an override gives it: in quotes where it would be read as a number, or not at all."""
+    plain = NAME.fullmatch(name) and isinstance(parse([f"{CATEGORY}={name}"], loader)[0].value(), str)
+    return name if plain else "'" + name.replace("'", "\\'") + "'"
 
 
 def _experiments(parsed: list[Override], loader: Loader) -> list[list[Override]]:

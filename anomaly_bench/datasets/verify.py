@@ -15,6 +15,7 @@ from rich.console import Console
 from anomaly_bench.config import conf_dir
 from anomaly_bench.console import new_table, print_lines
 from anomaly_bench.datasets import one_class
+from anomaly_bench.datasets.folder import own_categories
 from anomaly_bench.datasets.known import KnownDataset
 from anomaly_bench.datasets.layout import MaskFiles
 from anomaly_bench.errors import UserError
@@ -82,6 +83,26 @@ def inspect_arrays(name: str, folder: Path, counts: Counts) -> list[Row]:
     for i, (category, expected) in enumerate(counts.items()):
         each = {split: labels.count(i) for split, labels in found.items()}
         rows.append(Row(category, dict(expected), each, [] if i else problems))
+    return rows
+
+
+def inspect_own(root: str | None, decode: bool) -> list[Row]:
+    """Return the categories of a folder of the user's own, where nothing tells how many images there should be.
+
+    Raises UserError where the folder holds no images that a run could use.
+    """
+    rows = []
+    for name, dataset in own_categories(root):
+        found, problems = dict.fromkeys(("train", "validation", "good", "defective"), 0), []
+        try:
+            train, test, validation = dataset.records("train"), dataset.records("test"), dataset.validation_records()
+            for split, records in (("train", train), ("validation", validation), ("", test)):
+                for record in records:
+                    found[split or ("defective" if record.label else "good")] += 1
+                    problems += [text] if (text := _problem(record.image, record.mask, decode)) else []  # type: ignore[arg-type]
+        except UserError as error:
+            problems.append(str(error))
+        rows.append(Row(name, dict(found), found, problems))
     return rows
 
 

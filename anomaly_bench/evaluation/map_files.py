@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_bench.console import say, track
+from anomaly_bench.console import say, track, warnings_in_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.match_masks import Pair, match
-from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
+from anomaly_bench.evaluation.measured import measure_with_progress, print_json
 from anomaly_bench.evaluation.options import EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, mask_shape, read_map, read_marks_for
 from anomaly_bench.loading.decode import ANOMALOUS, IGNORED
@@ -51,8 +51,8 @@ def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Mea
     for i, pair in enumerate(track(pairs, f"reading {category}")):
         one = read_map(pair.map)
         shapes.append((one.shape[0], one.shape[1]))
-        if pair.mask is not None:
-            mask_shape(pair.mask, shapes[i], resize)
+        for file in pair.mask_files:
+            mask_shape(file, shapes[i], resize)
         others = None if ignored is None else ignored[i]
         scores[i] = one.min() if others is not None and others.all() else peak(one, others)
     maps, empty = LazySequence(len(pairs), lambda i: read_map(pairs[i].map)), set[Path]()
@@ -71,7 +71,7 @@ def _mask(pair: Pair, marks: np.ndarray, empty: set[Path]) -> np.ndarray:
     if pair.mask is None:
         return mask
     if pair.kind == "good" and mask.any():
-        raise UserError(str(pair.mask), "marks a defect in an image of kind 'good'")
+        raise UserError(str(pair.mask_files[0]), "marks a defect in an image of kind 'good'")
     if pair.kind != "good" and not mask.any():
-        empty.add(pair.mask)
+        empty.add(pair.mask_files[0])
     return mask

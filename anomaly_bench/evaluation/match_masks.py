@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from anomaly_bench.datasets.layout import MASK_FOLDERS, MASK_SUFFIXES, masks_by_stem, two_masks
+from anomaly_bench.datasets.layout import MASK_FOLDERS, MASK_SUFFIXES, MaskFiles, masks_by_stem, two_masks
 from anomaly_bench.datasets.unused_files import IMAGE_SUFFIXES, UnusedFiles, has_suffix, why_not_a_file
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.loading.anomaly_maps import SUFFIXES
@@ -16,9 +16,9 @@ from anomaly_bench.loading.image_files import subfolders, visible_paths
 
 DEPTH = 6  # folders below the given one that are looked at: more than any layout has, and links may run in a circle
 MAPS = "[<category>/][test/]<kind>/<id>.tiff (or .tif, .npy, .png)"
-MASKS = f"[<category>/][ground_truth/]<kind>/<id>_mask.png (or _gt, _label, <id>; {', '.join(MASK_SUFFIXES)})"
+MASKS = f"[<category>/][ground_truth/]<kind>/<id>_mask.png (or _gt, _label, <id>, <id>/*; {', '.join(MASK_SUFFIXES)})"
 COMPLETE = "a set of maps is measured only when it is complete"
-FilesByKind = dict[tuple[str, str], Path]  # the files of one category, by kind and stem
+FilesByKind = dict[tuple[str, str], Path]  # the files of one category, or folders of masks, by kind and stem
 
 
 class Pair(NamedTuple):
@@ -26,7 +26,12 @@ class Pair(NamedTuple):
 
     kind: str
     map: Path
-    mask: Path | None  # None for kind "good" only
+    mask: MaskFiles | None  # None for kind "good" only; of several files it is the union
+
+    @property
+    def mask_files(self) -> tuple[Path, ...]:
+        """The files of the mask; none without one."""
+        return (self.mask,) if isinstance(self.mask, Path) else self.mask or ()
 
 
 def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
@@ -40,7 +45,9 @@ def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
     """
     unused, unread = UnusedFiles(maps, []), UnusedFiles(masks, [])
     map_files = _files_by_category(maps, _map_files(maps, unused), ("test",), MAPS)
-    mask_files = _files_by_category(masks, _mask_files(masks, unread), MASK_FOLDERS, MASKS)
+    images = {image for files in map_files.values() for image in files}
+    parts = _masks_by_folder(masks, _mask_files(masks, unread), images)
+    mask_files = _files_by_category(masks, parts, MASK_FOLDERS, MASKS)
     if "" in map_files:
         first, *others = mask_files
         map_files = {first if first and not others else _name(maps, ("test",)): map_files[""]}
@@ -52,7 +59,8 @@ def match(maps: Path, masks: Path) -> dict[str, list[Pair]]:
             what = f"holds no masks of '{category}', only of {', '.join(mask_files)}"
             hint = nearest(category, mask_files) or "--masks names a data set, a category of it, or its ground_truth"
             raise UserError(str(masks), what, hint)
-    pairs = {category: _pairs(files, mask_files[category], str(unread)) for category, files in map_files.items()}
+    unread_line = str(unread)
+    pairs = {name: _pairs(files, mask_files[name], parts, unread_line) for name, files in map_files.items()}
     unused.warn()
     unread.warn()
     return pairs
@@ -99,6 +107,20 @@ def _mask_files(root: Path, unused: UnusedFiles) -> list[Path]:
     return [file for file in files if has_suffix(file, MASK_SUFFIXES)]
 
 
+def _masks_by_folder(root: Path, files: Iterable[Path], images: Container[tuple[str, str]]) -> dict[Path, MaskFiles]:
+    """Return each mask by its path: a file, or a folder <kind>/<id> with all its files.
+
+    images: kind and stem of each map; such folders are told by them, or by the level above the kind.
+    """
+    found: dict[Path, MaskFiles] = {}
+    for folder, group in groupby(files, lambda file: file.parent):
+        levels = folder.relative_to(root).parts
+        of_one = levels[-2:] in images or not {*levels[-3:-2]}.isdisjoint(MASK_FOLDERS)
+        several = tuple(group)
+        found |= {folder: several} if of_one else {file: file for file in several}
+    return found
+
+
 def _note_unknown(folder: Path, files: Iterable[Path], unused: UnusedFiles) -> None:
     """Note files of another format in a folder of maps or masks, not in those above, where notes and tables lie."""
     if not subfolders(folder):
@@ -136,10 +158,10 @@ def _files_by_category(root: Path, files: Iterable[Path], levels: Sequence[str],
         if not 1 <= len(folders) <= 2:
             raise UserError(str(file), f"lies at no known place; below {root}: {layout}")
         *category, kind = folders
-        of_category = categories.setdefault("".join(category), {})
-        if other := of_category.get((kind, file.stem)):
+        of_category, stem = categories.setdefault("".join(category), {}), _stem(file)
+        if other := of_category.get((kind, stem)):
             raise UserError(str(file), f"and {other.name} are of the same image; one of them is read")
-        of_category[kind, file.stem] = file
+        of_category[kind, stem] = file
     if not categories:
         raise UserError(str(root), f"holds nothing of the form {layout}")
     if "" in categories and len(categories) > 1:
@@ -149,18 +171,30 @@ def _files_by_category(root: Path, files: Iterable[Path], levels: Sequence[str],
     return dict(sorted(categories.items()))
 
 
+def _stem(path: Path) -> str:
+    """Return the stem of a file, or the name of a folder of masks, which may have a dot in it."""
+    return path.stem if has_suffix(path, (*SUFFIXES, *MASK_SUFFIXES)) else path.name
+
+
 def _name(root: Path, levels: Sequence[str]) -> str:
     """Return the name of a folder, or of its parent where the folder is one of the levels."""
     root = root.resolve()
     return root.parent.name if root.name in levels else root.name
 
 
-def _pairs(maps: FilesByKind, masks: FilesByKind, unread: str) -> list[Pair]:
-    """Return the pairs of a category, sorted.  unread: a line about files among the masks that are not read."""
+def _pairs(maps: FilesByKind, masks: FilesByKind, parts: Mapping[Path, MaskFiles], unread: str) -> list[Pair]:
+    """Return the pairs of a category, sorted.
+
+    parts: the files of each mask.  unread: a line about files among the masks that are not read.
+    """
     pairs, unused = [], []
     for kind in sorted({kind for kind, _ in (*maps, *masks)}):
         files = {stem: file for (k, stem), file in sorted(maps.items()) if k == kind}
-        by_stem, left = masks_by_stem((file for (k, _), file in masks.items() if k == kind), files)
+        of_kind = [file for (k, _), file in masks.items() if k == kind]
+        by_stem, left = masks_by_stem((file for file in of_kind if isinstance(parts[file], Path)), files)
+        for folder in (path for path in of_kind if isinstance(parts[path], tuple)):
+            by_stem.setdefault(folder.name, []).append(folder)
+            left += [] if folder.name in files else [folder]
         unused += left
         for stem, file in files.items():
             found = by_stem.get(stem, [])
@@ -169,7 +203,7 @@ def _pairs(maps: FilesByKind, masks: FilesByKind, unread: str) -> list[Pair]:
             if not found and kind != "good":
                 what = f"has no mask; looked for {stem}_mask, _gt or _label, or {stem} among the masks of '{kind}'"
                 raise UserError(str(file), what, nearest(f"{stem}_mask", (m.stem for m in left)) or unread)
-            pairs.append(Pair(kind, file, found[0] if found else None))
+            pairs.append(Pair(kind, file, parts[found[0]] if found else None))
     if unused:
         count = f", nor have {len(unused) - 1} other masks" if len(unused) > 1 else ""
         raise UserError(str(unused[0]), f"has no map{count}", COMPLETE)

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from anomaly_bench.console import say, track
+from anomaly_bench.console import track, warnings_in_lines
 from anomaly_bench.metrics import Measurement, measure
 from anomaly_bench.runs.json_files import strict
 
@@ -28,16 +26,6 @@ def measure_with_progress(
     """Call `measure` with a progress bar, and print its warnings on standard error in one line each after `name`."""
     with warnings_in_lines(f"{name}: "):
         return measure(scores, labels, maps, masks, ignored, track=track, **options)
-
-
-@contextmanager
-def warnings_in_lines(name: str = "") -> Iterator[None]:
-    """Print each warning of the block as one line on standard error, after `name`."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
-        say(f"{name}{message}")
 
 
 def print_json(found: dict[str, Measurement]) -> None:

@@ -12,23 +12,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import __version__, config
 from anomaly_bench.checksums import remembered
-from anomaly_bench.console import say
+from anomaly_bench.console import say, warnings_in_lines
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError
-from anomaly_bench.evaluation.measured import measure_with_progress, print_json, warnings_in_lines
+from anomaly_bench.evaluation.measured import measure_with_progress, print_json
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
 from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, ignored_pixels
 from anomaly_bench.loading.image_files import fingerprint
-from anomaly_bench.loading.image_list import list_checksum, list_images
+from anomaly_bench.loading.image_list import list_images
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.loading.row_file import RowFile
 from anomaly_bench.metrics import Measurement
 from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.calibration import tested_anew
-from anomaly_bench.runs.find import image_changes
+from anomaly_bench.runs.find import data_checksums, image_changes
 from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
 from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.spro import spro_of_records
@@ -112,7 +112,7 @@ def _test_images(folder: RunFolder, cfg: DictConfig) -> list[Record]:
     else:
         with remembered():
             entries = list_images(train, records, checked_records(dataset, "validation"))
-        changes = image_changes(folder, entries, list_checksum(entries))
+        changes = image_changes(folder, entries, data_checksums(entries, records))
         same, changes = not changes, f": {changes}" if changes else ""
     if not same or [(r.path, r.kind) for r in records] != [(row.path, row.kind) for row in _scores(folder)]:
         raise UserError("dataset", where + changes, "dataset.root=DIR names another place")

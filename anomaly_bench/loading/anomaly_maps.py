@@ -82,13 +82,15 @@ def read_map(file: Path) -> np.ndarray:
     return scores
 
 
-def read_marks_for(file: Path, shape: tuple[int, int], resize: bool, ignore_value: int | None = None) -> np.ndarray:
+def read_marks_for(
+    source: Path | tuple[Path, ...], shape: tuple[int, int], resize: bool, ignore_value: int | None = None
+) -> np.ndarray:
     """Read a mask as `read_marks` does, uint8 [H, W] of its map's shape; resize: bring it to that size as runs do.
 
     Raises UserError naming a file that is unreadable or has another size.
     """
-    found = mask_shape(file, shape, resize)
-    marks = read_marks(file, found, (), ignore_value)
+    found = mask_shape(source if isinstance(source, Path) else source[0], shape, resize)
+    marks = read_marks(source, found, (), ignore_value)
     return marks if found == shape else resize_marks(marks, shape)
 
 

@@ -6,22 +6,25 @@ import json
 import logging
 import re
 import warnings
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.checksums import checksums
+from anomaly_bench.checksums import checksum, checksums
 from anomaly_bench.datasets.checks import check_names, check_overlap, checked_records
+from anomaly_bench.datasets.mvtec_loco import CONFIG
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_files import describe_images, fingerprint
 from anomaly_bench.loading.image_list import Entry, describe_changes, list_checksum, list_images, read_list
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.folder import CHECKED, IMAGES, RunFolder
+from anomaly_bench.runs.spro import defects_config
 
 log = logging.getLogger("anomaly_bench")
+DEFECTS = "defects_config"  # key of a manifest's checksums
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Data:
     test: list[Record]
     validation: list[Record]  # normal images that the data set keeps apart
     entries: list[Entry]  # of all of them, with the checksums of their content
-    checksum: str  # of the entries
+    checksums: dict[str, str]  # `data`: of the entries; `defects_config`: of MVTec LOCO's file, where there is one
     warnings: list[str]  # a line for each kind of file that was passed over
 
     def __str__(self) -> str:
@@ -91,12 +94,18 @@ def find_data(settings: config.Settings) -> Data:
     for split, records in (("train", train), ("test", test)):
         if not records:
             raise UserError("dataset", f"has no {split} images")
-    return Data(train, test, validation, entries, list_checksum(entries), lines)
+    return Data(train, test, validation, entries, data_checksums(entries, test), lines)
+
+
+def data_checksums(entries: Sequence[Entry], test: Sequence[Record]) -> dict[str, str]:
+    """Return the checksums of what a run is trained and measured on, as its manifest holds them."""
+    config_file = defects_config(test)
+    return {"data": list_checksum(entries), **({DEFECTS: checksum(config_file)} if config_file else {})}
 
 
 def require_same_data(folder: RunFolder, data: Data) -> None:
     """Raises UserError naming the images that are not those of the run."""
-    if changes := image_changes(folder, data.entries, data.checksum):
+    if changes := image_changes(folder, data.entries, data.checksums):
         raise UserError(
             "dataset",
             f"its files are not those that {folder.path} was trained on: {changes}",
@@ -104,10 +113,13 @@ def require_same_data(folder: RunFolder, data: Data) -> None:
         )
 
 
-def image_changes(folder: RunFolder, entries: list[Entry], checksum: str) -> str:
-    """Return which images are not those of the run; empty where all are.  checksum: of the entries."""
-    if folder.manifest.get("checksums", {}).get("data", checksum) == checksum:
-        return ""
+def image_changes(folder: RunFolder, entries: list[Entry], found: Mapping[str, str]) -> str:
+    """Return which images are not those of the run, or that MVTec LOCO's defects_config.json is not; empty where all
+    are.  found: `data_checksums`."""
+    stored = folder.manifest.get("checksums", {})
+    if stored.get("data", found["data"]) == found["data"]:
+        same = stored.get(DEFECTS) in (None, found.get(DEFECTS))  # earlier versions did not store it
+        return "" if same else f"{CONFIG}, by which sPRO is measured, has changed"
     try:
         old = read_list((folder.path / IMAGES).read_text(encoding="utf-8"))
         if not any(entry.split == "validation" for entry in old):  # a run that did not look for them
@@ -121,7 +133,7 @@ def run_folder(settings: config.Settings, identity: str) -> RunFolder:
     """Return outputs/<method>/<dataset>/<category>/s<seed>-<id>.  Raises UserError for names unfit for folders."""
     name = settings.dataset["name"]
     category = settings.dataset.get("category") or name
-    if name == config.OWN_FOLDER:  # two folders of one name differ in their runs' identities
+    if config.is_own(settings.dataset):  # two folders of one name differ in their runs' identities
         category = re.sub("[^A-Za-z0-9_.-]+", "_", config.place_of(settings.dataset).name).lstrip(".-")[:64] or name
     for where, part in (("method.name", settings.method["name"]), ("dataset.name", name), ("category", category)):
         check_name(where, part)
@@ -139,7 +151,7 @@ def run_of_rule_1(settings: config.Settings, data: Data, files: config.WeightFil
         return None
     if manifest.get("checksums", {}).get("data") != fingerprint([*data.train, *data.test]):
         return None
-    if name == config.OWN_FOLDER:
+    if config.is_own(settings.dataset):
         stored = OmegaConf.select(OmegaConf.load(folder.path / "config.yaml"), "dataset")
         if config.place_of(stored or {}) != config.place_of(settings.dataset):
             return None

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import __version__
-from anomaly_bench.config import OWN_FOLDER, Settings, place_of
+from anomaly_bench.config import Settings, is_own, place_of
 from anomaly_bench.contracts import Method, Record
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.find import RunPlan
@@ -49,7 +49,7 @@ def describe(
         "method": settings.method["name"],
         "dataset": settings.dataset["name"],
         "category": plan.folder.path.parent.name,
-        **({"place": str(place_of(settings.dataset))} if settings.dataset["name"] == OWN_FOLDER else {}),
+        **({"place": str(place_of(settings.dataset))} if is_own(settings.dataset) else {}),
         **({"baseline": True} if method.baseline else {}),
         "seed": settings.seed,
         "id": plan.identity.run,
@@ -66,7 +66,7 @@ def describe(
             "total": sum(p.numel() for p in method.parameters()),
             "trainable": sum(p.numel() for p in method.parameters() if p.requires_grad),
         },
-        "checksums": {"data": plan.data.checksum},
+        "checksums": plan.data.checksums,
         "passed_over": plan.data.warnings,
         "provenance": {},
         **view.record(),

@@ -33,16 +33,20 @@ def spro_of_records(
     other data sets, without maps, and where a crop shows only a part of each image.  Raises UserError as
     `spro_of_files` and `read_defects`.
     """
+    config = defects_config(records)
+    if config is None or maps is None or frame.fit == "crop":
+        return {}
     channels = [record.mask_files if isinstance(record.mask, tuple) else () for record in records]
-    first = next((files[0] for files in channels if files), None)
-    if first is None or maps is None or frame.fit == "crop":
-        return {}
-    config = first.parents[3] / CONFIG  # <category>/ground_truth/<kind>/<id>/<n>.png
-    if not config.is_file():
-        return {}
     known = {value: (d.saturation_threshold, d.relative_saturation) for value, d in read_defects(config).items()}
     sizes = [width_and_height(record.image) or (1, 1) for record in records]
     return spro_of_files(maps, sizes, channels, [record.kind for record in records], known, threads, frame.ignore)
+
+
+def defects_config(records: Sequence[Record]) -> Path | None:
+    """Return the defects_config.json of test images whose masks are folders of channels; None where there is none."""
+    first = next((record.mask_files[0] for record in records if isinstance(record.mask, tuple)), Path())
+    above = list(first.parents)[3:4]  # <category>/ground_truth/<kind>/<id>/<n>.png
+    return next((folder / CONFIG for folder in above if (folder / CONFIG).is_file()), None)
 
 
 def spro_of_files(

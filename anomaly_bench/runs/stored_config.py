@@ -8,6 +8,7 @@ from textwrap import shorten
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.former_names import added_keys
 from anomaly_bench.runs.folder import RunFolder
 
 ANEW = "force=true trains the run anew"
@@ -24,12 +25,13 @@ def stored_config(folder: RunFolder) -> DictConfig:
         raise UserError(str(file), shorten(f"cannot be read as yaml: {error}", 300), ANEW) from error
     if not isinstance(cfg, DictConfig) or not all(isinstance(cfg.get(p), DictConfig) for p in ("method", "dataset")):
         raise UserError(str(file), "is missing or holds no configuration of a run", ANEW)
+    cfg.dataset = OmegaConf.merge(added_keys(cfg.dataset), cfg.dataset)
     return cfg
 
 
 def set_places(cfg: DictConfig, overrides: Mapping[str, str], command: str) -> None:
     """Set keys that say where data and cache are.  Raises UserError, naming the command, for any other key."""
-    files = (f"dataset.{key}" for key in cfg.dataset if key == "root" or str(key).endswith("_file"))
+    files = (f"dataset.{key}" for key in cfg.dataset if key in ("root", "file") or str(key).endswith("_file"))
     places = ["cache_dir", *files]
     for key, value in overrides.items():
         if key not in places:

@@ -6,6 +6,7 @@ from bad_inputs import (
     cases_datasets,
     cases_folders,
     cases_images,
+    cases_lists,
     cases_overrides,
     cases_own,
     cases_predict,
@@ -16,6 +17,7 @@ from bad_inputs.judge import Case
 
 GROUPS: dict[str, list[Case]] = {
     "own folders": cases_folders.CASES,
+    "own categories and lists": cases_lists.CASES,
     "image files": cases_images.CASES,
     "data sets": cases_datasets.CASES,
     "overrides": cases_overrides.CASES,

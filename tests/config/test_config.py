@@ -57,7 +57,7 @@ def test_every_data_set_is_valid() -> None:
     for job, dataset in zip(jobs, choices("dataset"), strict=True):
         name, _, category = dataset.partition("/")
         assert job.settings
-        assert (job.settings.dataset["name"], job.settings.dataset.get("category", "")) == (name, category)
+        assert (job.settings.dataset["name"], job.settings.dataset.get("category") or "") == (name, category)
         config.build("dataset", job.settings.dataset)
 
 

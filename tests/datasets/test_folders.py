@@ -24,7 +24,7 @@ def kinds(records: list[Record]) -> dict[str, int]:
 
 
 def folder(root: Path | str | None, share: float = 0.2, seed: int = 0, bad: str = "bad") -> Folder:
-    return Folder(None if root is None else str(root), "good", bad, share, seed)
+    return Folder(None if root is None else str(root), "good", bad, share, seed, None)
 
 
 # --- where a data set is looked for

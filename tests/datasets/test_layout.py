@@ -24,7 +24,7 @@ Change = Callable[[Path], object]
 
 
 def folder(root: Path, good: str = "good", bad: str = "bad") -> Folder:
-    return Folder(str(root), good, bad, 0.2, 0)
+    return Folder(str(root), good, bad, 0.2, 0, None)
 
 
 def read(data: Dataset) -> tuple[list[Record], list[str]]:
@@ -286,7 +286,7 @@ def test_flat_folders_beside_train_are_refused_when_they_are_named(category: Pat
 def test_a_split_that_would_not_be_made_is_refused(category: Path, key: str, value: float) -> None:
     given = DEFAULTS | {key: value}
     with pytest.raises(UserError, match=f"dataset.{key}: '{value}' given, but .* has a folder train"):
-        Folder(str(category), **given).records("test")
+        Folder(str(category), **given, category=None).records("test")
 
 
 def test_normal_images_in_a_folder_of_another_case_are_refused(category: Path) -> None:

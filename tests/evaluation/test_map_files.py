@@ -74,6 +74,21 @@ def test_maps_of_another_program(others: Path, capsys: Capsys) -> None:
             assert low <= value["metrics"][name] <= high
 
 
+def test_several_masks_of_an_image_count_as_their_union(others: Path, capsys: Capsys) -> None:
+    whole = eval_json(capsys, "--maps", others / "maps", "--masks", others / "data", *WORDS)
+    for file in sorted((others / "data/bolt/ground_truth").glob("*/*_mask.png")):
+        mask = np.array(Image.open(file))
+        for i in range(2):  # every second row each
+            part = mask.copy()
+            part[i::2] = 0
+            put(file.with_name(file.stem.removesuffix("_mask")) / f"{i:03}.png", part)
+        file.unlink()
+    assert eval_json(capsys, "--maps", others / "maps", "--masks", others / "data", *WORDS) == whole
+    save(others / "data/bolt/ground_truth/hole/001/001.png", np.zeros((23, 24), np.uint8))
+    words = ["--maps", str(others / "maps/bolt"), "--masks", str(others / "data/bolt")]
+    assert "hole/001/001.png: the mask has 24 x 23 pixels, its map 24 x 24" in refused(capsys, *words)
+
+
 def test_the_table_has_a_line_for_each_category_and_their_mean(others: Path, capsys: Capsys) -> None:
     words = ["--maps", str(others / "maps"), "--masks", str(others / "data"), "--resamples", "0"]
     assert main(["eval", *words]) == 0

@@ -23,6 +23,7 @@ def write(file: Path, scores: np.ndarray) -> Path:
     return file
 
 
+REMOVE, ONLY = " (remove one of them)", "only when it is complete)"
 IMAGES = [("good", "000"), ("good", "001"), ("cut", "000"), ("cut", "001"), ("bent", "7")]
 
 
@@ -200,3 +201,36 @@ def test_links_are_followed_and_may_run_in_a_circle(tmp_path: Path, truth: Path)
     assert len(match(tmp_path / "maps", truth)["screw"]) == 5
     (truth / "screw" / "again").symlink_to(truth)
     assert "lies at no known place" in said(tmp_path / "maps", truth)
+
+
+@pytest.mark.parametrize("layout", ["pins/test/{kind}", "pins/{kind}", "{kind}"])
+@pytest.mark.parametrize("truth", ["data", "data/pins", "data/pins/ground_truth"])
+def test_several_masks_of_one_image_lie_in_a_folder_of_its_name(tmp_path: Path, layout: str, truth: str) -> None:
+    base = tmp_path / "data/pins/ground_truth/cut"
+    for name in ("000/000.png", "000/001.png", "0.1/000.png", "7_mask.png"):
+        save(base / name, square())
+    maps = tmp_path / "maps/pins"
+    for name in ("cut/000.npy", "cut/0.1.npy", "cut/7.npy", "good/000.npy"):
+        write(maps / layout.format(kind=name.split("/")[0]) / name.split("/")[1], grey(0))
+    found = match(maps, tmp_path / truth)["pins"]
+    assert [(p.map.stem, [str(m.relative_to(base)) for m in p.mask_files]) for p in found] == [
+        ("0.1", ["0.1/000.png"]),
+        ("000", ["000/000.png", "000/001.png"]),
+        ("7", ["7_mask.png"]),
+        ("000", []),
+    ]
+    save(base / "7/000.png", square())
+    assert (
+        said(maps, tmp_path / truth) == f"{base / '7'}: and {base / '7_mask.png'} are masks of the same image" + REMOVE
+    )
+
+
+def test_masks_of_an_image_that_has_no_map(tmp_path: Path) -> None:
+    base = tmp_path / "pins/ground_truth/cut"
+    for name in ("000", "001"):
+        save(base / name / "000.png", square())
+    write(tmp_path / "maps/cut/000.npy", grey(0))
+    assert said(tmp_path / "maps", tmp_path / "pins") == f"{base / '001'}: has no map (a set of maps is measured {ONLY}"
+    write(tmp_path / "maps/cut/001.npy", grey(0))
+    write(tmp_path / "maps/cut/002.npy", grey(0))
+    assert said(tmp_path / "maps", tmp_path / "pins").startswith(f"{tmp_path / 'maps/cut/002.npy'}: has no mask; ")

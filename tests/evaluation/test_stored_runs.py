@@ -155,7 +155,7 @@ def masks_of(folder: RunFolder) -> dict[str, np.ndarray]:
 
 def test_several_runs_options_and_a_run_of_an_earlier_version(trained: Train, capsys: Capsys) -> None:
     folders = [trained(seed=seed) for seed in (0, 1)]
-    dataset = Folder(folders[0].manifest["place"], "good", "bad", 0.2, 0)
+    dataset = Folder(folders[0].manifest["place"], "good", "bad", 0.2, 0, None)
     old = {"data": fingerprint([*dataset.records("train"), *dataset.records("test")])}
     config = folders[1].path / "config.yaml"
     kept = [

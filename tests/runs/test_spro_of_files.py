@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,9 +16,10 @@ import torch
 from PIL import Image
 
 from anomaly_bench.errors import UserError
-from anomaly_bench.runs.spro import read_region, spro_of_files
+from anomaly_bench.records import Record
+from anomaly_bench.runs.spro import defects_config, read_region, spro_of_files
 from tests.references import metrics as slow
-from tests.small_runs import save
+from tests.small_runs import QUICK, Bench, save
 
 SATURATIONS = {255: (0.5, True), 254: (3, False)}
 SIZES = [(12, 8), (10, 10), (12, 8)]  # width, height
@@ -88,3 +90,24 @@ def test_a_run_on_loco_has_spro_and_an_evaluation_confirms_it(tmp_path: Path, be
     kinds = [metrics[f"spro_0.05_{kind}"] for kind in ("logical_anomalies", "structural_anomalies")]
     assert metrics["spro_0.05"] == pytest.approx(sum(kinds) / 2)
     assert "the stored metrics are confirmed" in bench("eval", str(path)).stdout
+
+
+def test_a_run_knows_by_which_defects_it_was_measured(tmp_path: Path, bench: Bench) -> None:
+    root = tmp_path / "data/mvtec_loco"
+    small_benchmarks.mvtec_loco(root, {"pushpins": small_benchmarks.COUNTS["mvtec_loco"]["pushpins"]})
+    config = root / "pushpins/defects_config.json"
+    words = ["method=brightness", "dataset=mvtec_loco/pushpins", "dataset.root=data", "hardware=cpu", *QUICK]
+    assert bench("train", *words).returncode == 0
+    run = next((tmp_path / "outputs").glob("brightness/mvtec_loco/pushpins/s0-*"))
+    stored = json.loads((run / "manifest.json").read_text())["checksums"]
+    assert stored["defects_config"] == hashlib.sha256(config.read_bytes()).hexdigest()
+    assert "are confirmed" in bench("eval", str(run)).stdout
+    config.write_text(config.read_text().replace('"saturation_threshold": 4', '"saturation_threshold": 5'))
+    for done in (bench("eval", str(run)), bench("train", *words)):
+        assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
+        assert "defects_config.json, by which sPRO is measured, has changed" in done.stderr
+
+
+def test_masks_anywhere_else_have_no_defects_config() -> None:
+    for mask in ((Path("0.png"), Path("1.png")), (Path("/a/b/c/d/0.png"),), Path("x.png"), None):
+        assert defects_config([Record("x", "cut", Path("x.png"), mask)]) is None
