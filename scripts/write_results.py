@@ -120,7 +120,8 @@ def side_by_side(lines: list[dict[str, str]]) -> str:
         text += [f"| {name} | {' | '.join(names)} |", "|---|" + "---:|" * len(names)]
         for label in dict.fromkeys(line["label"] for line in lines):
             each = [line for line in lines if line["label"] == label]
-            values = [[float(e[key]) for e in each if (e["dataset"], e["category"]) == place] for place in places]
+            cells = [[e[key] for e in each if (e["dataset"], e["category"]) == place] for place in places]
+            values = [[float(cell) for cell in of_place if cell] for of_place in cells]  # costs of one machine only
             text.append(f"| {label} | {' | '.join(said(v) if v else '' for v in values)} |")
         text.append("")
     devices = sorted({f"{line['device']}, torch {line['torch']}, {line['date']}" for line in lines})
