@@ -3,7 +3,7 @@ PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint docs bench clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint docs bench bench-line clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -76,6 +76,9 @@ bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_dense.py --write
 	$(BIN)/python scripts/benchmark_csflow_step.py --write
 	$(BIN)/python scripts/benchmark_glf_windows.py --write
+
+bench-line: .venv/installed  ## time small runs from a file to a decision (quiet machine!); writes docs/benchmarks/line.md
+	$(BIN)/python scripts/benchmark_line.py
 
 clean:  ## remove the environments and the tools' caches; outputs/ stays
 	rm -rf .venv $(MINIMUM) .mypy_cache .pytest_cache .ruff_cache dist site

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 
-from anomaly_bench.commands.verb import Verb, seconds, share, whole_number
+from anomaly_bench.commands.verb import Verb, seconds, several, several_numbers, share, whole_number
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS
 
 LISTS = {  # of `bench list`: what they list, and the group of the configuration
@@ -33,6 +33,7 @@ def grammar() -> Verb:
     _eval(bench)
     _predict(bench)
     _threshold(bench)
+    _time(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     margin = "a difference below it does not matter: settings that surely differ by less are called equivalent"
@@ -73,6 +74,12 @@ Exit code: 0 all images are scored, 1 some could not be (they are named), 2 a us
 to DIR; 4 with --fail-on-anomaly: all are scored, and some are anomalous."""
 THRESHOLD = """Calibrate a finished run's thresholds on normal images that its training has not seen: those that it
 held out (calibration_share=0.1), those of the data set's validation/good, those of --normals DIR, or --folds K."""
+TIME = """Time finished runs from an image's file to its decision: each part alone, and the whole.  Each measurement has
+a process of its own.  The figures are also kept as timing.json in the run folder.
+
+  bench time RUN --images parts --threads 1,all --batch 1,best --runtime eager,compile --out timing.md
+
+Exit code: 0 all is measured, 1 some could not be (it is named), 2 a user error."""
 SUBMIT = """Score a data set's private images with finished runs, one of each object, and pack what its evaluation
 server takes.  The archive is written whole or not at all.  Nothing is uploaded.
 
@@ -157,6 +164,29 @@ def _threshold(bench: Verb) -> None:
     option("--folds", type=whole_number(2, 100), metavar="K", help=folds)
     option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
     option("--json", action="store_true", help="print JSON")
+
+
+def _time(bench: Verb) -> None:
+    timing = bench.verb(
+        "time", "from a file to a decision: latency, images/s, memory", TIME, function="timing:time_command"
+    )
+    timing.argument("RUN", "folder of a finished run", "*")
+    option = timing.option
+    option("--images", type=Path, metavar="DIR", help="time on the images in DIR; default: the run's test images")
+    threads = "CPU threads, with commas between them; default: 1,all"
+    option("--threads", type=several_numbers(1, 1024, "all"), default="1,all", metavar="N", help=threads)
+    batch = "images scored together; best: most images/s of 1, 2, 4 ... 32; default: 1,best"
+    option("--batch", type=several_numbers(1, 65_536, "best"), default="1,best", metavar="N", help=batch)
+    option("--device", type=several, default="cpu", metavar="NAME", help="cpu, gpu; default: cpu")
+    runtimes = "eager, compile (torch.compile), export (torch.export); default: eager"
+    option("--runtime", type=several, default="eager", metavar="NAME", help=runtimes)
+    protocols = "line: from files to decisions; mvtec: random images of three sizes, network alone; default: line"
+    option("--protocol", type=several, default="line", metavar="NAME", help=protocols)
+    option("--seconds", type=seconds, default=10.0, metavar="S", help="for one measurement; default: 10")
+    option("--maps", action="store_true", help="also bring each anomaly map to its image's own size")
+    option("--out", type=Path, metavar="FILE", help="write the tables as Markdown, with machine and versions")
+    option("--json", action="store_true", help="print JSON")
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
 
 
 def _reproduce(bench: Verb) -> None:

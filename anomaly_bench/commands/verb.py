@@ -187,3 +187,23 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def several(text: str) -> list[str]:
+    """Return a text with commas between names as a list without repetitions; raises ArgumentTypeError for none."""
+    if names := list(dict.fromkeys(filter(None, text.split(",")))):
+        return names
+    raise argparse.ArgumentTypeError(f"'{text}' given, allowed: one name, or several with commas between them")
+
+
+def several_numbers(least: int, most: int, word: str) -> Callable[[str], list[int | str]]:
+    """Return a converter of text to integers from least to most, or this word, with commas between them."""
+
+    def convert(text: str) -> list[int | str]:
+        try:
+            return [each if each == word else whole_number(least, most)(each) for each in several(text)]
+        except argparse.ArgumentTypeError as error:
+            what = f"'{text}' given, allowed: integers from {least} to {most} and '{word}', with commas between them"
+            raise argparse.ArgumentTypeError(what) from error
+
+    return convert

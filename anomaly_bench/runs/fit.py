@@ -152,9 +152,14 @@ def peak_memory_mb() -> float:
     """
     if torch.cuda.is_available() and (device := torch.cuda.max_memory_allocated()):
         return round(device / 2**20, 1)
+    return max(process_peak_mb(), round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024, 1))
+
+
+def process_peak_mb() -> float:
+    """Return the largest resident memory of this process so far, in MiB; on Linux, without its parent's."""
     try:
         status = Path("/proc/self/status").read_text()
-        process = int(status.split("VmHWM:")[1].split()[0])
+        peak = int(status.split("VmHWM:")[1].split()[0])
     except (OSError, IndexError):
-        process = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(max(process, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss) / 1024, 1)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / 1024, 1)

@@ -1,4 +1,4 @@
-"""A finished run on new images, and its threshold: sources, damaged runs, missing calibration images, outputs."""
+"""A finished run on new images, its threshold and its timing: sources, damaged runs, missing images, outputs."""
 
 from __future__ import annotations
 
@@ -148,4 +148,17 @@ THRESHOLD = [
     *(_threshold(f"calibration.csv: {name}", "", h.on(f"{RUN}/calibration.csv", do), refused("calibration.csv")) for name, do in DAMAGES.items()),
     _threshold("calibration.csv is gone", "", h.remove(f"{RUN}/calibration.csv"), refused("calibration.csv")),
 ]  # fmt: skip
-CASES = [*PREDICT, *THRESHOLD]
+TIME = [
+    Case("time: no run", ["time"], (refused("bench time", "RUN"),), "empty"),
+    Case("time: no such run", ["time", "nix"], (refused("nix", "no run is here"),), "empty"),
+    Case("time: an unfinished run", ["time", "@outputs/*/*/*/s0-*", *CONF], (refused("not finished"),), "unfinished"),
+    *(Case(f"time: options {words}", ["time", f"@{RUN}", *words.split(), *CONF], (refused(*names.split()),), "calibrated") for words, names in {
+        "--threads 0": "--threads 1", "--threads 1,x": "1,x all", "--threads ,": "--threads", "--batch 0": "--batch best", "--seconds 0": "--seconds", "--seconds nan": "--seconds",
+        "--runtime egaer": "egaer 'eager'", "--device nix": "--device nix cpu", "--device gpu": "--device gpu CUDA", "--protocol mvtek": "--protocol 'mvtec'",
+        "--images nix": "--images nix", "--out nix/a.md": "--out nix",
+    }.items()),
+    Case("time: a folder without images", ["time", f"@{RUN}", "--images", "o", *CONF], (refused("--images", "o", "no image"),), "calibrated", h.folder("o")),
+    Case("time: half an image", ["time", f"@{RUN}", "--images", TEST, *CONF], (refused("hole/000.png"),), "calibrated", h.on(HOLE, h.cut)),
+    Case("time: weights with a flipped bit", ["time", f"@{RUN}", *CONF], (refused("weights.safetensors"),), "calibrated", h.on(f"{RUN}/weights.safetensors", h.flip)),
+]  # fmt: skip
+CASES = [*PREDICT, *THRESHOLD, *TIME]
