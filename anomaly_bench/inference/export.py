@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,22 +17,20 @@ from torch.export import Dim, ExportedProgram
 
 from anomaly_bench import __version__
 from anomaly_bench.errors import UserError
+from anomaly_bench.inference.exported import FORMAT, KEY, SUFFIXES, quiet
 from anomaly_bench.inference.graph import OUTPUTS, RunGraph
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.decode import READING
 from anomaly_bench.runs.manifest import version
 from anomaly_bench.runs.promise import promise
 
-SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
-KEY = "anomaly_bench"  # of the metadata: a property of an ONNX file; KEY.json is an extra file of torch.export
-FORMAT = 1  # of the metadata
 OPSET = 18
 MOST = 2**31 - 1  # bytes of an ONNX file
 # What of a run's manifest goes with it: its origin, how images come to it, and what `bench predict` says beside scores.
 TAKEN = (
     *("id", "method", "dataset", "category", "seed", "checksums", "resize_rule", "image_size", "frame", "versions"),
-    *("training_images", "thresholds"),
+    "training_images",
 )
 
 
@@ -60,7 +55,7 @@ def about(model: Model, request: ExportRequest) -> dict[str, Any]:
         "anomaly_bench": __version__,
         "torch": torch.__version__,
         **({"opset": OPSET, "onnxscript": version("onnxscript")} if request.format == "onnx" else {}),
-        "run": {key: manifest[key] for key in TAKEN if key in manifest},
+        "run": {key: manifest[key] for key in TAKEN if key in manifest} | {"thresholds": untested(model.thresholds)},
         "weights_sha256": manifest.get("files", {}).get("weights.safetensors"),
         "images_sha256": manifest.get("checksums", {}).get("data"),
         "threshold": image["threshold"] if image else None,
@@ -76,23 +71,15 @@ def about(model: Model, request: ExportRequest) -> dict[str, Any]:
     return json.loads(json.dumps(found))  # type: ignore[no-any-return]
 
 
+def untested(thresholds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return thresholds without the figures of test images, which `bench eval` may count anew."""
+    return {level: {key: value for key, value in entry.items() if key != "test"} for level, entry in thresholds.items()}
+
+
 def require_packages(format: str) -> None:
     """Raise UserError where what a format needs is not installed."""
     if missing := [name for name in PACKAGES[format] if not find_spec(name)]:
         raise UserError(f"--format {format}", f"{missing[0]} is not installed", "pip install 'anomaly_bench[onnx]'")
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep the remarks of torch's exporters, which no user can act on, from the terminal."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def traced(model: Model, request: ExportRequest) -> tuple[ExportedProgram, list[str]]:

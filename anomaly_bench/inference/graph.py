@@ -83,5 +83,7 @@ class HalfWeights(nn.Module):
         """Return what the module returns."""
         stored = (self.get_buffer(f"half{number}") for number in range(len(self.names)))
         wide = (value.to(torch.float32) if value.dtype == torch.float16 else value for value in stored)
-        found: tuple[Tensor, ...] = functional_call(self._module[0], dict(zip(self.names, wide, strict=True)), (images,))
+        found: tuple[Tensor, ...] = functional_call(
+            self._module[0], dict(zip(self.names, wide, strict=True)), (images,)
+        )
         return found

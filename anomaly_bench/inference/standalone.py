@@ -78,9 +78,8 @@ def open_file(file: str) -> "Onnx | Torch":
 
 def main(file: str, folder: Path) -> None:
     """Run the file on every batch."""
-    program, outputs = open_file(file), []
-    for batch in json.loads((folder / "batches.json").read_text()):
-        outputs.append(program(np.stack([read(path) for path in batch["images"]]), batch["threshold"]))
+    program, batches = open_file(file), json.loads((folder / "batches.json").read_text())
+    outputs = [program(np.stack([read(path) for path in each["images"]]), each["threshold"]) for each in batches]
     for name in program.names:
         np.save(folder / f"{name}.npy", np.concatenate([each[name] for each in outputs]))
     (folder / "about.json").write_text(json.dumps({"versions": program.versions, "about": program.about}))
