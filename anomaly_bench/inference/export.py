@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -26,6 +27,7 @@ from anomaly_bench.runs.promise import promise
 
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch": ()}
 OPSET = 18
+OPERATION = re.compile(r"op='([\w.]+)'")  # in an error of torch's exporters
 MOST = 2**31 - 1  # bytes of an ONNX file
 # What of a run's manifest goes with it: its origin, how images come to it, and what `bench predict` says beside scores.
 TAKEN = (
@@ -106,7 +108,9 @@ def traced(model: Model, request: ExportRequest) -> tuple[ExportedProgram, list[
 
 
 def _stopped(model: Model, format: str, error: Exception) -> UserError:
-    text = shorten(" ".join(str(error).split()), 300) or type(error).__name__
+    operation = OPERATION.search(str(error))
+    text = f"its operation {operation[1]} stops it: " if operation else ""
+    text += shorten(" ".join(str(error).split()), 200) or type(error).__name__
     what = f"{type(model.method).__qualname__} cannot be exported: {text}"
     other = "bench predict scores with the run itself"
     return UserError(f"--format {format}", what, other if format == "torch" else f"--format torch, or {other}")

@@ -1,4 +1,4 @@
-"""Runs an exported file in a process of its own, with ONNX Runtime or PyTorch alone: a script, never imported here.
+"""Runs an exported file with ONNX Runtime or PyTorch alone: a script for a process of its own, without this package.
 
     python standalone.py FILE FOLDER
 
