@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image, ImageOps
 
+onnxruntime.set_default_logger_severity(3)  # else it remarks that the threshold can be overridden
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 for path in sys.argv[2:]:
     image = ImageOps.exif_transpose(Image.open(path))
