@@ -141,22 +141,25 @@ class GlobalNet(nn.Module):
         """
         B, holes = whole[0].shape[0], start.shape[0]
         start = start.expand(B, holes, 2).flatten(0, 1)
+        of = torch.arange(B, device=start.device)[:, None].expand(B, holes).flatten()  # the image of each, [B N]
         x, mask = (whole[0].new_zeros(B * holes, channels, side, side) for channels in (3, 1))
         for layer, before, after in zip(LAYERS, whole, whole[1:], strict=False):
             k, s, n = layer.kernel, layer.stride, after.shape[-1]
             reached = min((side + k - 2) // s + 1, n)  # outputs along a side, at most: it depends on start's remainder
             to = (-((k - 1 - start) // s)).clamp(0, n - reached)  # the first output that reads `start`
-            x, mask = paste(before, x, mask, start, to * s, (reached - 1) * s + k)
+            x, mask = paste(before, x, mask, of, start, to * s, (reached - 1) * s + k)
             x, mask = self.step(layer, x, mask)
             start, side = to, reached
         return x.view(B, holes, x.shape[1])
 
 
-def paste(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
+def paste(
+    whole: Tensor, x: Tensor, mask: Tensor, of: Tensor, start: Tensor, first: Tensor, n: int
+) -> tuple[Tensor, Tensor]:
     """Paste x and its mask into copies of valid maps and crop n x n positions: [N, C, n, n], [N, 1, n, n].
 
-    whole [B, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2];
-    the first N / B of them belong to the first map.
+    whole [B, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2].
+    of [N]: the number of the map that each belongs to.
     """
     (B, _, H, W), (N, side) = whole.shape, (x.shape[0], x.shape[-1])
     at = first[:, :, None] + torch.arange(n, device=x.device)  # [N, 2, n], rows and columns of the map
@@ -164,9 +167,8 @@ def paste(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, 
     row, column, i, j = row[:, :, None], column[:, None], i[:, :, None], j[:, None]
     pasted = ((i >= 0) & (i < side)) & ((j >= 0) & (j < side))  # [N, n, n]
     one = torch.arange(N, device=x.device)[:, None, None]
-    of = torch.arange(B, device=x.device)[:, None].expand(B, N // B).flatten()[:, None, None]  # whose map, [N, 1, 1]
     inside = B * H * W + (one * side + i) * side + j
-    index = torch.where(pasted, inside, (of * H + row) * W + column)  # first all maps, then all x
+    index = torch.where(pasted, inside, (of[:, None, None] * H + row) * W + column)  # first all maps, then all x
     positions = torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (whole, x)])  # [B H W + N side side, C]
     valid = torch.cat([mask.new_ones(B * H * W), mask.flatten()])
     # The mask is not gathered like x: one channel that counts as channels last is pooled five times as slowly.
