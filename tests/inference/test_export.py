@@ -174,7 +174,7 @@ def before(*nodes: tuple[Any, ...]) -> Spoil:
 
 
 def chain(proto: Any, add: Callable[[Any], object], start: str, end: str, nodes: tuple[tuple[Any, ...], ...]) -> None:
-    names = [start, *(f"{end}_{i}" for i in range(len(nodes) - 1)), end]
+    names = [start, *(f"{end}_step{i}" for i in range(len(nodes) - 1)), end]
     for (operation, attributes, *values), source, target in zip(nodes, names, names[1:], strict=False):
         more = [f"{target}_{i}" for i in range(len(values))]
         for name, value in zip(more, values, strict=True):
