@@ -54,9 +54,9 @@ def main() -> None:
     glf.eval()
     image = torch.rand(3, glf.image_size, glf.image_size)
     with torch.inference_mode():
-        difference = float((glf.window_scores(image) - one_by_one(glf, image)).abs().max())
+        difference = float((glf.window_scores(image[None])[0] - one_by_one(glf, image)).abs().max())
         turns = [
-            (cpu_seconds(lambda: glf.window_scores(image)), cpu_seconds(lambda: one_by_one(glf, image)))
+            (cpu_seconds(lambda: glf.window_scores(image[None])), cpu_seconds(lambda: one_by_one(glf, image)))
             for _ in range(args.repeat)
         ]
     together, alone = (statistics.median(side) for side in zip(*turns, strict=True))

@@ -102,8 +102,8 @@ def compare(texture: str, seed: int, steps: int, cache: Path) -> Figures:
 def figures(glf: GlancingAtThePatch, heads: dict[str, nn.Module], data: NormalLoaders, images: ImageSet) -> Figures:
     """Return the figures with each classifier, calibrated on the validation images."""
     glf.eval()
-    val = [glf.describe_windows(image) for batch in data.loader("val", 1) for image in batch["image"]]
-    test, found = [glf.describe_windows(sample["image"]) for sample in images], {}
+    val = [glf.describe_windows(image[None]) for batch in data.loader("val", 1) for image in batch["image"]]
+    test, found = [glf.describe_windows(sample["image"][None]) for sample in images], {}
     for name, head in heads.items():
         glf.dad.load_state_dict(head.state_dict())
         glf.calibrate_on(torch.stack([glf.score_pairs(*z) for z in val]))

@@ -34,6 +34,7 @@ def grammar() -> Verb:
     _predict(bench)
     _threshold(bench)
     _time(bench)
+    _export(bench)
     report = bench.verb("report", "tables of all finished runs", REPORT, function="report:report_command")
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     margin = "a difference below it does not matter: settings that surely differ by less are called equivalent"
@@ -80,6 +81,14 @@ a process of its own.  The figures are also kept as timing.json in the run folde
   bench time RUN --images parts --threads 1,all --batch 1,best --runtime eager,compile --out timing.md
 
 Exit code: 0 all is measured, 1 some could not be (it is named), 2 a user error."""
+EXPORT = """Write a finished run as one file that needs nothing of this package: images of any size in, score, map,
+p-value and label out.  The file is then run in a process of its own on the run's test images and on unusual ones; where
+it does not give what the run gives, no file is left.
+
+  bench export RUN --format onnx --out brick.onnx
+  bench export --verify brick.onnx RUN
+
+Exit code: 0 the file gives what the run gives, 1 it does not, and a line says what differs, 2 a user error."""
 SUBMIT = """Score a data set's private images with finished runs, one of each object, and pack what its evaluation
 server takes.  The archive is written whole or not at all.  Nothing is uploaded.
 
@@ -123,7 +132,7 @@ def _eval(bench: Verb) -> None:
 
 def _predict(bench: Verb) -> None:
     predict = bench.verb("predict", "score new images with a finished run", PREDICT, function="predict:predict_command")
-    predict.argument("RUN", "folder of a finished run")
+    predict.argument("RUN", "folder of a finished run, or a file of bench export")
     source = "image, folder or pattern; -: names of images, one a line, from standard input"
     predict.argument("SOURCE", source, "*", name="sources")
     option = predict.option
@@ -186,6 +195,22 @@ def _time(bench: Verb) -> None:
     option("--maps", action="store_true", help="also bring each anomaly map to its image's own size")
     option("--out", type=Path, metavar="FILE", help="write the tables as Markdown, with machine and versions")
     option("--json", action="store_true", help="print JSON")
+    option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
+
+
+def _export(bench: Verb) -> None:
+    export = bench.verb("export", "a finished run as one ONNX or torch file", EXPORT, function="export:export_command")
+    export.argument("RUN", "folder of a finished run")
+    export.other_keys("dataset.root=DIR: where the run's images lie now")
+    option = export.option
+    option("--format", choices=("onnx", "torch"), help="onnx: for ONNX Runtime; torch: torch.export; default: onnx")
+    name = "default: METHOD-DATASET-CATEGORY-RUN.onnx or .pt2 here; an older one is replaced"
+    option("--out", type=Path, metavar="FILE", help=name)
+    raw = "take images as the method sees them, float32 [B, 3, h, w] in [0, 1], in place of uint8 of any size"
+    option("--no-preprocess", action="store_true", help=raw)
+    half = "float16: store the weights in half the space; everything is computed in float32 all the same"
+    option("--quantize", choices=("none", "float16"), help=half)
+    option("--verify", type=Path, metavar="FILE", help="examine a file that was exported of RUN once more instead")
     option("--config-dir", type=Path, metavar="DIR", help=CONFIG_DIR)
 
 

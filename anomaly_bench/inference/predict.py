@@ -86,10 +86,13 @@ class Decoded:
     image: np.ndarray | None = None  # uint8 or uint16 [H, W, 3]
     unlike: str = ""
     error: str = ""
+    whole: np.ndarray | None = None  # uint8 [height, width, 3], where the model resizes it
 
 
 class Model:
     """A finished run that scores new images; `load` makes it."""
+
+    resizes = False  # whether `_scored` gets whole images
 
     def __init__(
         self,
@@ -152,24 +155,29 @@ class Model:
         trained_on = self.manifest.get("training_images", {})
         shown = self.view.frame.picture(small, pixels.shape)
         marks = unlike(image_statistics(shown, width, height), trained_on)
-        return Decoded(image.path, width, height, elapsed_ms(start), small, marks)
+        whole = pixels if self.resizes else None
+        return Decoded(image.path, width, height, elapsed_ms(start), small, marks, whole=whole)
 
     @torch.inference_mode()
     def _score(self, batch: Sequence[Decoded]) -> list[Result]:
         """Return a result for each image of a batch; those that could not be decoded are no part of what is scored."""
-        usable = [each.image for each in batch if each.image is not None]
+        usable = [each for each in batch if each.image is not None]
         if not usable:
             return list(map(unusable, batch))
         start = time.perf_counter()
-        images = torch.stack([to_tensor(image) for image in usable]).to(self.method.device)
-        shapes = [(each.height, each.width) for each in batch if each.image is not None]
-        found = score_whole(self.view, self._checked, images, shapes, self.batch_size)
+        found = self._scored(usable)
         scores = iter(found.image.float().cpu().tolist())
         maps = iter([None] * len(usable) if found.map is None else found.map.float().cpu().numpy())
         ms = elapsed_ms(start) / len(usable)
         return [
             unusable(each) if each.image is None else self._result(each, next(scores), next(maps), ms) for each in batch
         ]
+
+    def _scored(self, usable: Sequence[Decoded]) -> Scores:
+        """Return the scores of images that could be decoded."""
+        images = torch.stack([to_tensor(each.image) for each in usable if each.image is not None])
+        shapes = [(each.height, each.width) for each in usable]
+        return score_whole(self.view, self._checked, images.to(self.method.device), shapes, self.batch_size)
 
     def _checked(self, images: torch.Tensor) -> Scores:
         return checked(self.method, self.method.score(images), images.shape)

@@ -50,7 +50,8 @@ class Brightness(Method):
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
         grey = images.mean(1)  # [B, H, W]
         flat = grey.flatten(1)  # [B, H W]
-        change = gaussian(grey - flat.median(1).values[:, None, None], self.sigma)  # [B, H, W]
+        median = flat.sort(1).values[:, (flat.shape[1] - 1) // 2]  # [B], as torch.median, which ONNX lacks
+        change = gaussian(grey - median[:, None, None], self.sigma)  # [B, H, W]
         statistics = {"mean": flat.mean(1), "minimum": flat.amin(1), "maximum": flat.amax(1), "deviation": flat.std(1)}
         components = {name: Scores(values, None) for name, values in statistics.items()}
         for name, map_ in (("brighter", change), ("darker", -change)):

@@ -160,7 +160,7 @@ class CrossScaleFlow(nn.Module):
 
     def forward(self, y: Maps) -> tuple[Maps, Tensor]:
         """Return z, of the same shapes as y, and log|det dz/dy| of each image [B]."""
-        log_det = y[0].new_zeros(len(y[0]))
+        log_det = torch.zeros((), device=y[0].device)
         for block in self.blocks:
             y, block_log_det = block(y)
             log_det = log_det + block_log_det  # [B]
@@ -246,7 +246,7 @@ def log_scale(raw: Tensor, clamp: float) -> Tensor:
 
 def affine(x: Maps, coefficients: Maps, clamp: float) -> tuple[Maps, Tensor]:
     """Return exp(s) x + t for the log-scales s and shifts t in `coefficients`, and the sum of s in each image [B]."""
-    out, total = [], x[0].new_zeros(len(x[0]))
+    out, total = [], torch.zeros((), device=x[0].device)
     for m, (raw, t) in zip(x, (c.chunk(2, 1) for c in coefficients), strict=True):
         s = log_scale(raw, clamp)
         out.append(s.exp() * m + t)

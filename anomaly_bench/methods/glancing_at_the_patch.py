@@ -41,6 +41,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
+from anomaly_bench.nets.blocks import blocks
 from anomaly_bench.nets.distillation import Distillation
 from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.fake_defects import StainBrightness, stain
@@ -170,8 +171,7 @@ class GlancingAtThePatch(Method):
 
     @torch.no_grad()
     def _calibrate(self, data: NormalData) -> None:
-        images = (image for batch in data.loader("val", 1) for image in batch["image"])
-        self.calibrate_on(torch.stack([self.window_scores(image) for image in images]))
+        self.calibrate_on(torch.cat([self.window_scores(batch["image"]) for batch in data.loader("val", 1)]))
 
     def calibrate_on(self, both: Tensor) -> None:
         """Set the mean and deviation of both scores from those of B normal images' windows [B, 2, N]."""
@@ -182,19 +182,23 @@ class GlancingAtThePatch(Method):
         """Return images with ImageNet's mean and deviation."""
         return (images - self.mean) / self.std
 
-    def window_scores(self, image: Tensor) -> Tensor:
-        """Return s_IAD and s_DAD of the N windows of an image [3, H, W], row by row, uncalibrated: [2, N]."""
-        return self.score_pairs(*self.describe_windows(image))
+    def window_scores(self, images: Tensor) -> Tensor:
+        """Return s_IAD and s_DAD of the N windows of images [B, 3, H, W], row by row, uncalibrated: [B, 2, N]."""
+        windows = len(self.places[0]) * len(self.places[1])
+        return self.score_pairs(*self.describe_windows(images)).unflatten(1, (-1, windows)).transpose(0, 1)
 
-    def describe_windows(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return Z_l and Z_g of the N windows of an image [3, H, W], row by row, as they are compared: [N, n] each."""
-        image = image.to(self.mean.device)
-        normalised = self.normalise(image)
-        rows, columns = (torch.tensor(places, device=image.device) for places in self.places)
+    def describe_windows(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return Z_l and Z_g of the N windows of images [B, 3, H, W] as they are compared: [B N, n] each.
+
+        The windows come image by image, row by row.
+        """
+        images = images.to(self.mean.device)
+        normalised = self.normalise(images)
+        rows, columns = (torch.tensor(places, device=images.device) for places in self.places)
         tops, lefts = (p.flatten() for p in torch.meshgrid(rows, columns, indexing="ij"))
-        seen = normalised if self.global_normalised else image
-        z_g = self.global_net.windows(seen, tops, lefts, self.patch_size)  # [N, n]
-        z_l = self.local.at(normalised, tops, lefts)  # [N, n]
+        seen = normalised if self.global_normalised else images
+        z_g = self.global_net.windows(seen, tops, lefts, self.patch_size).flatten(0, 1)  # [B N, n]
+        z_l = self.local.at(normalised, tops, lefts)  # [B N, n]
         return compared(z_l, self.unit_features), compared(z_g, self.unit_features)
 
     def score_pairs(self, z_l: Tensor, z_g: Tensor) -> Tensor:
@@ -202,7 +206,8 @@ class GlancingAtThePatch(Method):
         return torch.stack([inconsistency(z_l, z_g), 1 - self.dad(z_l, z_g).sigmoid()])
 
     def score(self, images: Tensor) -> Scores:
-        return self.to_maps(torch.stack([self.window_scores(image) for image in images]))
+        each = [self.window_scores(some) for some in blocks(images, 1)]  # alone, so that no other image changes a bit
+        return self.to_maps(torch.cat(each))
 
     def to_maps(self, both: Tensor) -> Scores:
         """Return the calibrated, mixed and interpolated scores of B images from their windows' [B, 2, N]."""
@@ -238,11 +243,12 @@ class LocalNet(nn.Module):
         """Return Z_l [B, n] of patches [B, 3, p, p], normalised."""
         return self.activated(self.net(patches))
 
-    def at(self, image: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
-        """Return Z_l [N, n] of an image's windows; corners [N] are multiples of the network's largest stride."""
+    def at(self, images: Tensor, tops: Tensor, lefts: Tensor) -> Tensor:
+        """Return Z_l [B N, n] of images' windows; corners [N] are multiples of the network's largest stride."""
         stride, half = self.net.strides[-1], (self.net.patch_size - 1) // 2
-        dense = self.net.dense(image[None], stride)[0]  # [n, H / s, W / s]
-        return self.activated(dense[:, (tops + half) // stride, (lefts + half) // stride].T)
+        dense = self.net.dense(images, stride)  # [B, n, H / s, W / s]
+        found = dense[:, :, (tops + half) // stride, (lefts + half) // stride]  # [B, n, N]
+        return self.activated(found.transpose(1, 2).flatten(0, 1))
 
     def activated(self, z: Tensor) -> Tensor:
         """Return the numbers after the last activation, if there is one."""

@@ -152,7 +152,7 @@ class PaDiM(FittedBuffers, Method):
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
         x = (self.embed(images) - self.mean[:, None]).transpose(1, 2)  # [P, d, B]
         distances = torch.matmul(self.whitening, x).norm(dim=1)  # eq. 2, [P, B]
-        maps = distances.T.reshape(len(images), 1, *self.grid)
+        maps = distances.T.reshape(-1, 1, *self.grid)
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         smooth = gaussian(maps, self.sigma)
         return Scores(image=smooth.flatten(1).amax(1), map=smooth)

@@ -39,6 +39,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive, W
 from anomaly_bench.console import track
 from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
+from anomaly_bench.nets.blocks import blocks
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.gaussian import gaussian
@@ -148,16 +149,19 @@ class PatchCore(FittedBuffers, Method):
         patches = squares if self.distance == "squared" else squares.sqrt()
         scores, worst = patches.max(1)  # [B]
         if self.reweight:
-            each = torch.arange(len(x), device=x.device)
+            each = torch.arange(x.shape[0], device=x.device)
             scores = scores * self._weights(x[each, worst], nearest[each, worst])
-        maps = patches.view(len(x), 1, *features.shape[2:])
+        maps = patches.view(-1, 1, *features.shape[2:])
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         return Scores(image=scores, map=gaussian(maps, self.sigma))
 
     def _weights(self, m_test: Tensor, nearest: Tensor) -> Tensor:
         """Return eq. 7's factor [B] of the patches [B, D] with the largest scores.  nearest: m* in the bank, [B]."""
         m_star = self.bank[nearest]
-        around = torch.cdist(m_star, self.bank).topk(self.neighbours, largest=False).indices  # N_b(m*), with m* itself
+        # While a graph is traced, one way for any number of rows; else PyTorch's choice, which depends on it.
+        exact, chosen = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_necessary"
+        apart = torch.cdist(m_star, self.bank, compute_mode=exact if torch.compiler.is_compiling() else chosen)
+        around = apart.topk(self.neighbours, largest=False).indices  # N_b(m*), with m* itself
         distances = (m_test[:, None] - self.bank[around]).norm(dim=2)  # [B, b]
         return 1 - ((m_test - m_star).norm(dim=1) - distances.logsumexp(1)).exp()
 
@@ -245,8 +249,9 @@ def nearest_neighbours(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
     Exact up to rounding: found by |q|^2 - 2 qm + |m|^2 in blocks, and computed once more as |q - m|^2.
     """
-    squares, blocks = _squares(bank), queries.split(max(1, BLOCK // len(bank)))
-    nearest = torch.cat([torch.addmm(squares, q, bank.T, alpha=-2).argmin(1) for q in blocks])  # |q|^2 matters to none
+    squares = _squares(bank)
+    some = blocks(queries, max(1, BLOCK // len(bank)))
+    nearest = torch.cat([torch.addmm(squares, q, bank.T, alpha=-2).argmin(1) for q in some])  # |q|^2 matters to none
     return (queries - bank[nearest]).pow(2).sum(1), nearest
 
 

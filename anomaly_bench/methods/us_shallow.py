@@ -33,6 +33,7 @@ from torch.nn import functional as F
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive
 from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
+from anomaly_bench.nets.blocks import blocks
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.patch_descriptors import upsample
@@ -128,11 +129,11 @@ class UsShallow(Method):
 
     def score(self, images: Tensor) -> Scores:
         maps: dict[str, list[Tensor]] = {name: [] for name in self.classifiers}
-        for image in images.split(1):  # alone, so that no other image changes a bit
-            described = self.describe(image)  # [1, C, h, w]
-            vectors = self.projection(described.flatten(2).transpose(1, 2)[0])  # [h w, d]
+        for some in blocks(images, 1):  # alone, so that no other image changes a bit
+            described = self.describe(some)  # [1, C, h, w]
+            vectors = self.projection(described.flatten(2).transpose(1, 2).flatten(0, 1))  # [h w, d]
             for name, classifier in self.classifiers.items():
-                small = classifier(vectors).view(1, 1, *described.shape[2:])
+                small = classifier(vectors).view(-1, 1, *described.shape[2:])
                 maps[name].append(enlarged(small, self.network.reductions[0], (images.shape[2], images.shape[3])))
         scores = {name: Scores(each.amax((1, 2)), each) for name, found in maps.items() for each in [torch.cat(found)]}
         return scores[self.chosen]._replace(components=scores if len(scores) > 1 else None)
@@ -305,7 +306,7 @@ class OneClassSVM(FittedBuffers):
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return how far beyond the boundary vectors [n, d] are: [n], negative inside."""
-        kernels = (torch.exp(-self.width * torch.cdist(rows, self.support).pow(2)) for rows in vectors.split(ROWS))
+        kernels = (torch.exp(-self.width * torch.cdist(rows, self.support).pow(2)) for rows in blocks(vectors, ROWS))
         return self.rho - torch.cat([kernel @ self.alphas for kernel in kernels])
 
 
@@ -316,7 +317,7 @@ def drawn_rows(vectors: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 def nearest(vectors: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
     """Return the distance of each of vectors [n, d] to the nearest of others [m, d], and that one's index: [n], [n]."""
-    index = torch.cat([torch.cdist(rows, others).argmin(1) for rows in vectors.split(ROWS)])
+    index = torch.cat([torch.cdist(rows, others).argmin(1) for rows in blocks(vectors, ROWS)])
     return (vectors - others[index]).norm(dim=1), index  # cdist subtracts squares, which is inexact
 
 

@@ -103,19 +103,21 @@ class GlobalNet(nn.Module):
             x, mask = self.step(layer, x, mask)
         return x.flatten(1)
 
-    def windows(self, image: Tensor, tops: Tensor, lefts: Tensor, size: int, most: int = 128) -> Tensor:
-        """Return `forward` of one image [3, H, W], normalised, with each of N holes: [N, 128].  tops, lefts: int64 [N].
+    def windows(self, images: Tensor, tops: Tensor, lefts: Tensor, size: int, most: int = 128) -> Tensor:
+        """Return `forward` of images [B, 3, H, W], normalised, with each of N holes: [B, N, 128].
+
+        tops, lefts: int64 [N], the same for all images.
 
         A hole is `size` x `size` pixels from (top, left); what lies beyond the image is ignored.  The whole image is
         computed once, and for a hole, layer by layer, only what it can reach, until that is the whole map: a twelfth
-        of the time for 400 holes of 33 pixels in 256.  `most`: holes in memory at a time.
+        of the time for 400 holes of 33 pixels in 256.  `most`: holes of each image in memory at a time.
         """
-        whole, mask = [self._checked(image[None])], image.new_ones(1, 1, *image.shape[1:])
+        whole, mask = [self._checked(images)], images.new_ones(1, 1, *images.shape[2:])
         for layer in LAYERS:
             x, mask = self.step(layer, whole[-1], mask)
             whole.append(x)
-        corners = torch.stack([tops, lefts], 1).to(image.device)
-        return torch.cat([self._holes(whole, some, size) for some in corners.split(most)])
+        corners = torch.stack([tops, lefts], 1).to(images.device)
+        return torch.cat([self._holes(whole, some, size) for some in corners.split(most)], 1)
 
     def step(self, layer: Layer, x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Return features [B, C, H, W] and mask [B or 1, 1, H, W] after a row of the table and its ReLU."""
@@ -132,35 +134,42 @@ class GlobalNet(nn.Module):
         return images.contiguous(memory_format=torch.channels_last)  # a max-pool is ten times as fast
 
     def _holes(self, whole: list[Tensor], start: Tensor, side: int) -> Tensor:
-        """Return `forward` [N, 128] for holes of side x side pixels at start [N, 2].
+        """Return `forward` [B, N, 128] for holes of side x side pixels at start [N, 2].
 
-        whole: maps [1, C, h, w] of the image without a hole, the image itself first, then behind each layer.  What a
-        hole changes behind a layer is in x, side x side positions at `start`, with its mask.
+        whole: maps [B, C, h, w] of the images without a hole, the images first, then behind each layer.  What a hole
+        changes behind a layer is in x, side x side positions at `start`, with its mask, image by image.
         """
-        x, mask = (whole[0].new_zeros(len(start), channels, side, side) for channels in (3, 1))
+        B, holes = whole[0].shape[0], start.shape[0]
+        start = start.expand(B, holes, 2).flatten(0, 1)
+        of = torch.arange(B, device=start.device)[:, None].expand(B, holes).flatten()  # the image of each, [B N]
+        x, mask = (whole[0].new_zeros(B * holes, channels, side, side) for channels in (3, 1))
         for layer, before, after in zip(LAYERS, whole, whole[1:], strict=False):
             k, s, n = layer.kernel, layer.stride, after.shape[-1]
             reached = min((side + k - 2) // s + 1, n)  # outputs along a side, at most: it depends on start's remainder
             to = (-((k - 1 - start) // s)).clamp(0, n - reached)  # the first output that reads `start`
-            x, mask = paste(before, x, mask, start, to * s, (reached - 1) * s + k)
+            x, mask = paste(before, x, mask, of, start, to * s, (reached - 1) * s + k)
             x, mask = self.step(layer, x, mask)
             start, side = to, reached
-        return x.flatten(1)
+        return x.view(B, holes, x.shape[1])
 
 
-def paste(whole: Tensor, x: Tensor, mask: Tensor, start: Tensor, first: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Paste x and its mask into copies of a valid map and crop n x n positions: [N, C, n, n], [N, 1, n, n].
+def paste(
+    whole: Tensor, x: Tensor, mask: Tensor, of: Tensor, start: Tensor, first: Tensor, n: int
+) -> tuple[Tensor, Tensor]:
+    """Paste x and its mask into copies of valid maps and crop n x n positions: [N, C, n, n], [N, 1, n, n].
 
-    whole [1, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2].
+    whole [B, C, H, W]; x [N, C, side, side] and mask [N, 1, side, side] lie at start [N, 2], the crops at first [N, 2].
+    of [N]: the number of the map that each belongs to.
     """
-    (H, W), (N, side) = whole.shape[2:], (len(x), x.shape[-1])
+    (B, _, H, W), (N, side) = whole.shape, (x.shape[0], x.shape[-1])
     at = first[:, :, None] + torch.arange(n, device=x.device)  # [N, 2, n], rows and columns of the map
     (row, column), (i, j) = at.unbind(1), (at - start[:, :, None]).unbind(1)  # i, j: of x
     row, column, i, j = row[:, :, None], column[:, None], i[:, :, None], j[:, None]
     pasted = ((i >= 0) & (i < side)) & ((j >= 0) & (j < side))  # [N, n, n]
     one = torch.arange(N, device=x.device)[:, None, None]
-    index = torch.where(pasted, H * W + (one * side + i) * side + j, row * W + column)  # first the map, then all x
-    positions = torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (whole, x)])  # [H W + N side side, C]
-    valid = torch.cat([mask.new_ones(H * W), mask.flatten()])
+    inside = B * H * W + (one * side + i) * side + j
+    index = torch.where(pasted, inside, (of[:, None, None] * H + row) * W + column)  # first all maps, then all x
+    positions = torch.cat([maps.permute(0, 2, 3, 1).flatten(0, 2) for maps in (whole, x)])  # [B H W + N side side, C]
+    valid = torch.cat([mask.new_ones(B * H * W), mask.flatten()])
     # The mask is not gathered like x: one channel that counts as channels last is pooled five times as slowly.
     return F.embedding(index, positions).permute(0, 3, 1, 2), valid[index][:, None]

@@ -35,7 +35,7 @@ class PatchAverages(nn.Module):
     def forward(self, features: Sequence[Tensor]) -> Tensor:
         """Return the features of patches [B, D, h, w] from those of the layers [B, C_l, h_l, w_l], fine to coarse."""
         height, width = features[0].shape[2:]
-        x = features[0].new_zeros(len(features[0]), self.dimensions, height, width)
+        x = features[0].new_zeros(features[0].shape[0], self.dimensions, height, width)
         for i, (f, start) in enumerate(zip(features, self.first_numbers, strict=True)):
             part = F.conv2d(f, getattr(self, f"kernel{i}"), padding=self.padding)  # [B, D_l, h_l, w_l]
             part = F.interpolate(part, (height, width), mode="bilinear", align_corners=False)

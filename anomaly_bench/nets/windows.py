@@ -59,7 +59,7 @@ def _linear_weights(centres: list[int], size: int, like: Tensor) -> Tensor:
     """Return how much each of k centres counts at each pixel of a side: [size, k]."""
     c = torch.tensor(centres, dtype=like.dtype, device=like.device)
     x = torch.arange(size, dtype=like.dtype, device=like.device).clamp(c[0], c[-1])
-    right = torch.searchsorted(c, x).clamp_min(1)
+    right = (c < x[:, None]).sum(1).clamp_min(1)  # the first centre that is not left of x
     share = (x - c[right - 1]) / (c[right] - c[right - 1])
     weights = x.new_zeros(size, len(c))
     return weights.scatter_(1, right[:, None] - 1, 1 - share[:, None]).scatter_(1, right[:, None], share[:, None])

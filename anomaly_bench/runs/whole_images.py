@@ -21,6 +21,7 @@ from anomaly_bench.loading.frame import Frame, same_pixels
 from anomaly_bench.loading.ignore import Ignore
 from anomaly_bench.loading.image_files import expand_user, has_16_bits, width_and_height
 from anomaly_bench.loading.tiles import Tiling
+from anomaly_bench.nets.blocks import blocks
 
 DISTORTED = 1.5  # from here on a change of the aspect ratio is spoken of
 LOOKED_AT = 8  # training images whose largest 16-bit value is looked for
@@ -165,8 +166,8 @@ def score_whole(
     tiling = view.tiling
     if tiling:
         tiles = tiling.cut(images)  # [T, B, 3, h, w]
-        parts = [score(some) for some in tiles.flatten(0, 1).split(batch_size)]
-        found = _merged(parts, tiling, len(images), view.frame.size)
+        parts = [score(some) for some in blocks(tiles.flatten(0, 1), batch_size)]
+        found = _merged(parts, tiling, images.shape[0], view.frame.size)
     else:
         found = score(images)
     return restored(found, view.frame, shapes)

@@ -1,4 +1,4 @@
-"""A finished run on new images, its threshold and its timing: sources, damaged runs, missing images, outputs."""
+"""A finished run on new images, its threshold, timing and export: sources, damaged runs, missing images, outputs, exported files."""
 
 from __future__ import annotations
 
@@ -161,4 +161,14 @@ TIME = [
     Case("time: half an image", ["time", f"@{RUN}", "--images", TEST, *CONF], (refused("hole/000.png"),), "calibrated", h.on(HOLE, h.cut)),
     Case("time: weights with a flipped bit", ["time", f"@{RUN}", *CONF], (refused("weights.safetensors"),), "calibrated", h.on(f"{RUN}/weights.safetensors", h.flip)),
 ]  # fmt: skip
-CASES = [*PREDICT, *THRESHOLD, *TIME]
+EXPORT = [
+    *(Case(f"bench {words}", words.split(), (refused(*names.split()),), "empty") for words, names in {
+        "export": "RUN", "export nix --format torch": "nix", "export nix --format nix": "--format nix", "export nix --quantize nix": "--quantize nix",
+        "export nix --format torch --out a.png": "--out a.png .pt2", "export nix --verify a.onnx --out b.onnx": "--out --verify", "export nix --verify a.onnx": "a.onnx",
+    }.items()),
+    Case("export: an unfinished run", ["export", "@outputs/*/*/*/s0-*", "--format", "torch", *CONF], (refused("not finished"),), "unfinished"),
+    *(Case(f"export: {file}: half", ["export", f"@{RUN}", "--format", "torch", *CONF], (refused(file),), "calibrated", h.on(f"{RUN}/{file}", h.cut)) for file in ("weights.safetensors", "maps.npy", "manifest.json")),
+    Case("predict: an exported file that is not there", ["predict", "nix.pt2", HOLE], (refused("nix.pt2", "no such file"),), "calibrated"),
+    Case("predict: text as an exported file", ["predict", "a.pt2", HOLE], (refused("a.pt2", "cannot be read"),), "calibrated", h.content("a.pt2", "x")),
+]  # fmt: skip
+CASES = [*PREDICT, *THRESHOLD, *TIME, *EXPORT]

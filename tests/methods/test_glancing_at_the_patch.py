@@ -179,7 +179,8 @@ def test_windows_together_are_as_one_by_one(
     sticking_out = glf.places[0][-1] + patch_size - size  # pixels that L does not read; the hole ends with the image
     assert sticking_out == {17: 0, 33: 1, 65: 5}[patch_size]
     with torch.inference_mode():
-        together = glf.window_scores(x)
+        together, (alone, _) = glf.window_scores(x[None])[0], glf.window_scores(torch.stack([x, x.flip(2)]))
+    torch.testing.assert_close(alone, together, rtol=1e-5, atol=1e-7 if unit else 1e-5)  # in a batch
     expected = expected_scores(glf, x)
     assert together.shape == (2, 16)
     np.testing.assert_allclose(together, expected, rtol=1e-5, atol=1e-7 if unit else 1e-5)
@@ -193,7 +194,7 @@ def test_the_local_networks_last_activation() -> None:
     assert float(one.min()) < -0.1
     corner = torch.tensor([40]), torch.tensor([80])
     with torch.inference_mode():
-        torch.testing.assert_close(activated.local.at(normalised(x), *corner)[0], other, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(activated.local.at(normalised(x)[None], *corner)[0], other, rtol=1e-4, atol=1e-5)
 
 
 # Scores and maps

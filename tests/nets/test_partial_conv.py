@@ -149,7 +149,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match=message):
         net(torch.zeros(1, 3, 256, 255), torch.ones(1, 1, 256, 255))
     with pytest.raises(ValueError, match=message):
-        net.windows(torch.zeros(3, 256, 255), torch.zeros(1).long(), torch.zeros(1).long(), 33)
+        net.windows(torch.zeros(1, 3, 256, 255), torch.zeros(1).long(), torch.zeros(1).long(), 33)
 
 
 @torch.no_grad()
@@ -179,9 +179,9 @@ def test_pixels_in_the_hole_change_no_bit(dtype: torch.dtype) -> None:
     other[common] = 1000 * random(*image[common].shape, dtype=dtype)
     masks = holes(tops, lefts, 33, 243, dtype)
     assert torch.equal(net(image.expand(3, -1, -1, -1), masks), net(other.expand(3, -1, -1, -1), masks))
-    assert torch.equal(net.windows(image, tops, lefts, 33), net.windows(other, tops, lefts, 33))
+    assert torch.equal(net.windows(image[None], tops, lefts, 33)[0], net.windows(other[None], tops, lefts, 33)[0])
     other[:, 99, 110] += 1  # one pixel above the first hole, inside the last one
-    changed = (net.windows(image, tops, lefts, 33) != net.windows(other, tops, lefts, 33)).any(1)
+    changed = (net.windows(image[None], tops, lefts, 33)[0] != net.windows(other[None], tops, lefts, 33)[0]).any(1)
     assert changed.tolist() == [True, True, False]
 
 
@@ -204,7 +204,7 @@ def test_windows_are_forward(image_size: int, size: int) -> None:
     tops, lefts = corners(image_size, size)
     expected = one_by_one(net, image, tops, lefts, size)
     assert (expected - expected[-1]).abs().mean() > 0.01  # a hole matters
-    torch.testing.assert_close(net.windows(image, tops, lefts, size), expected, rtol=0, atol=1e-11)
+    torch.testing.assert_close(net.windows(image[None], tops, lefts, size)[0], expected, rtol=0, atol=1e-11)
 
 
 @torch.no_grad()
@@ -214,7 +214,7 @@ def test_windows_in_chunks(most: int) -> None:
     tops, lefts = (t[::3] for t in corners(256, 33))
     assert len(tops) == 23
     expected = one_by_one(net, image, tops, lefts, 33)
-    torch.testing.assert_close(net.windows(image, tops, lefts, 33, most), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(net.windows(image[None], tops, lefts, 33, most)[0], expected, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
@@ -222,9 +222,9 @@ def test_windows_of_any_size_and_number() -> None:
     net, image, zero = network(), random(3, 243, 243), torch.tensor([0])
     for size in (1, 200, 243, 300):  # up to nothing valid at all
         expected = one_by_one(net, image, zero, zero, size)
-        torch.testing.assert_close(net.windows(image, zero, zero, size), expected, rtol=0, atol=1e-11)
-    assert not net.windows(image, zero, zero, 243).any()
-    assert net.windows(image, zero[:0], zero[:0], 33).shape == (0, 128)
+        torch.testing.assert_close(net.windows(image[None], zero, zero, size)[0], expected, rtol=0, atol=1e-11)
+    assert not net.windows(image[None], zero, zero, 243)[0].any()
+    assert net.windows(image[None], zero[:0], zero[:0], 33)[0].shape == (0, 128)
 
 
 def test_gradients_reach_all_weights_and_no_pixel_of_the_hole() -> None:
