@@ -46,7 +46,8 @@ def time_size(model: Model, runtime: Runtime, size: Size, seconds: float) -> dic
         warm_up = GPU_RUNS if gpu else CPU_WARM_UP
         for _ in range(warm_up):
             once()
-        began, ms = time.monotonic(), []
+        ms: list[float] = []
+        began = time.monotonic()
         while len(ms) < (GPU_RUNS if gpu else CPU_LEAST) or (
             not gpu and len(ms) < GPU_RUNS and time.monotonic() - began < seconds
         ):
@@ -66,9 +67,9 @@ def method_of_size(model: Model, size: Size) -> Method:
     """
     if model.view.seen == size:
         return model.method
-    values: Any = present_method(OmegaConf.to_container(stored_config(model.folder).method))
+    stored: Any = OmegaConf.to_container(stored_config(model.folder).method)
     side = size[0] if size[0] == size[1] else size
-    parts = config.checked_part("method", {**values, "image_size": side})
+    parts = config.checked_part("method", {**present_method(stored), "image_size": side})
     with torch.inference_mode(False):  # whose tensors take no weights
         method: Method = config.build("method", parts)
         method.load_state_dict(model.method.state_dict())
