@@ -64,7 +64,7 @@ def about(model: Model, request: ExportRequest) -> dict[str, Any]:
         "promise": promise(image) if image else None,
         "calibration": None if model.calibration is None else model.calibration.tolist(),
         "input": "uint8 [B, H, W, 3] RGB" if request.preprocess else f"float32 [B, 3, {size[0]}, {size[1]}] in [0, 1]",
-        "decoding": READING,
+        "decoding": f"{READING}; 16-bit grey is scaled to 8 bits, 65535 to 255",
         "size": size,
         "batch_size": model.batch_size,
         "preprocess": request.preprocess,
@@ -89,6 +89,9 @@ def traced(model: Model, request: ExportRequest) -> tuple[ExportedProgram, list[
 
     Raises UserError naming what stops it.
     """
+    if model.view.frame.ignored_region is not None:
+        what = "is filled in each image by the run; an exported file does not do that"
+        raise UserError("dataset.ignore_mask", what, "bench predict scores with the run itself")
     graph = RunGraph(model, request.preprocess, request.quantize == "float16").eval()
     height, width = model.view.frame.size
     if request.preprocess:

@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -96,6 +97,7 @@ class ExportedModel(Model):
         scores = described["calibration"]
         calibration = None if scores is None else np.array(scores, np.float64)
         super().__init__(RunFolder(file), run, method, stored_thresholds(run, file), calibration)
+        self.view = replace(self.view, frame=replace(self.view.frame, white=None))  # files take 8 bits
 
     def _scored(self, usable: Sequence[Decoded]) -> Scores:
         """Return the scores of images that could be decoded; those of another size are scored apart."""

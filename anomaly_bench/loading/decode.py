@@ -13,10 +13,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_files import is_16_bit, is_rotated
 from anomaly_bench.records import Mask
 
-READING = (
-    "images are turned as their EXIF orientation says; an alpha channel is dropped, a palette looked up; "
-    "16-bit grey keeps its depth, {white} is white"
-)
+READING = "images are turned as their EXIF orientation says; an alpha channel is dropped, a palette looked up"
 ANOMALOUS, IGNORED = 1, 2  # of a pixel in marks; 0: normal
 
 

@@ -59,7 +59,7 @@ class View:
         shape = ", the training images' aspect ratio" if self.requested_fit == "aspect" and not self.distortion else ""
         line = f"images {ways[self.frame.fit].format(self.frame)} (height x width, bilinear{shape}); "
         line += "a mask pixel counts from half coverage on, no defect is lost"
-        lines = [line, READING.format(white=self.frame.white)]
+        lines = [line, f"{READING}; 16-bit grey keeps its depth, {self.frame.white} is white"]
         if self.tiling:
             count, size = len(self.tiling.corners(self.frame.size)), Frame(self.tiling.size)
             lines.append(
