@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from anomaly_bench.files import write_atomic
+from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.ignore import Ignore
-from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.folder import IGNORE, RunFolder
 
 
@@ -32,16 +32,19 @@ def stored_ignore(folder: RunFolder, manifest: Mapping[str, Any]) -> Ignore | No
     return Ignore.of(known["value"], folder.path / IGNORE if known["region"] else None)
 
 
-def describe_ignored(images: ImageSet) -> tuple[dict[str, Any], list[str]]:
-    """Return what a manifest says of the ignored pixels of the test images, at the maps' size, and its protocol.
+def describe_ignored(
+    frame: Frame, ignored: Sequence[np.ndarray] | None, images: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Return what a manifest says of the ignored pixels of so many test images, and its protocol.
 
-    Both are empty where nothing is to be ignored.
+    ignored: bool [H, W] of each, at the maps' size; None where there are none.  Both are empty where nothing is to be
+    ignored.
     """
-    if (ignore := images.frame.ignore) is None:
+    if (ignore := frame.ignore) is None:
         return {}, []
-    counts = np.array([np.count_nonzero(each) for each in images.ignored or ()])
-    pixels, some, region = int(counts.sum()), int(np.count_nonzero(counts)), images.frame.ignored_region
-    line = f"{pixels} pixels in {some} of {len(images)} test images are ignored: neither normal nor anomalous"
+    counts = [int(np.count_nonzero(each)) for each in ignored or ()]
+    pixels, some, region = sum(counts), sum(count > 0 for count in counts), frame.ignored_region
+    line = f"{pixels} pixels in {some} of {images} test images are ignored: neither normal nor anomalous"
     lines = [line if ignore.value is None else f"{line} (value {ignore.value} of a mask)"]
     if region is not None:
         lines += [f"a region of {np.count_nonzero(region)} pixels is filled in every image, new ones too, and ignored"]

@@ -110,7 +110,7 @@ def execute(
     labels = [record.label for record in images.records]
     confounds = separations(images.plain_statistics(), labels)
     found = strongest(confounds, labels.count(0), labels.count(1))
-    ignored, lines = describe_ignored(images)
+    ignored, lines = describe_ignored(frame, images.ignored, len(images))
     protocol = [*folder.manifest["protocol"], *lines, *([str(found)] if found else [])]
     folder.update(training_images=data.statistics(), confounds=confounds, protocol=protocol, **ignored)
     loggers, device = build_loggers(settings, folder.path), method.device

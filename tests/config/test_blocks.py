@@ -135,9 +135,8 @@ def test_a_run_has_the_id_that_it_had_when_the_keys_stood_beside_the_others() ->
         "teacher_losses": [1.0, 0.0, 1.0], "teacher_compactness": "square", "teacher_steps": 7,
         "teacher_batch_size": 64, "teacher_lr": 0.0002, "teacher_weight_decay": 0.0, "decoder_layers": 2,
     }  # fmt: skip
-    dataset = {
-        key: value for key, value in settings.dataset.items() if key not in {"root", *config.Images.model_fields}
-    }
+    left_out = {"root", *config.Images.model_fields}
+    dataset = {key: value for key, value in settings.dataset.items() if key not in left_out}
     by_rule_1 = {"method": method, "dataset": {**dataset, "_target_": "anomaly_bench.data.mvtec.MVTec"}}
     assert config.identify_by_rule_1(settings) == hashed({"seed": 3, **by_rule_1})
     named = {"method": {**method, "_target_": "GlancingAtThePatch"}, "dataset": {**dataset, "_target_": "MVTec"}}

@@ -226,9 +226,8 @@ def test_runs_of_an_earlier_version_keep_working(train: Train, images: Path, cap
 
 def test_ids_of_an_earlier_version_name_the_classes_as_it_did() -> None:
     settings = config.validate(config.compose(["method=rd", "method.weights=random", "dataset=mvtec/bottle", "seed=3"]))
-    dataset = {
-        key: value for key, value in settings.dataset.items() if key not in {"root", *config.Images.model_fields}
-    }
+    left_out = {"root", *config.Images.model_fields}
+    dataset = {key: value for key, value in settings.dataset.items() if key not in left_out}
     assert dataset["_target_"] == "anomaly_bench.datasets.mvtec.MVTec"
     method = {key: value for key, value in settings.method.items() if key != "steps"}  # which was added later
     values = {"seed": 3, "method": method, "dataset": dataset | {"_target_": "anomaly_bench.data.mvtec.MVTec"}}

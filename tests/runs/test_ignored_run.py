@@ -148,8 +148,8 @@ def test_a_value_of_the_masks(place: Path, capsys: Capsys) -> None:
     expected = pixel_metrics(plain.maps, cut, ignored=ignored)
     assert {name: folder.metrics[name] for name in expected} == expected
     before = folder.manifest["thresholds"]["pixel"]["test"]
-    set_threshold(folder.path, ThresholdRequest())
-    assert RunFolder(folder.path).manifest["thresholds"]["pixel"]["test"] == before  # no mask is read
+    set_threshold(folder.path, ThresholdRequest())  # no mask is read
+    assert folder.manifest["thresholds"]["pixel"]["test"] == before
     assert "test" not in set_threshold(folder.path, ThresholdRequest(rate=0.5, confidence=0.5))["pixel"]
     found = eval_json(capsys, folder.path)[str(folder.path)]["metrics"]
     assert found == folder.metrics
