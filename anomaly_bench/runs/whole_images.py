@@ -117,13 +117,13 @@ def _shape_of(images: Images, method: Method, training: Sequence[Record]) -> Vie
     ratios = sorted(width / height for width, height in sizes)
     aspects = ratios[0], ratios[len(ratios) // 2], ratios[-1]
     if images.tiles.size:
-        if images.fit != "squash":
+        if images.fit not in ("squash", "aspect"):
             what = f"{images.fit} given together with dataset.tiles.size, which keep the shape of whole images"
             raise UserError("dataset.fit", what, "squash")
         return replace(_tiled(images, seen, sizes, aspects), brightest=brightest)
     if images.fit == "aspect":
         size = seen
-        if method.size_step:
+        if method.size_step and seen[0] == seen[1]:  # height and width that were given stay as they are
             size = same_pixels(round(math.sqrt(math.prod(size))), aspects[1], method.size_step)
         return View(Frame(size, white=white), None, aspects, "aspect", brightest)
     return View(Frame(seen, images.fit, white), None, aspects, images.fit, brightest)

@@ -60,7 +60,7 @@ def said(folder: RunFolder, words: str) -> bool:
 
 
 WAYS = {
-    "squash": (["method.image_size=40"], (40, 40)),
+    "squash": (["method.image_size=40", "dataset.fit=squash"], (40, 40)),
     "sides": (["method.image_size=[20,50]"], (20, 50)),
     "aspect": (["method.image_size=64", "dataset.fit=aspect"], (48, 112)),  # 2.33 : 1
     "pad": (["method.image_size=40", "dataset.fit=pad"], (40, 40)),
@@ -194,6 +194,10 @@ def test_tiles_must_fit_into_the_images() -> None:
         view_of(images(tiles={"size": 50}), Peaks((16, 16)), records((40, 100)))
     with pytest.raises(UserError, match=r"pad given together with dataset\.tiles\.size"):
         view_of(images(fit="pad", tiles={"size": 20}), Peaks((16, 16)), records((40, 100)))
+
+
+def test_height_and_width_that_are_given_stay_as_they_are() -> None:
+    assert view_of(images(fit="aspect"), Peaks((16, 64)), records((40, 100))).seen == (16, 64)
 
 
 def test_a_method_of_near_squares_squashes_where_the_aspect_is_asked_for() -> None:
