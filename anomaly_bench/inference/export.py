@@ -70,7 +70,7 @@ def about(model: Model, request: ExportRequest) -> dict[str, Any]:
         "preprocess": request.preprocess,
         "quantize": request.quantize,
     }
-    return json.loads(json.dumps(found))  # type: ignore[no-any-return]
+    return dict(json.loads(json.dumps(found)))
 
 
 def untested(thresholds: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,7 @@ class Part(NamedTuple):
     """The first pixel of a part of an axis and its length in pixels: float64 scalars."""
 
     first: Tensor
-    count: Tensor
+    length: Tensor
 
 
 class FrameGraph(nn.Module):
@@ -40,7 +40,8 @@ class FrameGraph(nn.Module):
         """Return images uint8 [B, h, w, 3] as float32 [B, 3, H, W] in [0, 1]."""
         axes = positions(images)
         taken, filled = parts(axes, self.size, self.fit)
-        rows, columns = (weights(at, *each) for at, *each in zip(axes, taken, filled, self.size, strict=True))
+        each = zip(axes, taken, filled, self.size, strict=True)
+        rows, columns = (weights(at, of, within, m) for at, of, within, m in each)
         x = images.permute(0, 3, 1, 2).to(torch.float64)  # [B, 3, h, w]
         x = eight_bits(x @ columns.T)  # [B, 3, h, W]
         x = eight_bits(rows @ x)  # [B, 3, H, W]
@@ -82,7 +83,7 @@ def parts(axes: list[Tensor], size: Size, fit: str) -> tuple[list[Part], list[Pa
         return [centred(n, scale * m) for n, m in zip(sides, size, strict=True)], frame
     if fit == "pad":
         scale = torch.minimum(size[0] / sides[0], size[1] / sides[1])
-        return whole, [centred(side.count, scale * n) for side, n in zip(frame, sides, strict=True)]
+        return whole, [centred(side.length, scale * n) for side, n in zip(frame, sides, strict=True)]
     return whole, frame
 
 
@@ -98,11 +99,11 @@ def weights(at: Tensor, taken: Part, filled: Part, size: int) -> Tensor:
     at: 0, 1, ... [n].  The steps are those of Pillow's precompute_coeffs and normalize_coeffs_8bpc.
     """
     place = torch.arange(size, dtype=torch.float64, device=at.device)[:, None] - filled.first  # [size, 1]
-    scale = taken.count / filled.count
+    scale = taken.length / filled.length
     support = scale.clamp_min(1)  # of the triangle filter, to each side
     centre = (place + 0.5) * scale
     low = torch.floor(centre - support + 0.5).clamp_min(0)
-    high = torch.minimum(torch.floor(centre + support + 0.5), taken.count)
+    high = torch.minimum(torch.floor(centre + support + 0.5), taken.length)
     at = at - taken.first
     near = 1 - ((at - centre + 0.5) * (1 / support)).abs()  # [size, n]
     near = torch.where((at >= low) & (at < high), near.clamp_min(0), 0.0)
@@ -118,12 +119,12 @@ def eight_bits(sums: Tensor) -> Tensor:
 def covered(filled: Part, size: int) -> Tensor:
     """Return which pixels of an axis of the frame are not padding, bool [size]."""
     place = torch.arange(size, dtype=torch.float64, device=filled.first.device) - filled.first
-    return (place >= 0) & (place < filled.count)
+    return (place >= 0) & (place < filled.length)
 
 
 def interpolation(part: Part, size: int) -> Tensor:
     """Return the matrix float64 [size, size] that enlarges a part of an axis to all of it, bilinearly."""
     place = torch.arange(size, dtype=torch.float64, device=part.first.device)
-    at = ((place + 0.5) * (part.count / size) - 0.5).clamp_min(0)  # pixels of the part
-    at = torch.minimum(at, part.count - 1)[:, None] + part.first
+    at = ((place + 0.5) * (part.length / size) - 0.5).clamp_min(0)  # pixels of the part
+    at = torch.minimum(at, part.length - 1)[:, None] + part.first
     return (1 - (place - at).abs()).clamp_min(0)

@@ -158,9 +158,10 @@ class PatchCore(FittedBuffers, Method):
     def _weights(self, m_test: Tensor, nearest: Tensor) -> Tensor:
         """Return eq. 7's factor [B] of the patches [B, D] with the largest scores.  nearest: m* in the bank, [B]."""
         m_star = self.bank[nearest]
-        # While a graph is traced, one way for any number of rows; else PyTorch's choice, which depends on it.
-        exact, chosen = "donot_use_mm_for_euclid_dist", "use_mm_for_euclid_dist_if_necessary"
-        apart = torch.cdist(m_star, self.bank, compute_mode=exact if torch.compiler.is_compiling() else chosen)
+        if torch.compiler.is_compiling():  # cdist chooses its way by the number of rows, which is open in a graph
+            apart = _squared_distances(m_star, _squares(m_star), self.bank)
+        else:
+            apart = torch.cdist(m_star, self.bank)
         around = apart.topk(self.neighbours, largest=False).indices  # N_b(m*), with m* itself
         distances = (m_test[:, None] - self.bank[around]).norm(dim=2)  # [B, b]
         return 1 - ((m_test - m_star).norm(dim=1) - distances.logsumexp(1)).exp()
