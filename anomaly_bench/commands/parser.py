@@ -187,7 +187,7 @@ def _time(bench: Verb) -> None:
     batch = "images scored together; best: most images/s of 1, 2, 4 ... 32; default: 1,best"
     option("--batch", type=several_numbers(1, 65_536, "best"), default="1,best", metavar="N", help=batch)
     option("--device", type=several, default="cpu", metavar="NAME", help="cpu, gpu; default: cpu")
-    runtimes = "eager, compile (torch.compile), export (torch.export); default: eager"
+    runtimes = "eager, compile (torch.compile), export (torch.export), onnxruntime, openvino; default: eager"
     option("--runtime", type=several, default="eager", metavar="NAME", help=runtimes)
     protocols = "line: from files to decisions; mvtec: random images of three sizes, network alone; default: line"
     option("--protocol", type=several, default="line", metavar="NAME", help=protocols)

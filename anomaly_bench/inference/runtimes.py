@@ -1,4 +1,4 @@
-"""What runs a finished run's network when it is timed: PyTorch as it is, compiled, or exported.
+"""What runs a finished run's network when it is timed: PyTorch as it is, compiled or exported, and other programs.
 
 Another runtime is a class here and its place in `RUNTIMES`: `name`, `prepare`, `run`; `resize` and `transfer` where
 they differ.  `bench time --runtime NAME` finds it by its name.
@@ -7,6 +7,8 @@ they differ.  `bench time --runtime NAME` finds it by its name.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,9 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from anomaly_bench.contracts import Method, Scores, Size
+from anomaly_bench.errors import UserError
+from anomaly_bench.inference.export import ExportRequest, require_packages, write_file
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.image_dataset import to_tensor
-from anomaly_bench.runs.whole_images import score_whole
+from anomaly_bench.runs.whole_images import restored, score_whole
 
 ScoreFunction = Callable[[Tensor], Scores]
 
@@ -116,4 +120,68 @@ class _Scoring(nn.Module):
         return found.image, found.map
 
 
-RUNTIMES: dict[str, type[Runtime]] = {each.name: each for each in (Eager, Compiled, Exported)}
+class OnnxRuntime(Runtime):
+    """ONNX Runtime on the CPU: the file that `bench export RUN --no-preprocess` writes."""
+
+    name = "onnxruntime"
+
+    def prepare(self, model: Model) -> None:
+        """Export the run and open the file.  Raises UserError where a package is missing or the run is not exported."""
+        super().prepare(model)
+        require_packages("onnx")
+        with TemporaryDirectory() as folder, torch.inference_mode(False):
+            file = Path(folder) / "run.onnx"
+            write_file(model, ExportRequest("onnx", preprocess=False), file)
+            self.open(file)
+
+    def open(self, file: Path) -> None:
+        """Open an ONNX file with as many threads as PyTorch has."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        session = onnxruntime.InferenceSession(file.read_bytes(), options, ["CPUExecutionProvider"])
+        names = [each.name for each in session.get_outputs() if each.name in ("score", "map")]
+        self.outputs: Callable[[np.ndarray], list[np.ndarray]] = lambda images: session.run(names, {"images": images})
+
+    def transfer(self, images: np.ndarray) -> np.ndarray:
+        """Return float32 [B, 3, H, W] in [0, 1]."""
+        return np.stack([to_tensor(image).numpy() for image in images])
+
+    def run(self, images: np.ndarray, shapes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return scores and maps."""
+        score, *maps = self.outputs(images)
+        found = Scores(torch.from_numpy(score), torch.from_numpy(maps[0]) if maps else None)
+        found = restored(found, self.model.view.frame, shapes)
+        return found.image.numpy(), None if found.map is None else found.map.numpy()
+
+
+class OpenVino(OnnxRuntime):
+    """OpenVINO on the CPU, of the same file."""
+
+    name = "openvino"
+
+    def open(self, file: Path) -> None:
+        """Compile an ONNX file.  Raises UserError where OpenVINO is not installed."""
+        try:
+            import openvino
+        except ImportError as error:
+            raise UserError("--runtime openvino", "openvino is not installed", "pip install openvino") from error
+        core = openvino.Core()
+        read = core.read_model(file.read_bytes(), b"")
+        compiled = core.compile_model(read, "CPU", {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+        names = [name for name in ("score", "map") if any(name in port.get_names() for port in compiled.outputs)]
+        default = np.array([np.nan])
+
+        def outputs(images: np.ndarray) -> list[np.ndarray]:
+            known = {"images": images, "threshold": default}
+            given = {name: v for name, v in known.items() if any(name in port.get_names() for port in compiled.inputs)}
+            found = compiled(given)
+            return [np.array(found[name]) for name in names]
+
+        self.outputs = outputs
+
+
+ALL_RUNTIMES = (Eager, Compiled, Exported, OnnxRuntime, OpenVino)
+RUNTIMES: dict[str, type[Runtime]] = {each.name: each for each in ALL_RUNTIMES}
