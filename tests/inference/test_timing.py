@@ -90,8 +90,10 @@ def large_images(tmp_path: Path) -> Path:
     return tmp_path / "parts"
 
 
-@pytest.mark.parametrize("runtime", ["eager", "export"])
+@pytest.mark.parametrize("runtime", ["eager", "export", "onnxruntime", "openvino"])
 def test_the_line_decides_as_predict_does_and_its_parts_add_up(toy: Model, large_images: Path, runtime: str) -> None:
+    if runtime in ("onnxruntime", "openvino"):
+        pytest.importorskip(runtime)
     paths = sorted(large_images.iterdir())
     line = Line(toy, RUNTIMES[runtime](), maps=True)
     with computing(1), torch.inference_mode():
