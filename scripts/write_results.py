@@ -136,7 +136,7 @@ def cost_text(values: list[float]) -> str:
 def mean_text(values: list[float]) -> str:
     """Mean over seeds, and their deviation and number where they differ."""
     mean = mean_over_seeds(values)
-    return f"{mean.value:.3f}" + (f" ± {mean.std:.3f} ({mean.runs})" if mean.std > 0 else "")
+    return f"{mean.value:.3f}" + (f" ± {mean.std:.3f} ({mean.seeds})" if mean.std > 0 else "")
 
 
 def replace_between(begin: str, end: str, change: Callable[[str], str]) -> None:
