@@ -13,7 +13,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.options import EvalOptions
 
 if TYPE_CHECKING:
-    from anomaly_bench.inference.certificate import TestImages
+    from anomaly_bench.inference.certificate import RunImages
 
 
 def export_command(arguments: Namespace) -> int:
@@ -61,13 +61,13 @@ def default_name(run: Path, suffix: str) -> str:
     return "-".join(run.resolve().parts[-4:]) + suffix
 
 
-def test_images(run: Path, arguments: Namespace) -> TestImages:
+def test_images(run: Path, arguments: Namespace) -> RunImages:
     """Return a run's test images with what it has stored of them.
 
     Raises UserError where its data set is not here or not what it was, or where it has stored no maps.
     """
     from anomaly_bench.evaluation.stored_runs import open_run
-    from anomaly_bench.inference.certificate import TestImages
+    from anomaly_bench.inference.certificate import RunImages
 
     places = dict(each.split("=", 1) for each in arguments.overrides)
     off = dict.fromkeys(("resize_masks", "accept_changes", "json"), False)
@@ -75,7 +75,7 @@ def test_images(run: Path, arguments: Namespace) -> TestImages:
     given = {"runs": [run], "overrides": places, "config_dir": arguments.config_dir, "threads": 1}
     options = EvalOptions(**given, **off, **none)  # type: ignore[arg-type]
     stored = open_run(run, options)
-    return TestImages(
+    return RunImages(
         [record.image for record in stored.records],
         [record.path for record in stored.records],
         np.array([record.label for record in stored.records]),

@@ -49,7 +49,7 @@ class NotTheRun(UserError):
 
 
 @dataclass(frozen=True)
-class TestImages:
+class RunImages:
     """The run's test images with what it has stored of them; arrays may be read from disk one by one."""
 
     images: Sequence[Path | np.ndarray]
@@ -65,7 +65,7 @@ def certificate_file(file: Path) -> Path:
     return file.with_name(f"{file.name}.certificate.json")
 
 
-def export(model: Model, request: ExportRequest, out: Path, tests: TestImages) -> dict[str, Any]:
+def export(model: Model, request: ExportRequest, out: Path, tests: RunImages) -> dict[str, Any]:
     """Write a run as an exported file with its certificate, which is returned.
 
     Raises UserError where it cannot be traced, and NotTheRun where the file does not give what the run gives; nothing
@@ -87,7 +87,7 @@ def export(model: Model, request: ExportRequest, out: Path, tests: TestImages) -
     return certificate
 
 
-def certify(file: Path, model: Model, tests: TestImages, name: str = "") -> dict[str, Any]:
+def certify(file: Path, model: Model, tests: RunImages, name: str = "") -> dict[str, Any]:
     """Return the certificate of an exported file.  name: the file's, for messages.
 
     Raises NotTheRun, whose one line says what differs first.
@@ -99,7 +99,7 @@ def certify(file: Path, model: Model, tests: TestImages, name: str = "") -> dict
 class _Check:
     """One examination of a file, with its own folder for images and outputs."""
 
-    def __init__(self, file: Path, model: Model, tests: TestImages, name: str, place: Path) -> None:
+    def __init__(self, file: Path, model: Model, tests: RunImages, name: str, place: Path) -> None:
         self.file, self.model, self.tests, self.name, self.place = file, model, tests, name, place
         self.described = self._metadata()
         self.core = not self.described["preprocess"]

@@ -18,7 +18,7 @@ from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Scores
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference import certificate as certificates
-from anomaly_bench.inference.certificate import NotTheRun, TestImages, certificate_file, certify, export
+from anomaly_bench.inference.certificate import NotTheRun, RunImages, certificate_file, certify, export
 from anomaly_bench.inference.export import ExportRequest, replace_metadata
 from anomaly_bench.inference.exported import metadata_of, open_exported
 from anomaly_bench.inference.load import load
@@ -41,7 +41,7 @@ def model(toy_run: RunFolder) -> Model:
 
 
 @pytest.fixture(scope="module")
-def tests(toy_run: RunFolder, shared_images: Path) -> TestImages:
+def tests(toy_run: RunFolder, shared_images: Path) -> RunImages:
     rows, size = toy_run.scores, (16, 16)
     masks = []
     for row in rows:
@@ -50,7 +50,7 @@ def tests(toy_run: RunFolder, shared_images: Path) -> TestImages:
         masks.append(resize_mask(shown, size))
     paths = [shared_images / row.path for row in rows]
     labels, scores = np.array([row.label for row in rows]), np.array([row.score for row in rows], np.float32)
-    return TestImages(paths, [row.path for row in rows], labels, scores, toy_run.maps, masks)
+    return RunImages(paths, [row.path for row in rows], labels, scores, toy_run.maps, masks)
 
 
 def read_mask(file: Path) -> np.ndarray:
@@ -60,7 +60,7 @@ def read_mask(file: Path) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def exported(model: Model, tests: TestImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported(model: Model, tests: RunImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy's run as an ONNX file."""
     file = tmp_path_factory.mktemp("exported") / "toy.onnx"
     export(model, ExportRequest("onnx"), file, tests)
@@ -87,7 +87,7 @@ def test_the_certificate(exported: Path, model: Model, toy_run: RunFolder) -> No
 
 
 @pytest.mark.parametrize("request_", [ExportRequest("torch"), ExportRequest("torch", False), ExportRequest("onnx", False), ExportRequest("onnx", True, "float16")])  # fmt: skip  # noqa: E501
-def test_other_formats(model: Model, tests: TestImages, tmp_path: Path, request_: ExportRequest) -> None:
+def test_other_formats(model: Model, tests: RunImages, tmp_path: Path, request_: ExportRequest) -> None:
     file = tmp_path / ("toy.onnx" if request_.format == "onnx" else "toy.pt2")
     found = export(model, request_, file, tests)
     assert found["largest_difference"]["score"] < (1e-2 if request_.quantize == "float16" else 1e-5)
@@ -96,7 +96,7 @@ def test_other_formats(model: Model, tests: TestImages, tmp_path: Path, request_
     assert result.score == pytest.approx(expected.score, abs=1e-2 if request_.quantize == "float16" else 1e-5)
 
 
-def test_an_exported_file_is_a_model(exported: Path, model: Model, tests: TestImages) -> None:
+def test_an_exported_file_is_a_model(exported: Path, model: Model, tests: RunImages) -> None:
     sizes = [(32, 32), (20, 40), (32, 32), (1, 1)]
     arrays = [np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8) for i, size in enumerate(sizes)]
     sources = [*tests.images, *arrays]
@@ -113,13 +113,13 @@ def test_an_exported_file_is_a_model(exported: Path, model: Model, tests: TestIm
     assert (other.width, other.height) == (1, 1)
 
 
-def test_bench_predict_takes_it(exported: Path, tests: TestImages, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bench_predict_takes_it(exported: Path, tests: RunImages, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["predict", str(exported), str(tests.images[0]), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["score"] == pytest.approx(float(tests.scores[0]), abs=1e-5)
 
 
-def test_the_example_needs_onnxruntime_and_pillow_alone(exported: Path, tests: TestImages) -> None:
+def test_the_example_needs_onnxruntime_and_pillow_alone(exported: Path, tests: RunImages) -> None:
     """Run as a stranger would: nothing of this package, no torch, no timm and no Lightning can be imported."""
     script = ROOT / "examples/score_with_onnxruntime.py"
     block = f"import sys, runpy; sys.path[:0] = {sys.path!r}; sys.modules.update(dict.fromkeys({WITHOUT!r}))"
@@ -274,7 +274,7 @@ def test_there_are_enough_of_them() -> None:
 
 
 @pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_file_is_caught(name: str, exported: Path, model: Model, tests: TestImages, tmp_path: Path) -> None:
+def test_a_spoilt_file_is_caught(name: str, exported: Path, model: Model, tests: RunImages, tmp_path: Path) -> None:
     spoil, named = SPOILT[name]
     proto = onnx.load(exported)
     spoil(proto)
@@ -304,7 +304,7 @@ RESIZED = [nearest, not_smoothed, unrounded]
 def test_another_resizing_is_caught_and_nothing_is_left(
     resize: Callable[[torch.Tensor], torch.Tensor],
     model: Model,
-    tests: TestImages,
+    tests: RunImages,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -318,7 +318,7 @@ def test_another_resizing_is_caught_and_nothing_is_left(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_cannot_be_traced_is_said_in_a_line(model: Model, tests: TestImages, tmp_path: Path) -> None:
+def test_what_cannot_be_traced_is_said_in_a_line(model: Model, tests: RunImages, tmp_path: Path) -> None:
     def looking(images: torch.Tensor) -> Scores:
         return Scores(images.mean((1, 2, 3)) if float(images.sum()) > 0 else images.amax((1, 2, 3)), None)
 
