@@ -70,11 +70,7 @@ def test_images(run: Path, arguments: Namespace) -> RunImages:
     from anomaly_bench.inference.certificate import RunImages
 
     places = dict(each.split("=", 1) for each in arguments.overrides)
-    off = dict.fromkeys(("resize_masks", "accept_changes", "json"), False)
-    none = dict.fromkeys(("maps", "masks", "write_tiff", "memory_mb", "resamples"))
-    given = {"runs": [run], "overrides": places, "config_dir": arguments.config_dir, "threads": 1}
-    options = EvalOptions(**given, **off, **none)  # type: ignore[arg-type]
-    stored = open_run(run, options)
+    stored = open_run(run, EvalOptions([run], places, config_dir=arguments.config_dir))
     return RunImages(
         [record.image for record in stored.records],
         [record.path for record in stored.records],

@@ -17,17 +17,17 @@ class EvalOptions:
 
     runs: list[Path]
     overrides: dict[str, str]  # dataset.root=DIR ...
-    maps: Path | None
-    masks: Path | None
-    resize_masks: bool
-    write_tiff: Path | None
-    source_size: bool  # what --write-tiff writes has the images' sizes, not the maps'
-    accept_changes: bool  # files that are not as the run wrote them belong to it from now on
-    config_dir: Path | None  # where the data sets' classes may come from, besides this package
-    json: bool
-    memory_mb: int | None  # MiB of maps that are measured exactly
-    resamples: int | None  # of the bootstrap; 0: no intervals
-    threads: int
+    maps: Path | None = None
+    masks: Path | None = None
+    resize_masks: bool = False
+    write_tiff: Path | None = None
+    source_size: bool = False  # what --write-tiff writes has the images' sizes, not the maps'
+    accept_changes: bool = False  # files that are not as the run wrote them belong to it from now on
+    config_dir: Path | None = None  # where the data sets' classes may come from, besides this package
+    json: bool = False
+    memory_mb: int | None = None  # MiB of maps that are measured exactly
+    resamples: int | None = None  # of the bootstrap; 0: no intervals
+    threads: int = 1
     ignore_value: int | None = None  # of pixels in masks that do not count
 
     def measuring(self, memory_mb: int = MEMORY_MB, resamples: int = RESAMPLES) -> dict[str, Any]:

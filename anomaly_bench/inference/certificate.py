@@ -28,7 +28,7 @@ from anomaly_bench.metrics.calibration import p_values
 from anomaly_bench.runs.folder import now
 
 SCORE, CORE, HALF, MAP = 1e-4, 1e-5, 1e-2, 1e-3  # largest differences, in parts of the spread, largest less smallest
-DIGITS = 4  # in which the metrics are equal
+DIGITS, HALF_DIGITS = 4, 3  # in which the metrics are equal
 METRICS = ("image_auroc", "pixel_auroc", "aupro_0.3")
 LIMIT = 1e300  # a threshold beyond every score
 VERSIONS = ("anomaly_bench", "torch", "onnxscript", "opset")  # of the metadata; they may differ
@@ -104,6 +104,7 @@ class _Check:
         self.described = self._metadata()
         self.core = not self.described["preprocess"]
         half = self.described["quantize"] == "float16"
+        self.digits = HALF_DIGITS if half else DIGITS
         self.allowed = {"score": HALF if half else CORE if self.core else SCORE, "map": HALF if half else MAP}
 
     def certificate(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ class _Check:
             "versions": {"python": sys.version.split()[0], "numpy": np.__version__, **versions},
             "test_images": count,
             "other_images": names[count:],
-            "allowed": {**self.allowed, "labels_flipped": 0, "metrics": f"{DIGITS} digits"},
+            "allowed": {**self.allowed, "labels_flipped": 0, "metrics": f"{self.digits} digits"},
             "largest_difference": largest,
             "labels_flipped": 0,
             "metrics": self._metrics(found),
@@ -254,6 +255,6 @@ class _Check:
                 metrics.update(pixel_metrics(maps, tests.masks))
         pairs = {name: [float(each[name]) for each in values] for name in METRICS if name in values[0]}
         for name, (stored, exported) in pairs.items():
-            if not np.isclose(stored, exported, rtol=0, atol=0.5 * 10**-DIGITS, equal_nan=True):
+            if not np.isclose(stored, exported, rtol=0, atol=0.5 * 10**-self.digits, equal_nan=True):
                 raise self._differs(f"{name} of the test images is {exported:.6f}, the run's {stored:.6f}")
         return {name: [round(value, 6) for value in pair] for name, pair in pairs.items()}

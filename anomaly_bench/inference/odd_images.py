@@ -9,7 +9,7 @@ from PIL import Image
 
 
 def odd_images(place: Path) -> list[Path]:
-    """Write images of unusual sizes and kinds: tall, wide, a pixel, a row, a column, grey, 16 bits, alpha, large."""
+    """Write images of unusual sizes and kinds: tall, wide, a pixel, a row, a column, grey, alpha, large."""
     place.mkdir()
     random = np.random.default_rng(0)
 
@@ -23,7 +23,6 @@ def odd_images(place: Path) -> list[Path]:
     sizes = {"tall": (700, 90), "wide": (90, 700), "pixel": (1, 1), "row": (1, 300), "column": (300, 1)}
     pictures = {name: Image.fromarray(pattern(*size)) for name, size in {**sizes, "large": (1500, 2000)}.items()}
     pictures["grey"] = Image.fromarray(pattern(120, 150)[:, :, 0])
-    pictures["sixteen bits"] = Image.fromarray(pattern(120, 150)[:, :, 0].astype(np.uint16) * 251)
     pictures["alpha"] = Image.fromarray(pattern(64, 48)).convert("RGBA")
     for name, picture in pictures.items():
         picture.save(place / f"{name}.png")
