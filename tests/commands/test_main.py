@@ -74,7 +74,10 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["eval", "--masks", "a"], "bench eval: --maps is not given (it goes with --masks)"),
         (["eval", "--maps", "a", "--masks"], "bench eval: --masks: expected one argument"),
         (["eval", "--maps", "a", "--masks", "a"], "bench: a: no such folder"),
-        (["eval", "a", "--mask=b"], "bench eval: '--mask' is none of --accept-changes, --config-dir, --help, --json, "),
+        (
+            ["eval", "a", "--mask=b"],
+            "bench eval: '--mask' is none of --accept-changes, --config-dir, --help, --ignore-value, ",
+        ),
         (["eval", "a", "--resamples", "many"], "bench eval: --resamples: 'many' given, allowed: an integer from 0 "),
         (["eval", "a", "--threads=0"], "bench eval: --threads: '0' given, allowed: an integer from 1 to 1024"),
         (["eval", "--maps", "a", "--masks", "a", "dataset.root=b"], "bench eval: dataset.root goes with RUN only"),
