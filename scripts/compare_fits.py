@@ -71,7 +71,7 @@ def laid_flat(file: Path, target: Path) -> None:
 
 def measure(name: str, way: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Return the figures of a run, and what it took."""
-    more = WAYS[way] or [f"dataset.tiles.size={TILES[name]}"]
+    more = WAYS[way] or ["dataset.fit=squash", f"dataset.tiles.size={TILES[name]}"]
     if name == "mtd":
         place = [
             f"dataset.root={args.mtd.resolve()}",
@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true")
     args = parser.parse_args()
     seeds, asked = [int(seed) for seed in args.seeds.split(",")], product(args.sets.split(","), args.ways.split(","))
+    asked = (each for each in asked if each != ("mtd", "aspect"))  # its tiles have no shape in common
     found = {(name, way): [measure(name, way, seed, args) for seed in seeds] for name, way in asked}
     text = f"{table(found)}\n\n{pages.provenance('torch')}"
     print(text)
