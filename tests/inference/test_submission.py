@@ -8,6 +8,7 @@ import re
 import shutil
 import tarfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -80,8 +81,26 @@ def make_ad2(root: Path) -> Path:
     return root
 
 
-@pytest.fixture(scope="session")
-def ad2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, RunFolder]]]:
+@contextmanager
+def own_conf(root: Path) -> Iterator[None]:
+    """The configuration that knows a benchmark of these counts, beside the data set at `root`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BENCH_CONF", str(root.parents[1] / "conf"))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def with_own_conf(request: pytest.FixtureRequest) -> Iterator[None]:
+    """For each test that has the data set, and for no other test of the process."""
+    if "ad2" not in request.fixturenames:
+        yield
+        return
+    with own_conf(request.getfixturevalue("ad2")[0]):
+        yield
+
+
+@pytest.fixture(scope="module")
+def ad2(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, RunFolder]]:
     """The data set, and a finished run of each object; the configuration knows a benchmark of these counts."""
     place = tmp_path_factory.mktemp("ad2")
     conf = Path(shutil.copytree(ROOT / "conf", place / "conf"))
@@ -96,15 +115,14 @@ def ad2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[s
     about = {"_target_": "ad2_layout.Layout", "name": "mvtec_ad2", "category": "can", "root": None}
     (extra / "dataset" / "small_ad2.yaml").write_text(yaml.safe_dump(about))
     root = make_ad2(place / "data" / "mvtec_ad2")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BENCH_CONF", str(conf))
-        runs = {}
+    runs = {}
+    with own_conf(root):
         for name in COUNTS:
             given = ["method=brightness", "method.image_size=16", "dataset=small_ad2", f"dataset.category={name}"]
             more = [f"dataset.root={root}", "hardware=cpu", "save_heatmaps=false", "resamples=0"]
             cfg = config.compose([*given, *more, f"output_dir={place / 'outputs'}"], extra=str(extra))
             runs[name] = run(cfg)
-        yield root, runs
+    return root, runs
 
 
 @pytest.fixture
@@ -123,12 +141,13 @@ def submit(capsys: pytest.CaptureFixture[str]) -> Bench:
     return call
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def archive(ad2: tuple[Path, dict[str, RunFolder]], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An archive with images thresholded at the runs' own thresholds."""
     out = tmp_path_factory.mktemp("archive") / "sub.tar.gz"
     words = [str(folder.path) for folder in ad2[1].values()]
-    assert main(["submit", *words, "--benchmark", "mvtec_ad2", "--threshold", "certified", "--out", str(out)]) == 0
+    with own_conf(ad2[0]):
+        assert main(["submit", *words, "--benchmark", "mvtec_ad2", "--threshold", "certified", "--out", str(out)]) == 0
     return out
 
 
@@ -421,8 +440,7 @@ def test_the_benchmark_is_one_with_a_server(capsys: pytest.CaptureFixture[str]) 
     assert "did you mean 'mvtec_ad2'" in capsys.readouterr().err
 
 
-def test_the_published_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("BENCH_CONF", raising=False)
+def test_the_published_counts() -> None:
     layout = benchmark("mvtec_ad2").submission
     assert layout is not None
     assert sum(each.count for each in layout.images.values()) == 2045
