@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import pickle
 import shutil
@@ -26,7 +27,7 @@ class Outcome:
     """How a command may end.
 
     names: texts that must stand together in one line, the last `bench: ` lines for an error.  same: the world whose
-    clean images give the metrics that the new run must have.  failed: a run folder that says so may be left.
+    clean images give the metrics that the new run must have, to `within`.  failed: a run folder that says so may be left.
     """
 
     code: int
@@ -34,6 +35,7 @@ class Outcome:
     same: str = ""
     failed: bool = False
     check: Callable[[Path, str], str] | None = None  # of work folder and standard output; what is wrong
+    within: float = 0.0
 
 
 def refused(*names: str, code: int = 2, failed: bool = False) -> Outcome:
@@ -46,9 +48,9 @@ def said(*names: str, same: str = "", check: Callable[[Path, str], str] | None =
     return Outcome(code, names, same, check=check)
 
 
-def works(same: str = "", check: Callable[[Path, str], str] | None = None) -> Outcome:
+def works(same: str = "", check: Callable[[Path, str], str] | None = None, within: float = 0.0) -> Outcome:
     """Done, with the right numbers: odd but legitimate input."""
-    return Outcome(0, same=same, check=check)
+    return Outcome(0, same=same, check=check, within=within)
 
 
 @dataclass(frozen=True)
@@ -204,7 +206,7 @@ def _complaint(
     lines = [*err.splitlines(), *out.splitlines()]
     if o.names and not any(all(name in line for name in o.names) for line in lines):
         return f"no line says {' and '.join(map(repr, o.names))}"
-    if o.same and (why := _of_metrics(o.same, changes, work, worlds)):
+    if o.same and (why := _of_metrics(o.same, o.within, changes, work, worlds)):
         return why
     return o.check(work, out) if o.check else ""
 
@@ -224,12 +226,12 @@ def _of_refusal(o: Outcome, err: str, changes: list[str], work: Path) -> str:
     return f"wrote {finished[0]}" if finished else ""
 
 
-def _of_metrics(same: str, changes: list[str], work: Path, worlds: Path) -> str:
+def _of_metrics(same: str, within: float, changes: list[str], work: Path, worlds: Path) -> str:
     found = [work / path for path in changes if path.endswith("/metrics.json")]
     if len(found) != 1:
         return f"{len(found)} new metrics.json, not one"
     metrics, wanted = json.loads(found[0].read_text()), json.loads((worlds / f"{same}.json").read_text())
-    different = [key for key in wanted if metrics.get(key) != wanted[key]]
+    different = [key for key in wanted if not abs(metrics.get(key, math.inf) - wanted[key]) <= within]
     return f"{different[0]} is {metrics.get(different[0])}, not {wanted[different[0]]}" if different else ""
 
 
