@@ -27,7 +27,7 @@ class Outcome:
     """How a command may end.
 
     names: texts that must stand together in one line, the last `bench: ` lines for an error.  same: the world whose
-    clean images give the metrics that the new run must have, to `within`.  failed: a run folder that says so may be left.
+    clean images give the metrics that the new run must have, to `within`.  failed: a folder that says so may be left.
     """
 
     code: int
