@@ -19,7 +19,7 @@ from anomaly_bench.runs.promise import defects_found, percent, promised_text
 
 ABSENT = "–"
 CELLS_NOTE = (
-    f"[low, high]: {Measured.level:.0%} interval over the test images of a single run (bootstrap); "
+    f"[low, high]: {Measured.level:.0%} interval over the test images of a single run; "
     "±: standard deviation over seeds."
 )
 PUBLISHED_NOTE = "Published figures belong to the setting on their left; `unverified`: not checked against the source."
