@@ -52,10 +52,10 @@ NOTES = """## What the tables show
   method.teacher.losses=[1,0,0.05] method.teacher.steps=1500 method.teacher.lr=0.0003`, 645 s on one core, 900 images.
   Alone, on the sets that may choose, they rise from 0.374 to 0.393; on the reported sets the gain is 0.003, and in
   `us_fast` nothing is left of it (-0.002). A gain of 0.02 was not reached, so the shipped file stays as it was.
-- Images. From random weights, 300 steps of the recipe above on 90, 300 and 900 images (`scripts/distil_teachers.py`, 211 s
-  each): alone, on the choosing sets, 0.208, 0.213, 0.208, where random networks have 0.202 and the shipped teacher, after
-  its many more steps, 0.374. With so few steps the number of images makes no difference; what limits a teacher here is
-  steps. The teacher of 17 pixels was not tried, nor more than 900 images.
+- Images. From random weights, 300 steps of the recipe above on 90, 300 and 900 images (`scripts/distil_teachers.py`,
+  211 s each): alone, on the choosing sets, 0.208, 0.213, 0.208, where random networks have 0.202 and the shipped
+  teacher, after its many more steps, 0.374. With so few steps the number of images makes no difference; what limits a
+  teacher here is steps. The teacher of 17 pixels was not tried, nor more than 900 images.
 - `image-500`: `target: image`, crops of 96 pixels, standardised features of layer2 and layer3, from the same start. It
   is worse (0.222 alone); after 1500 steps 0.314 on coins and 0.289 on ihc alone, 0.393 and 0.462 in `us_fast`, where
   the shipped one has 0.466 and 0.480. A likely cause: features interpolated between positions hold no fine structure.
