@@ -54,7 +54,7 @@ def time_command(arguments: Namespace) -> int:
     else:
         for title, grid in tables(cells):
             print_lines(title)
-            print_table(*grid[:2], box=SIMPLE_HEAD, no_wrap=grid.cells[0])
+            print_table(*grid[:2], box=SIMPLE_HEAD, padding=(0, 1, 0, 0))  # a number may fold, and is never cut
         print_lines(*(narrow(line) for line in [*notes(cells), *machine_lines(about)]))
     if arguments.out:
         write_text(arguments.out, markdown(cells, about))
