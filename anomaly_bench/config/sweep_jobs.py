@@ -63,8 +63,8 @@ def compose_jobs(
     lacking: dict[str, set[str]] = {}  # a key -> methods that do not have it
     with hydra_context(extra) as loader:
         with warnings_in_lines():
-            asked = _jobs(list(overrides), loader, multirun)
-        for job in asked:
+            requested = _jobs(list(overrides), loader, multirun)
+        for job in requested:
             cfg, found = try_compose(loader, job, cached)
             settings = None
             if types and cfg:

@@ -17,7 +17,6 @@ from anomaly_bench.runs.folder import RunFolder
 if TYPE_CHECKING:
     from anomaly_bench.metrics.significance import Compared, Key, Tested
 
-ENOUGH = 6  # pairs of runs, as in metrics/significance.py, which is slow to import
 MOST = 12  # settings of a data set that are compared each with each: 66 pairs; beyond, the correction leaves nothing
 Runs = Mapping["Key", Row]  # of one side of a comparison
 
@@ -47,6 +46,8 @@ class Comparison:
     @property
     def verdict(self) -> str:
         """Which of the two is better, or why that cannot be told."""
+        from anomaly_bench.metrics.significance import ENOUGH
+
         if not self.distinguishable and math.isnan(self.p) and self.pairs < ENOUGH:
             return f"too few runs ({self.why})"
         if self.margin and not self.distinguishable:
@@ -236,7 +237,7 @@ class ImageReplicates:
 
 def _judge(pairs: int, answer: Tested, p: float) -> tuple[bool, str]:
     """Return whether there is a difference, and why or why not.  Both the test and the interval must say so."""
-    from anomaly_bench.metrics.significance import ALPHA
+    from anomaly_bench.metrics.significance import ALPHA, ENOUGH
 
     if math.isnan(p):
         few = f"{pairs} {'pair' if pairs == 1 else 'pairs'} of runs, at least {ENOUGH} could tell"
