@@ -179,15 +179,15 @@ def _time(bench: Verb) -> None:
     timing = bench.verb(
         "time", "from a file to a decision: latency, images/s, memory", TIME, function="timing:time_command"
     )
-    timing.argument("RUN", "folder of a finished run", "*")
+    timing.argument("RUN", "folder of a finished run, or a file that `bench export` wrote", "*")
     option = timing.option
-    option("--images", type=Path, metavar="DIR", help="time on the images in DIR; default: the run's test images")
+    option("--images", type=Path, metavar="DIR", help="time on the images in DIR; default: a run's test images")
     threads = "CPU threads, with commas between them; default: 1,all"
     option("--threads", type=several_numbers(1, 1024, "all"), default="1,all", metavar="N", help=threads)
     batch = "images scored together; best: most images/s of 1, 2, 4 ... 32; default: 1,best"
     option("--batch", type=several_numbers(1, 65_536, "best"), default="1,best", metavar="N", help=batch)
     option("--device", type=several, default="cpu", metavar="NAME", help="cpu, gpu; default: cpu")
-    runtimes = "eager, compile (torch.compile), export (torch.export), onnxruntime, openvino; default: eager"
+    runtimes = "of a run: eager, compile (torch.compile), export (torch.export), onnxruntime, openvino; default: eager"
     option("--runtime", type=several, default="eager", metavar="NAME", help=runtimes)
     protocols = "line: from files to decisions; mvtec: random images of three sizes, network alone; default: line"
     option("--protocol", type=several, default="line", metavar="NAME", help=protocols)

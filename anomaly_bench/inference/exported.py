@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomaly_bench.contracts import Scores
+from anomaly_bench.contracts import Scores, Size
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.predict import Decoded, Model
 from anomaly_bench.inference.standalone import Onnx, Torch, open_file
@@ -29,6 +29,11 @@ KEY = "anomaly_bench"  # of the metadata: a property of an ONNX file; KEY.json i
 FORMAT = 1  # of the metadata
 NEEDED = {"format", "run", "weights_sha256", "calibration", "size", "batch_size", "preprocess", "quantize", "outputs"}
 WRITES = "bench export RUN writes one"
+
+
+def is_exported(path: Path) -> bool:
+    """Return whether a path is that of an exported file by its suffix, and no folder."""
+    return path.suffix in SUFFIXES.values() and not path.is_dir()
 
 
 def load_exported(file: Path, device: str) -> Model:
@@ -100,20 +105,25 @@ class ExportedModel(Model):
         self.view = replace(self.view, frame=replace(self.view.frame, white=None))  # files take 8 bits
 
     def _scored(self, usable: Sequence[Decoded]) -> Scores:
-        """Return the scores of images that could be decoded; those of another size are scored apart."""
-        shapes = [(each.height, each.width) for each in usable]
+        images = [each.whole if self.resizes else each.image for each in usable]
+        return self.scores_of(
+            [each for each in images if each is not None], [(each.height, each.width) for each in usable]
+        )
+
+    def scores_of(self, images: Sequence[np.ndarray], shapes: Sequence[Size]) -> Scores:
+        """Return the scores of images uint8 [h, w, 3], at the run's size where the file does not resize.
+
+        shapes: height and width of their files, [B].  Images of another size are scored apart.
+        """
         if not self.resizes:
-            images = np.stack([to_tensor(each.image).numpy() for each in usable if each.image is not None])
-            return restored(self._outputs(images), self.view.frame, shapes)
+            found = self._outputs(np.stack([to_tensor(each).numpy() for each in images]))
+            return restored(found, self.view.frame, shapes)
         groups = {shape: [i for i, each in enumerate(shapes) if each == shape] for shape in shapes}
         order = [i for group in groups.values() for i in group]
-        found = [
-            self._outputs(np.stack([whole for i in group if (whole := usable[i].whole) is not None]))
-            for group in groups.values()
-        ]
+        apart = [self._outputs(np.stack([images[i] for i in group])) for group in groups.values()]
         back = torch.tensor(order).argsort()
-        maps = [each.map for each in found if each.map is not None]
-        return Scores(torch.cat([each.image for each in found])[back], torch.cat(maps)[back] if maps else None)
+        maps = [each.map for each in apart if each.map is not None]
+        return Scores(torch.cat([each.image for each in apart])[back], torch.cat(maps)[back] if maps else None)
 
     def _outputs(self, images: np.ndarray) -> Scores:
         found = self.program(images, None)

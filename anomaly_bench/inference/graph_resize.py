@@ -1,9 +1,10 @@
 """Images of any size to the size that a method sees, as operations of a graph: the pixels of `Frame.image`, to the bit.
 
 Pillow resizes an axis by integer weights, w 2^22 rounded, of a triangle filter, and rounds each sum to 8 bits.  Here
-the weights of an axis are a matrix [out, in] that is computed from the two lengths, in float64 and in the order of
-Pillow's operations.  A sum of 22-bit weights and 8-bit values is below 2^53, so that the product is exact in float64.
-Rows that are cropped off have the weight 0, and so have all weights of padding.
+they are computed from the two lengths, in float64 and in the order of Pillow's operations.  `BLOCK` pixels at a time
+are made of the few pixels that they need.  The product is exact in float32: the weights are split into their upper 17
+and lower 6 bits, so that each sum stays below 2^24 while an axis shrinks by less than 400 times.  Rows that are cropped
+off have the weight 0, and so have all weights of padding.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from anomaly_bench.loading.frame import FILL, Frame
 from anomaly_bench.records import Size
 
 ONE = 2.0**22  # Pillow's fixed-point 1: 32 bits, less 8 of a pixel, less 2 in reserve
+LOWER = 2.0**6  # of a weight, its lower part
+BLOCK = 8  # pixels of a resized axis that are computed together
 
 
 class Part(NamedTuple):
@@ -34,21 +37,34 @@ class FrameGraph(nn.Module):
     def __init__(self, frame: Frame) -> None:
         super().__init__()
         self.size, self.fit = frame.size, frame.fit
-        self.register_buffer("fill", torch.tensor(FILL, dtype=torch.float64).view(3, 1, 1))
+        self.register_buffer("fill", torch.tensor(FILL, dtype=torch.float32).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return images uint8 [B, h, w, 3] as float32 [B, 3, H, W] in [0, 1]."""
         axes = positions(images)
         taken, filled = parts(axes, self.size, self.fit)
-        each = zip(axes, taken, filled, self.size, strict=True)
-        rows, columns = (weights(at, of, within, m) for at, of, within, m in each)
-        x = images.permute(0, 3, 1, 2).to(torch.float64)  # [B, 3, h, w]
-        x = eight_bits(x @ columns.T)  # [B, 3, h, W]
-        x = eight_bits(rows @ x)  # [B, 3, H, W]
+        rows, columns = (
+            Axis(at, of, within, m, reach)
+            for at, of, within, m, reach in zip(axes, taken, filled, self.size, self._reaches(images), strict=True)
+        )
+        count, h, w, _ = images.shape
+        x = images.permute(3, 0, 1, 2).reshape(3 * count * h, w).T  # [w, 3Bh]: an axis that is resized comes first
+        x = columns.resized(x.contiguous())  # [W, 3Bh]
+        x = x.T.reshape(3 * count, h, -1).permute(1, 0, 2).flatten(1)  # [h, 3BW]
+        x = rows.resized(x).view(self.size[0], 3, count, self.size[1]).permute(2, 1, 0, 3)
+        x = x.to(torch.float32)
         if self.fit == "pad":
             inside = [covered(within, m) for within, m in zip(filled, self.size, strict=True)]
             x = torch.where(inside[0][:, None] & inside[1], x, self.fill)
-        return x.to(torch.float32) / 255
+        return x / 255
+
+    def _reaches(self, images: Tensor) -> list[int | torch.SymInt]:
+        """Return how many rows and columns of an image are enough for a block, not known before either."""
+        (_, h, w, _), (height, width) = images.shape, self.size
+        if self.fit == "pad":  # both axes shrink as the longer one, and a rounded length by up to 3/2 of that
+            longer = torch.sym_max(h * width, w * height)
+            return [(3 * (BLOCK + 1) * longer) // (2 * height * width) + 5] * 2
+        return [((BLOCK + 1) * n) // m + 5 for n, m in ((h, height), (w, width))]
 
 
 class UnpadGraph(nn.Module):
@@ -93,27 +109,36 @@ def centred(length: Tensor, share: Tensor) -> Part:
     return Part(torch.floor((length - count) / 2), count)
 
 
-def weights(at: Tensor, taken: Part, filled: Part, size: int) -> Tensor:
-    """Return Pillow's integer weights of an axis, float64 [size, n]: `filled` of its `size` pixels from `taken` of n.
+class Axis:
+    """What resizes an axis: the pixels that each block of it needs, and their weights."""
 
-    at: 0, 1, ... [n].  The steps are those of Pillow's precompute_coeffs and normalize_coeffs_8bpc.
-    """
-    place = torch.arange(size, dtype=torch.float64, device=at.device)[:, None] - filled.first  # [size, 1]
-    scale = taken.length / filled.length
-    support = scale.clamp_min(1)  # of the triangle filter, to each side
-    centre = (place + 0.5) * scale
-    low = torch.floor(centre - support + 0.5).clamp_min(0)
-    high = torch.minimum(torch.floor(centre + support + 0.5), taken.length)
-    at = at - taken.first
-    near = 1 - ((at - centre + 0.5) * (1 / support)).abs()  # [size, n]
-    near = torch.where((at >= low) & (at < high), near.clamp_min(0), 0.0)
-    total = near.cumsum(1)[:, -1:]  # one after the other, as in a loop: another order would round otherwise
-    return torch.floor(near / torch.where(total == 0, 1.0, total) * ONE + 0.5)
+    def __init__(self, at: Tensor, taken: Part, filled: Part, size: int, reach: int | torch.SymInt) -> None:
+        """Prepare to make `filled` of `size` pixels from `taken` of n.  at: 0, 1, ... [n].  reach: pixels for a block.
 
+        The steps are those of Pillow's precompute_coeffs and normalize_coeffs_8bpc.
+        """
+        self.size, self.reach, self.blocks = size, reach, -(-size // BLOCK)
+        place = torch.arange(self.blocks * BLOCK, dtype=torch.float64, device=at.device) - filled.first
+        scale = taken.length / filled.length
+        support = scale.clamp_min(1)  # of the triangle filter, to each side
+        centre = (place.view(-1, BLOCK, 1) + 0.5) * scale  # [blocks, BLOCK, 1]
+        low = torch.floor(centre - support + 0.5).clamp_min(0)
+        high = torch.minimum(torch.floor(centre + support + 0.5), taken.length)
+        near = low[:, :1] + torch.arange(reach, dtype=torch.float64, device=at.device)  # [blocks, 1, reach]
+        weight = (1 - ((near - centre + 0.5) * (1 / support)).abs()).clamp_min(0)
+        weight = torch.where((near >= low) & (near < high), weight, 0.0)
+        total = weight.cumsum(2)[:, :, -1:]  # one after the other, as in a loop: another order would round otherwise
+        weight = torch.floor(weight / torch.where(total == 0, 1.0, total) * ONE + 0.5)
+        upper = torch.floor(weight / LOWER)
+        self.weights = torch.cat([upper, weight - upper * LOWER], 1).to(torch.float32)  # [blocks, 2 BLOCK, reach]
+        self.needed = torch.minimum(near + taken.first, at[-1]).to(torch.int64).flatten()
 
-def eight_bits(sums: Tensor) -> Tensor:
-    """Return sums of integer weights and pixels, rounded to whole grey values in [0, 255]."""
-    return torch.floor((sums + ONE / 2) / ONE).clamp(0, 255)
+    def resized(self, x: Tensor) -> Tensor:
+        """Return x uint8 [n, m] as uint8 [size, m]."""
+        x = x.index_select(0, self.needed).view(self.blocks, self.reach, -1).to(torch.float32)
+        upper, lower = (self.weights @ x).view(self.blocks, 2, BLOCK, -1).unbind(1)
+        x = torch.floor((upper + torch.floor((lower + ONE / 2) / LOWER)) * (LOWER / ONE))  # sum / 2^22, rounded
+        return x.clamp(0, 255).to(torch.uint8).flatten(0, 1)[: self.size]
 
 
 def covered(filled: Part, size: int) -> Tensor:

@@ -18,7 +18,7 @@ from anomaly_bench.console import say
 from anomaly_bench.contracts import Method, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.former_names import present_method
-from anomaly_bench.inference.exported import SUFFIXES, load_exported
+from anomaly_bench.inference.exported import is_exported, load_exported
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.calibration import read_rows, stored_thresholds
@@ -36,7 +36,7 @@ def load(run_folder: Path | str, device: str = "auto", config_dir: Path | str | 
     where there is one.  config_dir: where the class of a method of your own lies, as of `--config-dir`.  Raises
     UserError for a folder that is no finished run, and naming a file that is missing or not as the run wrote it.
     """
-    if Path(run_folder).suffix in SUFFIXES.values() and not Path(run_folder).is_dir():
+    if is_exported(Path(run_folder)):
         return load_exported(Path(run_folder), device)
     model = load_without_thresholds(run_folder, device, config_dir)
     model.thresholds = stored_thresholds(model.manifest, model.folder.path / MANIFEST)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from anomaly_bench.contracts import Method, Scores, Size
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.export import ExportRequest, require_packages, write_file
+from anomaly_bench.inference.exported import ExportedModel
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.image_dataset import to_tensor
 from anomaly_bench.runs.whole_images import restored, score_whole
@@ -38,8 +39,8 @@ class Runtime:
         """Return an image uint8 [h, w, 3] as `transfer` takes it: uint8 [H, W, 3]."""
         return self.model.view.frame.image(pixels)
 
-    def transfer(self, images: np.ndarray) -> Any:
-        """Return images uint8 [B, H, W, 3] as `run` takes them, on the device."""
+    def transfer(self, images: Sequence[np.ndarray]) -> Any:
+        """Return resized images as `run` takes them, on the device."""
         return images
 
     def run(self, images: Any, shapes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray | None]:
@@ -64,7 +65,7 @@ class Eager(Runtime):
         """Return what scores images [B, 3, H, W] float32 in [0, 1]."""
         return method.score
 
-    def transfer(self, images: np.ndarray) -> Tensor:
+    def transfer(self, images: Sequence[np.ndarray]) -> Tensor:
         """Return float32 [B, 3, H, W] in [0, 1] on the method's device."""
         device = self.model.method.device
         moved = torch.stack([to_tensor(image) for image in images]).to(device)
@@ -145,7 +146,7 @@ class OnnxRuntime(Runtime):
         names = [each.name for each in session.get_outputs() if each.name in ("score", "map")]
         self.outputs: Callable[[np.ndarray], list[np.ndarray]] = lambda images: session.run(names, {"images": images})
 
-    def transfer(self, images: np.ndarray) -> np.ndarray:
+    def transfer(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Return float32 [B, 3, H, W] in [0, 1]."""
         return np.stack([to_tensor(image).numpy() for image in images])
 
@@ -181,6 +182,21 @@ class OpenVino(OnnxRuntime):
             return [np.array(found[name]) for name in names]
 
         self.outputs = outputs
+
+
+class File(Runtime):
+    """A file that `bench export` wrote, by what it was written for; a file that resizes does so in its network."""
+
+    model: ExportedModel
+
+    def resize(self, pixels: np.ndarray) -> np.ndarray:
+        """Return an image as the file takes it."""
+        return pixels if self.model.resizes else super().resize(pixels)
+
+    def run(self, images: Sequence[np.ndarray], shapes: Sequence[Size]) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return scores and maps."""
+        found = self.model.scores_of(images, shapes)
+        return found.image.numpy(), None if found.map is None else found.map.numpy()
 
 
 ALL_RUNTIMES = (Eager, Compiled, Exported, OnnxRuntime, OpenVino)

@@ -8,6 +8,7 @@ written to FOLDER/score.npy, map.npy, p_value.npy and label.npy; FOLDER/about.js
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,13 +29,14 @@ def read(path: str) -> np.ndarray:
 
 
 class Onnx:
-    """An ONNX file in ONNX Runtime."""
+    """An ONNX file in ONNX Runtime, on as many threads as $OMP_NUM_THREADS says, else as there are cores."""
 
     def __init__(self, file: str) -> None:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)
         self.session = onnxruntime.InferenceSession(file, options, ["CPUExecutionProvider"])
         self.names = [each.name for each in self.session.get_outputs()]
         self.about = self.session.get_modelmeta().custom_metadata_map.get("anomaly_bench", "{}")

@@ -21,6 +21,7 @@ from anomaly_bench import __version__, config
 from anomaly_bench.console import say
 from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.inference.exported import is_exported, load_exported
 from anomaly_bench.inference.load import WEIGHTS
 from anomaly_bench.inference.runtimes import RUNTIMES
 from anomaly_bench.inference.sources import images_below
@@ -42,7 +43,7 @@ MOST_IMAGES = 100  # of a folder, evenly spread
 class TimingRequest:
     """What is to be timed."""
 
-    runs: Sequence[Path]
+    runs: Sequence[Path]  # folders, and files of `bench export`
     images: Path | None = None  # a folder; None: the runs' own test images
     threads: Sequence[int | str] = (1, ALL)
     batches: Sequence[int | str] = (1, BEST)
@@ -58,7 +59,7 @@ class TimingRequest:
 class Setting:
     """How a run is timed."""
 
-    run: str  # its folder
+    run: str  # its folder, or an exported file
     runtime: str
     device: str
     threads: int
@@ -96,15 +97,20 @@ def check(request: TimingRequest) -> None:
                 raise none_of(option, name, known)
     if "gpu" in request.devices and not torch.cuda.is_available():
         raise UserError("--device", "gpu given, but PyTorch finds no CUDA device", "--device cpu")
-    for folder in map(RunFolder, request.runs):
-        folder.require_done()
-        folder.require_undamaged(["config.yaml", WEIGHTS])
+    for path in request.runs:
+        if is_exported(path):
+            load_exported(path, "cpu")
+            if not request.images:
+                raise UserError(str(path), "an exported file comes without images", "--images DIR")
+        else:
+            RunFolder(path).require_done()
+            RunFolder(path).require_undamaged(["config.yaml", WEIGHTS])
     if request.config_dir:
         config.allow_folder(request.config_dir)
 
 
 def images_to_time(request: TimingRequest, folder: RunFolder) -> list[Path]:
-    """Return the image files that a run is timed on.
+    """Return the image files that a run, or a file, is timed on.
 
     Raises UserError where there are none, and naming one that cannot be read.
     """
@@ -134,22 +140,25 @@ def time_runs(request: TimingRequest) -> Iterator[dict[str, Any]]:
     before anything is measured.
     """
     check(request)
-    images = {folder: images_to_time(request, folder) for folder in map(RunFolder, request.runs)}
+    images = {path: images_to_time(request, RunFolder(path)) for path in request.runs}
     about = machine()
-    for folder, paths in images.items():
+    for path, paths in images.items():
+        runtimes = [f"its {path.suffix[1:]}"] if is_exported(path) else request.runtimes
         cells: list[dict[str, Any]] = []
         threads = dict.fromkeys(every_thread() if each == ALL else int(each) for each in request.threads)
-        for runtime, device, count in product(request.runtimes, request.devices, threads):
-            setting = Setting(str(folder.path), runtime, device, count)
+        for runtime, device, count in product(runtimes, request.devices, threads):
+            setting = Setting(str(path), runtime, device, count)
             for cell in _cells(setting, request, paths):
-                cells.append({"protocol": "line", **about_run(folder), **asdict(setting), **cell})
+                cells.append({"protocol": "line", **about_run(path), **asdict(setting), **cell})
                 yield cells[-1]
-        store(folder, {"machine": about, "seconds": request.seconds, "images": len(paths), "cells": cells})
+        if not is_exported(path):
+            timing = {"machine": about, "seconds": request.seconds, "images": len(paths), "cells": cells}
+            store(RunFolder(path), timing)
 
 
-def about_run(folder: RunFolder) -> dict[str, Any]:
-    """Return a run's method, data set, category and size of images."""
-    manifest = folder.manifest
+def about_run(path: Path) -> dict[str, Any]:
+    """Return a run's method, data set, category and size of images; of a file, of what it was made of."""
+    manifest = load_exported(path, "cpu").manifest if is_exported(path) else RunFolder(path).manifest
     return {key: manifest.get(key) for key in ("method", "dataset", "category", "seed", "id", "image_size")}
 
 

@@ -23,9 +23,10 @@ import torch
 
 from anomaly_bench.contracts import Size
 from anomaly_bench.errors import UserError
+from anomaly_bench.inference.exported import ExportedModel
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model, computing
-from anomaly_bench.inference.runtimes import RUNTIMES, Runtime
+from anomaly_bench.inference.runtimes import RUNTIMES, File, Runtime
 from anomaly_bench.inference.timing_sizes import time_size
 from anomaly_bench.loading.anomaly_maps import enlarge_map
 from anomaly_bench.loading.decode import read_image
@@ -77,7 +78,7 @@ class Line:
         batch.pixels = [read_image(path) for path in batch.paths]
 
     def _resize(self, batch: Batch) -> None:
-        batch.images = np.stack([self.runtime.resize(each) for each in batch.pixels])
+        batch.images = [self.runtime.resize(each) for each in batch.pixels]
 
     def _transfer(self, batch: Batch) -> None:
         batch.images = self.runtime.transfer(batch.images)
@@ -200,7 +201,8 @@ def answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield what a request is answered with.  Raises UserError for what a user can mend."""
     device = "cuda" if request["device"] == "gpu" else "cpu"
     model = load(request["run"], device, request["config_dir"])
-    runtime, seconds = RUNTIMES[request["runtime"]](), request["seconds"]
+    runtime = File() if isinstance(model, ExportedModel) else RUNTIMES[request["runtime"]]()
+    seconds = request["seconds"]
     with computing(request["threads"]), torch.inference_mode():
         runtime.prepare(model)
         if request["task"] == "size":

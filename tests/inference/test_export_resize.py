@@ -36,6 +36,16 @@ def test_the_pixels_are_those_of_a_run(fit: Fit, size: tuple[int, int]) -> None:
         assert torch.equal(found, to_tensor(frame.image(pixels))), (height, width)
 
 
+@pytest.mark.parametrize("value", [0, 127, 255])
+def test_sums_stay_exact_where_an_axis_shrinks_very_much(value: int) -> None:
+    pixels = np.full((12_700, 1, 3), value, np.uint8)
+    pixels[::7] //= 2
+    for fit in FITS:
+        frame = Frame((32, 32), fit)
+        found = FrameGraph(frame)(torch.from_numpy(pixels)[None])[0]
+        assert torch.equal(found, to_tensor(frame.image(pixels))), fit
+
+
 def test_images_of_a_batch_do_not_mix() -> None:
     pixels = np.stack([image(33, 20), image(33, 20)[::-1]])
     graph = FrameGraph(Frame((16, 16), "pad"))

@@ -16,9 +16,10 @@ import torch
 from anomaly_bench.commands.timing import markdown, notes, tables
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference import timing
+from anomaly_bench.inference.export import ExportRequest, write_file
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model, computing
-from anomaly_bench.inference.runtimes import RUNTIMES, Eager
+from anomaly_bench.inference.runtimes import RUNTIMES, Eager, File
 from anomaly_bench.inference.timing import TIMING, TimingRequest, images_to_time, machine, time_runs
 from anomaly_bench.inference.timing_sizes import CPU_LEAST, method_of_size, time_size
 from anomaly_bench.inference.timing_worker import BATCHES, Batch, Line, answers, batches_of, probe, summary, time_line
@@ -111,6 +112,30 @@ def test_the_line_decides_as_predict_does_and_its_parts_add_up(toy: Model, large
     for large, result in zip(batch.large, wanted, strict=True):
         np.testing.assert_allclose(large, result.map_at_source(), rtol=1e-5, atol=1e-6)
     assert abs(median(offs)) < 0.05
+
+
+@pytest.mark.usefixtures("one_process")
+@pytest.mark.parametrize(("suffix", "preprocess"), [(".onnx", True), (".pt2", False)])
+def test_an_exported_file_is_timed_as_it_is(
+    toy: Model, large_images: Path, tmp_path: Path, suffix: str, preprocess: bool
+) -> None:
+    if suffix == ".onnx":
+        pytest.importorskip("onnxruntime")
+    file = tmp_path / f"toy{suffix}"
+    write_file(toy, ExportRequest("onnx" if suffix == ".onnx" else "torch", preprocess), file)
+    cells = list(time_runs(small_request(file, images=large_images, batches=[2], protocols=["line", "mvtec"])))
+    assert [(each["method"], each["runtime"]) for each in cells] == [("toy", f"its {suffix[1:]}")] * 4
+    assert cells[0]["images"] >= 2 * 3
+    assert all("size of its file only" in each["why_not"] for each in cells[1:])
+    model, batch = load(file), Batch(sorted(large_images.iterdir()))
+    line = Line(model, File(), maps=False)
+    line.runtime.prepare(model)
+    line.whole(batch)
+    assert batch.scores is not None
+    wanted = [result.score for result in predicted(toy, batch.paths)]
+    np.testing.assert_allclose(batch.scores, wanted, rtol=1e-5)
+    with pytest.raises(UserError, match="--images DIR"):
+        next(time_runs(small_request(file)))
 
 
 def test_a_method_of_one_size_says_why_it_takes_no_other(toy: Model) -> None:
