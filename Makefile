@@ -79,6 +79,7 @@ bench: .venv/installed  ## measure speed; writes docs/benchmarks
 
 bench-line: .venv/installed  ## time small runs from a file to a decision (quiet machine!); writes docs/benchmarks/line.md
 	$(BIN)/python scripts/benchmark_line.py
+	$(BIN)/python scripts/benchmark_exported.py --write
 
 clean:  ## remove the environments and the tools' caches; outputs/ stays
 	rm -rf .venv $(MINIMUM) .mypy_cache .pytest_cache .ruff_cache dist site

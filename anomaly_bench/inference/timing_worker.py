@@ -36,6 +36,8 @@ from anomaly_bench.runs.fit import process_peak_mb
 WARM_UP_IMAGES, WARM_UP_SECONDS = 10, 2.0  # at least so many, and so long; not longer than is measured
 ROUNDS = 3  # a cell's figures are medians over them
 LEAST = 4  # batches in a round
+MOST_OFF = 0.05  # by which the sum of the parts may differ from the whole
+TRIES = 3  # of a cell where it differs more: something else ran
 BATCHES = (1, 2, 4, 8, 16, 32)  # among which the best one is looked for
 ENOUGH = 0.8  # of the best images/s so far: below it no larger batch is tried
 Clock = Callable[[], float]  # seconds
@@ -162,6 +164,7 @@ def summary(rounds: Sequence[dict[str, Any]], batch: int) -> dict[str, Any]:
         "sum_ms": round(total, 4),
         "whole_ms": round(whole, 4),
         "sum_off": round(total / whole - 1, 4),
+        "adds_up": abs(total / whole - 1) <= MOST_OFF,
     }
 
 
@@ -214,9 +217,13 @@ def answers(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             return
         batches = batches_of(paths, request["batch"])
         warm_up(line, batches, seconds)
-        rounds = [time_line(line, batches, seconds / ROUNDS) for _ in range(ROUNDS)]
+        for _ in range(TRIES):
+            rounds = [time_line(line, batches, seconds / ROUNDS) for _ in range(ROUNDS)]
+            found = summary(rounds, request["batch"])
+            if found["adds_up"]:
+                break
     gpu = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else None
-    yield {**summary(rounds, request["batch"]), "peak_memory_mb": process_peak_mb(), "gpu_memory_mb": gpu}
+    yield {**found, "peak_memory_mb": process_peak_mb(), "gpu_memory_mb": gpu}
 
 
 def main() -> None:
