@@ -158,10 +158,10 @@ class _Check:
         if not self.core:
             results = list(model.predict(images))
         else:
-            view = model.view
+            view, framed = model.view, [self._framed(image) for image in images]
             try:
                 model.view = replace(view, frame=replace(view.frame, fit="squash"))
-                results = list(model.predict([self._framed(image) for image in images]))
+                results = list(model.predict(framed))
             finally:
                 model.view = view
         if broken := [each for each in results if each.error]:
