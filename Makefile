@@ -3,10 +3,10 @@ PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray demo reproduce lint docs bench bench-line clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray test-export-cpp demo reproduce lint docs bench bench-line clean
 
 help:  ## what there is to make
-	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-12s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -40,14 +40,19 @@ test-browser: .venv/installed  ## the report in a real browser (root on Debian, 
 	$(BIN)/python -m pytest tests/html_report/test_browser.py
 
 .venv/engines: .venv/installed
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]' 'ray[data]'
 	@touch $@
 
 test-slurm: .venv/engines  ## a sweep with faults on a real SLURM of one node (root on Debian; installs it)
 	scripts/engines/slurm.sh run $(BIN)/python scripts/engines/check_sweep.py slurm
 
-test-ray: .venv/engines  ## the same sweep on a local Ray
+test-ray: .venv/engines  ## the same sweep on a local Ray; 20,000 images through examples/score_with_ray.py with faults
 	$(BIN)/python scripts/engines/check_sweep.py ray
+	$(BIN)/python scripts/engines/check_score_with_ray.py
+
+test-export-cpp: .venv/installed  ## examples/cpp beside Python: ORT_HEADERS=DIR (root on Debian, where libstb-dev is missing)
+	test -e /usr/include/stb/stb_image.h || { apt-get update -qq && apt-get install -y -qq --no-install-recommends libstb-dev cmake g++; }
+	$(BIN)/python scripts/engines/check_score_cpp.py "$(ORT_HEADERS)"
 
 demo: .venv/installed  ## first runs: grey values alone and two methods on generated images, offline, within 90 seconds
 	$(BIN)/bench train

@@ -6,11 +6,16 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from anomaly_bench import config
+from anomaly_bench.inference.certificate import RunImages, export
+from anomaly_bench.inference.export import ExportRequest
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
+from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import run
 from tests.inference.small_models import overrides
@@ -44,3 +49,41 @@ def toy_run(tmp_path_factory: pytest.TempPathFactory, shared_images: Path) -> Ru
 def toy(toy_run: RunFolder) -> Model:
     """The model of `toy_run`: 16 x 16 pixels, batches of 4; its score is the maximum of its map."""
     return load(toy_run.path, config_dir=CONF)
+
+
+@pytest.fixture(scope="session")
+def model(toy_run: RunFolder) -> Model:
+    """Without notes: each test has its own."""
+    return load(toy_run.path, "cpu", CONF)
+
+
+@pytest.fixture(scope="session")
+def tests(toy_run: RunFolder, shared_images: Path) -> RunImages:
+    """The test images of `toy_run`."""
+    rows, size = toy_run.scores, (16, 16)
+    masks = []
+    for row in rows:
+        file = shared_images / row.path.replace("test", "ground_truth").replace(".png", "_mask.png")
+        shown = np.zeros((32, 32), bool) if not row.label else np.asarray(Image.open(file)) > 0
+        masks.append(resize_mask(shown, size))
+    paths = [shared_images / row.path for row in rows]
+    labels, scores = np.array([row.label for row in rows]), np.array([row.score for row in rows], np.float32)
+    return RunImages(paths, [row.path for row in rows], labels, scores, toy_run.maps, masks)
+
+
+@pytest.fixture(scope="session")
+def exported(model: Model, tests: RunImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy's run as an ONNX file."""
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        pytest.importorskip(name)
+    file = tmp_path_factory.mktemp("exported") / "toy.onnx"
+    export(model, ExportRequest("onnx"), file, tests)
+    return file
+
+
+@pytest.fixture(scope="session")
+def exported_torch(model: Model, tests: RunImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy's run as a program of torch.export."""
+    file = tmp_path_factory.mktemp("exported") / "toy.pt2"
+    export(model, ExportRequest("torch"), file, tests)
+    return file

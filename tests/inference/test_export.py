@@ -23,48 +23,13 @@ from anomaly_bench.inference.export import ExportRequest, replace_metadata
 from anomaly_bench.inference.exported import metadata_of, open_exported
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
-from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.runs.folder import RunFolder
 from tests.inference.conftest import CONF
 from tests.small_runs import ROOT
 
-WITHOUT = ("anomaly_bench", "timm", "pytorch_lightning", "torch", "torchvision")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
-
-
-@pytest.fixture(scope="module")
-def model(toy_run: RunFolder) -> Model:
-    """Without notes: each test has its own."""
-    return load(toy_run.path, "cpu", CONF)
-
-
-@pytest.fixture(scope="module")
-def tests(toy_run: RunFolder, shared_images: Path) -> RunImages:
-    rows, size = toy_run.scores, (16, 16)
-    masks = []
-    for row in rows:
-        file = shared_images / row.path.replace("test", "ground_truth").replace(".png", "_mask.png")
-        shown = np.zeros((32, 32), bool) if not row.label else read_mask(file)
-        masks.append(resize_mask(shown, size))
-    paths = [shared_images / row.path for row in rows]
-    labels, scores = np.array([row.label for row in rows]), np.array([row.score for row in rows], np.float32)
-    return RunImages(paths, [row.path for row in rows], labels, scores, toy_run.maps, masks)
-
-
-def read_mask(file: Path) -> np.ndarray:
-    from PIL import Image
-
-    return np.asarray(Image.open(file)) > 0
-
-
-@pytest.fixture(scope="module")
-def exported(model: Model, tests: RunImages, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The toy's run as an ONNX file."""
-    file = tmp_path_factory.mktemp("exported") / "toy.onnx"
-    export(model, ExportRequest("onnx"), file, tests)
-    return file
 
 
 def test_the_certificate(exported: Path, model: Model, toy_run: RunFolder) -> None:
@@ -117,25 +82,6 @@ def test_bench_predict_takes_it(exported: Path, tests: RunImages, capsys: pytest
     assert main(["predict", str(exported), str(tests.images[0]), "--json"]) == 0
     row = json.loads(capsys.readouterr().out)
     assert row["score"] == pytest.approx(float(tests.scores[0]), abs=1e-5)
-
-
-def test_the_example_needs_onnxruntime_and_pillow_alone(exported: Path, tests: RunImages) -> None:
-    """Run as a stranger would: nothing of this package, no torch, no timm and no Lightning can be imported."""
-    script = ROOT / "examples/score_with_onnxruntime.py"
-    block = f"import sys, runpy; sys.path[:0] = {sys.path!r}; sys.modules.update(dict.fromkeys({WITHOUT!r}))"
-    run = f"{block}; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    words = [str(script), str(exported), *map(str, tests.images)]
-    done = subprocess.run([sys.executable, "-I", "-c", run, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    lines = [line.split("\t") for line in done.stdout.splitlines()]
-    assert [line[0] for line in lines] == [str(path) for path in tests.images]
-    np.testing.assert_allclose([float(line[1]) for line in lines], tests.scores, atol=1e-5)
-    assert {line[3] for line in lines} <= {"normal", "anomalous"}
-
-
-def test_the_page_prints_the_example() -> None:
-    script = (ROOT / "examples/score_with_onnxruntime.py").read_text()
-    assert f"```python\n{script}```" in (ROOT / "docs/export.md").read_text()
 
 
 # Spoilt files
