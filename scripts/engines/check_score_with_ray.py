@@ -106,9 +106,11 @@ def call(words: list[str], out: Path, fault: str, when: int, log: Path) -> tuple
                 killed += 1
         time.sleep(0.1)
     if fault == "program":  # what Ray had started ends with it
-        time.sleep(5)
-        for pid in [pid for pid in below if Path(f"/proc/{pid}").exists()]:
-            print(f"        still there after 5 s, ended: {below[pid][:80]}")
+        end = time.monotonic() + 30
+        while (left := [pid for pid in below if Path(f"/proc/{pid}").exists()]) and time.monotonic() < end:
+            time.sleep(0.5)
+        for pid in left:
+            print(f"        still there after 30 s, ended: {below[pid][:80]}")
             kill(pid)
     print(f"  {time.monotonic() - start:.0f} s", flush=True)
     return program.returncode, killed
