@@ -130,14 +130,6 @@ class Method(LightningModule):
         """Return the scores of images [B, 3, H, W], in eval mode, without gradients, each independent of the batch."""
         raise NotImplementedError
 
-    def oracle_candidates(self, images: Tensor) -> Mapping[str, Callable[[], Scores]]:
-        """Return, by name, what scores images [B, 3, H, W] as `score` does at several states of the training.
-
-        For a paper whose code chooses the state on test images: a run measures the best of them as `oracle` beside its
-        result, and nothing else uses them.  None by default; valid after `stages`.
-        """
-        return {}
-
     @classmethod
     def weight_files(cls, values: Mapping[str, Any], fetch: bool) -> dict[str, list[Path]]:
         """Return the files of weights that `stages` loads for the yaml's values, by key, also where none is named.

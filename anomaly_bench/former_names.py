@@ -28,6 +28,7 @@ ADDED_KEYS: dict[str, dict[str, Any]] = {  # class -> keys of later versions, an
     "UninformedStudents": {"steps": None},
     "GlancingAtThePatch": {"iad_patches": "clean", "global_normalised": True, "stain_brightness": "dark"},
 }
+DROPPED_KEYS = {"SimpleNet": {"oracle_states"}}  # class -> keys of earlier versions that changed no result
 ADDED_TO_BLOCKS: dict[str, Any] = {  # keys that earlier versions lacked, and what changes nothing
     "teacher.target": "patch",
     "teacher.crop_size": None,
@@ -67,7 +68,10 @@ def present_keys(method: Mapping[str, Any]) -> dict[str, Any]:
 def present_method(method: Mapping[str, Any]) -> dict[str, Any]:
     """Return the same with blocks of keys, {"teacher": {"steps": 10}}, and with keys that the method got later."""
     found: dict[str, Any] = dict(added_keys(method))
+    dropped = DROPPED_KEYS.get(str(method.get("_target_")).rpartition(".")[2], set())
     for key, value in present_keys(method).items():
+        if key in dropped:
+            continue
         block, _, name = key.rpartition(".")
         (found.setdefault(block, {}) if block else found)[name] = value
     if str(found.get("_target_")).endswith(".GlancingAtThePatch") and not found.get("calibrate", True):

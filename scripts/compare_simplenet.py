@@ -71,7 +71,7 @@ def head_of(theirs: Any) -> list[Tensor]:
 
 def train_ours(method: SimpleNet, images: Tensor) -> list[float]:
     """Train with our loss and optimiser, with the noise that the published code draws; returns the losses."""
-    training, own = Training(method, []), []
+    training, own = Training(method), []
     training.train()
     optimiser = training.configure_optimizers()
     for step in range(STEPS):

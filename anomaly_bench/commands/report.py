@@ -15,11 +15,11 @@ from anomaly_bench.html_report.build import write_html
 from anomaly_bench.results.aggregate import summarise
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import compare_settings, skipped
+from anomaly_bench.results.decisions import decisions_csv
 from anomaly_bench.results.latex import report_latex
-from anomaly_bench.results.oracle import oracle_notes
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.results.terminal import print_report
-from anomaly_bench.results.text import comparisons_csv, decisions_csv, report_markdown, runs_csv, tables_csv
+from anomaly_bench.results.text import comparisons_csv, report_markdown, runs_csv, tables_csv
 
 
 def report_command(arguments: Namespace) -> int:
@@ -42,7 +42,7 @@ def write_report(
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
     compared = compare_settings(collected.rows, margin)
-    notes = [*skipped(collected.rows), *oracle_notes(collected.rows)]
+    notes = skipped(collected.rows)
     files = {
         "runs.csv": runs_csv(collected.rows),
         "report.tex": report_latex(tables, compared, remarks(collected.rows)),

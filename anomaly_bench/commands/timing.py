@@ -15,8 +15,8 @@ from typing import Any
 from anomaly_bench.console import print_lines, say, track
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_text
+from anomaly_bench.results.grid import ABSENT, Grid, markdown_table
 from anomaly_bench.results.terminal import print_table
-from anomaly_bench.results.text import ABSENT, Grid, markdown_table
 
 Cell = dict[str, Any]
 narrow = partial(fill, width=80, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)

@@ -30,6 +30,7 @@ from anomaly_bench.former_names import renamed
 from anomaly_bench.paths import cache_root
 
 LARGEST = 2**32  # of every whole number: a seed's bound, and far beyond what any other can mean
+POINTS = 20  # of a training, for `track_test=true`
 NOT_ARGUMENTS = ("_target_", "name")  # keys of a method's or data set's yaml that its constructor does not get
 
 
@@ -106,7 +107,13 @@ class Settings(Checked):
     weights_dtype: Literal["float32", "float16"]
     save_maps: bool
     save_heatmaps: bool | Literal["source"]
+    track_test: bool | Annotated[int, Field(ge=1, le=1000)]
     checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)]
+
+    @property
+    def points(self) -> int:
+        """At how many points of the training, at most, the test images are scored; 0: at its end alone."""
+        return POINTS if self.track_test is True else int(self.track_test)
 
     @property
     def images(self) -> Images:

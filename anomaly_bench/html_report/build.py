@@ -24,7 +24,10 @@ from anomaly_bench.html_report.thumbnails import colour_steps
 from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.results.text import ABSENT, BASELINES_NOTE, DECISIONS_NOTE, PUBLISHED_NOTE
+from anomaly_bench.results.decisions import DECISIONS_NOTE
+from anomaly_bench.results.grid import ABSENT
+from anomaly_bench.results.oracle import CHOSEN_NOTE
+from anomaly_bench.results.text import BASELINES_NOTE, PUBLISHED_NOTE
 from anomaly_bench.runs.promise import WAYS, alarms_text, defects_found, exceeded, promise
 
 STATIC = ("report.css", "report.js")
@@ -85,6 +88,7 @@ def _environment() -> Environment:
         environment.filters[function.__name__] = function
     environment.globals.update(
         BASELINES_NOTE=BASELINES_NOTE,
+        CHOSEN_NOTE=CHOSEN_NOTE,
         DECISIONS_NOTE=DECISIONS_NOTE,
         ABSENT=ABSENT,
         COSTS=COSTS,

@@ -13,8 +13,11 @@ from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by
 from anomaly_bench.results.aggregate import MAIN, Table, baselines_below, summarise
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
+from anomaly_bench.results.decisions import decision_grid
+from anomaly_bench.results.grid import Grid
+from anomaly_bench.results.oracle import gains_by_dataset
 from anomaly_bench.results.remarks import remarks
-from anomaly_bench.results.text import CELLS_NOTE, Grid, decision_grid
+from anomaly_bench.results.text import CELLS_NOTE
 from anomaly_bench.runs.folder import now
 
 
@@ -60,6 +63,10 @@ class DatasetResults:
     def decisions(self) -> Grid:
         """Return the table of thresholds, means over seeds; only its headings without thresholds."""
         return decision_grid([run.row for run in self.runs])
+
+    def chosen(self) -> Grid | None:
+        """Return what choosing on the test images would gain; None where nothing was chosen."""
+        return gains_by_dataset([run.row for run in self.runs]).get(self.name)
 
     def remarks(self) -> list[str]:
         """Return what the figures must be read with."""

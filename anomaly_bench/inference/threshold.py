@@ -217,7 +217,8 @@ def fold_config(folder: RunFolder, overrides: Mapping[str, str]) -> DictConfig:
     values["method"] = present_method(values["method"])
     defaults: dict[str, Any] = OmegaConf.to_container(config.compose(["method=us_fast", "dataset=mtd"]))  # type: ignore[assignment]
     fixed: dict[str, Any] = {"calibration_share": 0, "calibration_fold": None, "output_dir": str(folder.path / "folds")}
-    fixed |= {"logger": {}, "force": False, "save_heatmaps": False, "save_maps": False, "resamples": 0}
+    fixed |= {"logger": {}, "resamples": 0}
+    fixed |= dict.fromkeys(("force", "save_heatmaps", "save_maps", "track_test"), False)
     hardware = {**defaults["hardware"], **values.get("hardware", {})}
     if (folder.path / IGNORE).is_file():
         values["dataset"]["ignore_mask"] = str(folder.path / IGNORE)

@@ -11,7 +11,7 @@ which D gives a small value is anomalous.
 
 The code measures the test images after every fourth epoch and reports the best image AUROC that it saw (of equal ones
 the best pixel AUROC): the epoch is chosen on test images.  Here the last step is the result.  What that choice would
-have reported is measured beside it as `oracle`, and nothing else comes from it.
+have reported, `track_test=40` shows beside it as `oracle`.
 
 Deviation: the whole image is resized to `image_size`; the code resizes to 329 px and cuts the central 288 px out.
 Deviation: the backbone's features are computed once and kept on disk; the code computes them in each step.
@@ -19,10 +19,7 @@ Deviation: the backbone's features are computed once and kept on disk; the code 
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,7 +34,6 @@ from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, Normal
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.gaussian import gaussian
 from anomaly_bench.nets.patch_averages import PatchAverages
-from anomaly_bench.nets.snapshot import Snapshot
 from anomaly_bench.nets.training_length import TrainingLength
 
 LAYERS = (2, 3)  # timm's numbers; layer2 and layer3 of a ResNet
@@ -73,47 +69,33 @@ class SimpleNet(Method):
         lr: Positive,
         weight_decay: NotNegative,
         sigma: Annotated[Positive, Field(le=1024)],
-        oracle_states: Annotated[int, Field(ge=0, le=1000)],
         feature_dtype: Literal["float32", "float16"],
     ) -> None:
         super().__init__()
         self.weights, self.image_size, self.batch_size, self.sigma = weights, image_size, batch_size, sigma
-        self.length, self.oracle_states = TrainingLength(epochs, steps), oracle_states
+        self.length = TrainingLength(epochs, steps)
         self.feature_dtype, self.noise, self.margin = feature_dtype, noise, margin
         self.adaptor_args = {"lr": adaptor_lr, "weight_decay": adaptor_weight_decay}
         self.discriminator_args = {"lr": lr, "weight_decay": weight_decay}
         self.backbone = Backbone(backbone, LAYERS)
         self.averages = PatchAverages(self.backbone.channels, patch_size, layer_dimensions, dimensions)
         self.head = Head(dimensions, hidden)
-        self.states: dict[str, Head] = {}  # of the training, by step; no part of the state dict
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         self.backbone.load(self.weights)
         key = f"{self.backbone.name} layers 2, 3 sha256 {self.backbone.sha256}"
         frozen = FrozenFeatures(self.backbone, key, self.feature_dtype, self.device)
         loader = data.features("train", frozen, self.batch_size, shuffle=True)
-        limits = self.length.limits(loader, self.batch_size)
-        epoch = math.ceil(len(loader.dataset) / self.batch_size)  # type: ignore[arg-type]
-        last = limits.get("max_steps", limits["max_epochs"] * epoch)
-        times = sorted({-(-last * (i + 1) // self.oracle_states) for i in range(self.oracle_states)})
-        training = Training(self, times)
-        yield Stage("discriminator", training, loader, limits)
-        self.states = training.restored()
+        yield Stage("discriminator", Training(self), loader, self.length.limits(loader, self.batch_size))
 
     def patches(self, features: list[Tensor]) -> Tensor:
         """Return the features of each patch of the finer layer [B, h, w, D] from those of both layers."""
         return self.averages(features).movedim(1, 3).contiguous()
 
     def score(self, images: Tensor) -> Scores:
-        return self._scores(self.head, self.patches(self.backbone(images)), images.shape[-2:])
-
-    def oracle_candidates(self, images: Tensor) -> Mapping[str, Callable[[], Scores]]:
-        patches = self.patches(self.backbone(images)) if self.states else images
-        return {name: partial(self._scores, head, patches, images.shape[-2:]) for name, head in self.states.items()}
-
-    def _scores(self, head: Head, patches: Tensor, size: torch.Size) -> Scores:
-        values = -head(patches.flatten(0, 2)).view(patches.shape[:3])  # [B, h, w]
-        up = F.interpolate(values[:, None], size, mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
+        patches = self.patches(self.backbone(images))
+        values = -self.head(patches.flatten(0, 2)).view(patches.shape[:3])  # [B, h, w]
+        up = F.interpolate(values[:, None], images.shape[-2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         return Scores(image=values.flatten(1).amax(1), map=gaussian(up, self.sigma))
 
     @classmethod
@@ -151,14 +133,13 @@ class Head(nn.Module):
 
 
 class Training(LightningModule):
-    """Trains the head of `method`, and keeps its state after each of the steps `times`, counted from 1."""
+    """Trains the head of `method`."""
 
-    def __init__(self, method: SimpleNet, times: list[int]) -> None:
+    def __init__(self, method: SimpleNet) -> None:
         super().__init__()
-        self.head, self.times = method.head, times
+        self.head = method.head
         self.patches, self.noise, self.margin = method.patches, method.noise, method.margin
         self.adaptor_args, self.discriminator_args = method.adaptor_args, method.discriminator_args
-        self.kept = nn.ModuleList(Snapshot(method.head) for _ in times)
 
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
         patches = self.patches(batch["features"]).flatten(0, 2)  # [B h w, D]
@@ -175,18 +156,6 @@ class Training(LightningModule):
         """Shrink the adaptor as AdamW would; the discriminator's decay is Adam's, added to the gradient."""
         for parameter in self.head.adaptor.parameters():
             parameter.mul_(1 - self.adaptor_args["lr"] * self.adaptor_args["weight_decay"])
-
-    def on_train_batch_end(self, outputs: Any, batch: FeatureBatch, batch_idx: int) -> None:
-        """Keep the state where it is time, before the epoch's checkpoint."""
-        if self.global_step in self.times:
-            self.kept[self.times.index(self.global_step)].take(self.head)  # type: ignore[operator]
-
-    def restored(self) -> dict[str, Head]:
-        """Return the heads that were kept, by the step."""
-        heads = {f"step_{time}": copy.deepcopy(self.head).eval() for time in self.times}
-        for head, kept in zip(heads.values(), self.kept, strict=True):
-            kept.restore(head)  # type: ignore[operator]
-        return heads
 
 
 def truncated_loss(normal: Tensor, anomalous: Tensor, margin: float) -> Tensor:

@@ -59,7 +59,7 @@ class Row:
     baseline: bool = False  # its method is no paper's, but a floor
     confound: Confound | None = field(default=None, repr=False)  # what separates the test images without a method
     learning: str = field(default="", repr=False)  # a warning where the run learned next to nothing
-    oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `measure_oracle` writes it
+    oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `oracle_of` returns it
     train_s: float = math.nan  # seconds of all stages but the scoring; nan where not measured
     ms_per_image: float = math.nan  # to score a test image; nan where not measured
     images: dict[str, int] = field(default_factory=dict, repr=False)  # how many, by what they are for

@@ -8,7 +8,8 @@ from types import MappingProxyType
 
 from anomaly_bench.results.aggregate import Table
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.results.text import Grid, by_metric, comparison_grid, table_grid
+from anomaly_bench.results.grid import Grid
+from anomaly_bench.results.text import by_metric, comparison_grid, table_grid
 
 SPECIAL = {
     **{character: f"\\{character}" for character in "&%$#_{}"},

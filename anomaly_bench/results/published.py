@@ -6,7 +6,8 @@ is not in the condition; `variant` then says so.  `category` is a name, or `mean
 `mean_textures`, `mean_objects`.  `kind` is `paper`, `paper baseline` (what a paper measured of the methods that it
 compares itself with; some are in no `conf/method`), `authors' code` or `other implementation`.  `confidence` is `seen`
 (read in the named source), `secondary` (another source repeats it), `unverified` (written down from memory) or
-`doubtful` (likewise, and the values do not have the mean that the source states).
+`doubtful` (likewise, and the values do not have the mean that the source states).  `chosen` is which epoch a figure is
+of: `last`, `best-on-test`, `unknown`, or `none` for a method without epochs; `chosen_source` says where that is from.
 """
 
 from __future__ import annotations
@@ -25,6 +26,12 @@ from anomaly_bench.former_names import present_keys
 TEXTURES = frozenset({"carpet", "grid", "leather", "tile", "wood"})  # of MVTec AD; the other ten are objects
 BASELINE = "paper baseline"  # the kind of a figure
 RANDOM = "random"  # weights that were drawn, not trained: no published setting
+EPOCHS = {  # `chosen` -> words
+    "last": "of the last epoch",
+    "best-on-test": "of the epoch that was the best on the test images",
+    "unknown": "of which epoch is unknown",
+    "none": "",
+}
 CONDITION = re.compile(r"(?P<key>[\w.]+)(?P<sign>!?=)(?P<value>.*)")
 
 
@@ -44,9 +51,17 @@ class Published:
     source: str
     std: float | None = None  # over seeds, where it was published
     seeds: int | None = None  # behind the value, where that was published
+    chosen: str = "unknown"  # of EPOCHS
+    chosen_source: str = ""
+
+    @property
+    def origin(self) -> str:
+        """Where it was published, and of which epoch of the training it is."""
+        source = f" ({self.chosen_source})" if self.chosen_source else ""
+        return "; ".join(filter(None, [self.source, EPOCHS[self.chosen] + source]))
 
     def __str__(self) -> str:
-        return f"{self.variant} ({self.confidence}): {self.source}"
+        return f"{self.variant} ({self.confidence}): {self.origin}"
 
 
 @cache

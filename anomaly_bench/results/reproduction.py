@@ -115,8 +115,8 @@ class Versus:
 
     @property
     def sources(self) -> list[str]:
-        """Where the figures were published, each with its confidence."""
-        return list(dict.fromkeys(f"{f.confidence}: {f.source}" for line in self.lines if (f := line.published)))
+        """Where the figures were published, each with its confidence and of which epoch it is."""
+        return list(dict.fromkeys(f"{f.confidence}: {f.origin}" for line in self.lines if (f := line.published)))
 
     def summary(self) -> str:
         """`12 of 15 inside, 3 without a verdict`."""

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from anomaly_bench.files import csv_text, write_text
 from anomaly_bench.results.aggregate import baseline_table, four, published_cell
+from anomaly_bench.results.grid import ABSENT, Grid, markdown_table
 from anomaly_bench.results.latex import latex_file, latex_table
 from anomaly_bench.results.reproduction import ENOUGH, LEVEL, OTHER, Line, Versus
 from anomaly_bench.results.seed_means import SeedMean
-from anomaly_bench.results.text import ABSENT, Grid, baselines_markdown, cell_text, markdown_table
+from anomaly_bench.results.text import baselines_markdown, cell_text
 
 FIELDS = (
-    *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source"),
+    *("experiment", "dataset", "variant", "metric", "category", "published", "confidence", "source", "chosen"),
     *("ours", "std", "seeds", "note", "delta", "tolerance", "verdict", "differences", "warning", "baseline"),
 )
 NOTE = (
@@ -63,7 +64,7 @@ def versus_csv(tables: Sequence[Versus], warning: str = "") -> str:
     for table in tables:
         for line in table.lines:
             figure, ours = line.published, line.ours
-            quoted = (figure.value, figure.confidence, figure.source) if figure else ("", "", "")
+            quoted = (figure.value, figure.confidence, figure.source, figure.chosen) if figure else ("", "", "", "")
             found = [_number(ours.value), _number(ours.std), ours.seeds or "", ours.note, _number(line.delta)]
             where = [table.request.experiment, table.request.dataset, table.variant, table.metric, line.category]
             last = ["; ".join(table.differences), warning, _number(line.baseline)]

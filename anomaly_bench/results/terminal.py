@@ -14,7 +14,8 @@ from anomaly_bench.results import text
 from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order, published_cell, short
 from anomaly_bench.results.collect import CONFIG, Collected, measurement, method_config
 from anomaly_bench.results.comparisons import Comparison, alarms, shortened
-from anomaly_bench.results.oracle import oracle_line
+from anomaly_bench.results.grid import ABSENT, Grid
+from anomaly_bench.results.oracle import CHOSEN_NOTE, gains_by_dataset, oracle_line
 from anomaly_bench.results.published import Published, published
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.runs.calibration import stored_thresholds
@@ -95,7 +96,7 @@ def _print_metrics(
 
 
 def _interval(interval: tuple[float, float] | None) -> str:
-    return text.ABSENT if interval is None or math.isnan(interval[0]) else "{:.4f} – {:.4f}".format(*interval)
+    return ABSENT if interval is None or math.isnan(interval[0]) else "{:.4f} – {:.4f}".format(*interval)
 
 
 def _quote(figure: Published | None) -> Text:
@@ -139,7 +140,10 @@ def print_report(
     able, too_few = ([c for c in compared if math.isnan(c.p) == lacks] for lacks in (False, True))
     for dataset, metric, found in text.by_metric(able):
         _print_grid(f"{dataset}  {metric}, compared", text.comparison_grid(shortened(found)), console)
-    lines = [text.COMPARED_NOTE] if able else []
+    gained = gains_by_dataset(collected.rows)
+    for dataset, grid in gained.items():
+        _print_grid(f"{dataset}  chosen on the test images", grid, console)
+    lines = [*([text.COMPARED_NOTE] if able else []), *([CHOSEN_NOTE] if gained else [])]
     if too_few:
         lines.append(f"too few runs: {len(too_few)} comparisons, listed in report.md")
     lines += [*notes, *alarms(compared)]
@@ -147,7 +151,7 @@ def print_report(
     print_lines(*lines, *map(str, collected.left_out), f"written to {target}", console=console)
 
 
-def _print_grid(title: str, grid: text.Grid, console: Console) -> None:
+def _print_grid(title: str, grid: Grid, console: Console) -> None:
     print_lines(title, console=console, style="bold")
     print_table(grid.cells, grid.sides, console, grid.rule)
 

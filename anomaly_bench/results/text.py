@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from itertools import groupby
 from statistics import fmean
-from typing import Any, NamedTuple
 
 from anomaly_bench.files import csv_text, records_csv
 from anomaly_bench.results.aggregate import Cell, Table, baselines_below, in_order, settings
 from anomaly_bench.results.collect import Collected, Measured, Row
 from anomaly_bench.results.comparisons import Comparison, alarms
+from anomaly_bench.results.decisions import DECISIONS_NOTE, decision_grid
+from anomaly_bench.results.grid import ABSENT, Grid, markdown_table
+from anomaly_bench.results.oracle import CHOSEN_NOTE, gains_by_dataset
 from anomaly_bench.results.remarks import remarks
-from anomaly_bench.runs.promise import defects_found, percent, promised_text
 
-ABSENT = "–"
 CELLS_NOTE = (
     f"[low, high]: {Measured.level:.0%} interval over the test images of a single run; "
     "±: standard deviation over seeds."
@@ -34,19 +33,6 @@ COSTS_NOTE = (
     "Means over categories and seeds, of memory the highest: seconds of wall time on the runs' own hardware, not to be "
     "compared between machines."
 )
-DECISIONS_NOTE = (
-    "Promised: at most this share of normal images is above the threshold, with this confidence. Test: what became "
-    "of the test images at that threshold, which is no part of the promise; of several seeds the mean (lowest to "
-    "highest). SegF1: F1 of all their pixels at that threshold."
-)
-
-
-class Grid(NamedTuple):
-    """A table as text, and how it is set."""
-
-    cells: list[list[str]]  # the headings, then the lines
-    sides: str  # `l` or `r` for each column
-    rule: int | None = None  # the line, counted from 0, above which a rule is drawn
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -64,7 +50,7 @@ def table_grid(table: Table) -> Grid:
 
 def baselines_markdown(table: Table) -> list[str]:
     """Return the lines of a table of published baselines, then their sources."""
-    sources = dict.fromkeys(f"- {figure.confidence}: {figure.source}" for c in table.columns for figure in c.quoted)
+    sources = dict.fromkeys(f"- {figure.confidence}: {figure.origin}" for c in table.columns for figure in c.quoted)
     return ["", BASELINES_NOTE, "", *markdown_table(table_grid(table)), "", *sources]
 
 
@@ -142,88 +128,11 @@ def _record(table: Table, i: int) -> dict[str, object]:
     return record
 
 
-def decisions_csv(rows: Sequence[Row]) -> str:
-    """Return a CSV with one line for each run and level that has a threshold."""
-    names = ["setting", "label", "method", "dataset", "category", "seed"]
-    return records_csv(
-        [
-            {name: getattr(row, name) for name in names} | {"level": level} | _decision_record(entry)
-            for row in rows
-            for level, entry in row.thresholds.items()
-        ]
-    )
-
-
-def _decision_record(entry: Mapping[str, Any]) -> dict[str, object]:
-    """Return a threshold, its promise, and the figures of the test images where there are any."""
-    record: dict[str, object] = {key: entry[key] for key in ("threshold", "n", "rate", "confidence", "promised")}
-    record["source"] = entry["source"]
-    if test := entry.get("test"):
-        low, high = test["interval"]
-        found, defects = defects_found(test)
-        record |= {"false_alarms": test["false_alarms"], "normals": test["normal"], "low": low, "high": high}
-        record |= {"found": found, "defects": defects} | ({"seg_f1": test["seg_f1"]} if "seg_f1" in test else {})
-        for kind, (found, defects) in test["found"].items():
-            record |= {f"{kind} found": found, f"{kind} defects": defects}
-    return record
-
-
-def decision_grid(rows: Sequence[Row]) -> Grid:
-    """Return a line for each setting, category and level that has a threshold: means over the seeds."""
-    cells = [
-        [
-            *("setting", "category", "level", "seeds", "promised", "confidence"),
-            *("test: false alarms", "test: defects found", "test: SegF1"),
-        ]
-    ]
-    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = defaultdict(list)
-    for heading, runs in settings(rows).items():
-        for row in sorted(runs, key=lambda row: row.category):
-            for level, entry in row.thresholds.items():
-                groups[heading, row.category, level].append(entry)
-    for names, entries in groups.items():
-        promised = dict.fromkeys(map(promised_text, entries))
-        sure = dict.fromkeys(ABSENT if e.get("approximate") else percent(e["confidence"]) for e in entries)
-        tests = [entry["test"] for entry in entries if "test" in entry]
-        alarms = _share_text([(test["false_alarms"], test["normal"]) for test in tests])
-        found = _share_text([defects_found(test) for test in tests])
-        f1 = [test["seg_f1"] for test in tests if "seg_f1" in test]
-        said = [" or ".join(promised), " or ".join(sure), alarms, found, _mean_text(f1)]
-        cells.append([*names, str(len(entries)), *said])
-    if all(line[-1] == ABSENT for line in cells[1:]):  # no masks, or measured by an earlier version
-        cells = [line[:-1] for line in cells]
-    return Grid(cells, "lllrrrrrr"[: len(cells[0])])
-
-
-def _mean_text(values: Sequence[float]) -> str:
-    """Return the mean of values in [0, 1]: `0.4312` of one run, `0.4312 (0.4101 to 0.4522)` of several."""
-    if not values:
-        return ABSENT
-    return f"{fmean(values):.4f}" + (f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else "")
-
-
-def _share_text(counts: Sequence[tuple[int, int]]) -> str:
-    """Return the mean of the shares: `2 of 41 (4.9 %)` of one run, `5.2 % (4.1 % to 6.3 %)` of several."""
-    if not counts or not all(every for _, every in counts):
-        return ABSENT
-    shares = [some / every for some, every in counts]
-    if len(counts) == 1:
-        return f"{counts[0][0]} of {counts[0][1]} ({percent(shares[0])})"
-    return f"{percent(fmean(shares))} ({percent(min(shares))} to {percent(max(shares))})"
-
-
 def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     """Return a CSV with one line for each comparison; nan is empty."""
     headings = [*(f.name for f in fields(Comparison)), "verdict"]
     lines = ([getattr(c, heading) for heading in headings] for c in comparisons)
     return csv_text([headings, *(["" if v != v else v for v in line] for line in lines)])
-
-
-def markdown_table(grid: Grid) -> list[str]:
-    """Return the lines of a Markdown table."""
-    headings, *lines = [[text.replace("|", "\\|") for text in line] for line in grid.cells]
-    rule = ["---:" if side == "r" else "---" for side in grid.sides]
-    return [f"| {' | '.join(line)} |" for line in (headings, rule, *lines)]
 
 
 def report_markdown(
@@ -250,6 +159,10 @@ def report_markdown(
         for dataset, rows in groupby(sorted(collected.rows, key=lambda row: row.dataset), key=lambda row: row.dataset):
             if len((grid := decision_grid(list(rows))).cells) > 1:
                 text += [f"### {dataset} decisions", "", *markdown_table(grid), ""]
+    if gained := gains_by_dataset(collected.rows):
+        text += ["## Chosen on the test images", "", CHOSEN_NOTE, ""]
+        for dataset, grid in gained.items():
+            text += [f"### {dataset} chosen", "", *markdown_table(grid), ""]
     if comparisons:
         text += ["## Comparisons", "", COMPARED_NOTE, ""]
     for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))):

@@ -7,6 +7,7 @@ import logging
 import math
 import resource
 import sys
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,8 @@ from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
 from anomaly_bench.console import in_notebook
-from anomaly_bench.contracts import Stage
-from anomaly_bench.errors import UserError
+from anomaly_bench.contracts import Method, NormalData, Stage
+from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.runs.callbacks import (
     Checkpoint,
     EpochSeed,
@@ -36,9 +37,18 @@ log = logging.getLogger("anomaly_bench")
 
 
 def fit(
-    stage: Stage, folder: Path, hardware: Hardware, seed: int, checkpoint_seconds: float, loggers: list[Logger]
+    stage: Stage,
+    folder: Path,
+    hardware: Hardware,
+    seed: int,
+    checkpoint_seconds: float,
+    loggers: list[Logger],
+    more: Sequence[Callback] = (),
 ) -> dict[str, float]:
-    """Train a stage, from its last checkpoint if there is one.  Returns `seconds` of all attempts, `peak_memory_mb`."""
+    """Train a stage, from its last checkpoint if there is one.  Returns `seconds` of all attempts, `peak_memory_mb`.
+
+    more: callbacks that are called before a checkpoint is written.
+    """
     last = checkpoint_path(folder, stage)
     for parent in (last.parent.parent, last.parent):
         if parent.is_symlink():
@@ -50,7 +60,8 @@ def fit(
     steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
-    callbacks = [ProcessSetup(folder), EpochSeed(seed), steps, curve, Checkpoint(last, checkpoint_seconds), *progress]
+    checkpoint = Checkpoint(last, checkpoint_seconds)
+    callbacks = [ProcessSetup(folder), EpochSeed(seed), steps, curve, *more, checkpoint, *progress]
     trainer = make_trainer(folder, hardware, callbacks, loggers, **limits)
     resumed = resume_from(last, stage.module)
     log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")
@@ -101,20 +112,19 @@ def resume_from(last: Path, module: LightningModule) -> Path | None:
     return path
 
 
-def load_fitted(stage: Stage, folder: Path) -> bool:
-    """Bring a stage that was finished in an earlier attempt to its fitted state from what `keep_weights_only` wrote.
+def load_fitted(stage: Stage, path: Path) -> bool:
+    """Bring a stage that was finished in an earlier attempt to its fitted state from what `write_weights` wrote.
 
     Returns False where that is not possible: then `fit` goes on from the last whole checkpoint, after which little or
     nothing is left to train, or starts anew.  Raises UserError for a checkpoint of another method.
     """
-    path = checkpoint_path(folder, stage)
     try:
         content = read(path)
     except DamagedCheckpoint as error:
         if not path.parent.is_dir():  # otherwise `fit` warns
             log.warning("%s %s, so this stage starts anew", path, error)
         return False
-    if content.keys() != {"state_dict"}:  # stopped before `keep_weights_only`, or while it was fitted again
+    if content.keys() != {"state_dict"}:  # stopped before `write_weights`, or while it was fitted again
         return False
     require_weights_of(stage.module, content["state_dict"], path)
     stage.module.load_state_dict(content["state_dict"], strict=False)
@@ -129,11 +139,34 @@ def require_weights_of(module: LightningModule, state: Any, path: Path) -> None:
         raise UserError(str(path), "does not fit this method", "force=true trains the run anew")
 
 
-def keep_weights_only(stage: Stage, folder: Path) -> None:
-    """Write what `load_fitted` reads, without the optimiser.  The whole checkpoint becomes `previous`."""
-    left_out = frozen(stage.module)
-    state = {name: value for name, value in stage.module.state_dict().items() if name not in left_out}
-    write(checkpoint_path(folder, stage), {"state_dict": state})
+def write_weights(module: LightningModule, path: Path) -> None:
+    """Write what `load_fitted` reads, without the optimiser.  A checkpoint that is there becomes `previous`."""
+    left_out = frozen(module)
+    write(path, {"state_dict": {name: value for name, value in module.state_dict().items() if name not in left_out}})
+
+
+def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
+    """Yield what `method.stages` does.  Raises UserError for anything but trainable stages of different names."""
+    where, names = f"{type(method).__qualname__}.stages", set()
+    stages: object = method.stages(data)
+    if not isinstance(stages, Iterable):
+        raise UserError(where, f"returned {type(stages).__name__}; it must yield Stages")
+    for stage in stages:
+        if not isinstance(stage, Stage):
+            raise UserError(where, f"yielded {type(stage).__name__}; a Stage is needed")
+        check_name(f"{where}, name of a stage", stage.name)
+        if stage.name in names:
+            raise UserError(where, f"yielded two stages called '{stage.name}', which would share their checkpoints")
+        if getattr(type(stage.module), "training_step", None) in (None, LightningModule.training_step):
+            raise UserError(where, f"yielded {type(stage.module).__name__}, which has no `training_step`")
+        names.add(stage.name)
+        yield stage
+
+
+def to_memory_format(module: torch.nn.Module, memory_format: str) -> None:
+    """Convert a module to channels_last, in which convolutions are fastest, if that is configured."""
+    if memory_format == "channels_last":
+        module.to(memory_format=torch.channels_last)
 
 
 def reset_peak_memory() -> None:

@@ -7,19 +7,20 @@ import math
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig
-from pytorch_lightning import LightningModule, seed_everything
+from pytorch_lightning import seed_everything
 from pytorch_lightning.loggers import Logger
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
-from anomaly_bench.contracts import Method, NormalData, Record, Stage, as_size
-from anomaly_bench.errors import UserError, check_name
+from anomaly_bench.contracts import Method, Record, Size, as_size
+from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_list import list_text
 from anomaly_bench.loading.loaders import NormalLoaders, hold_out_calibration, split_val
@@ -27,13 +28,22 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.calibration import calibrate_run
 from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
-from anomaly_bench.runs.fit import fit, keep_weights_only, load_fitted, peak_memory_mb, reset_peak_memory
+from anomaly_bench.runs.fit import (
+    checkpoint_path,
+    fit,
+    load_fitted,
+    peak_memory_mb,
+    reset_peak_memory,
+    stages_of,
+    to_memory_format,
+    write_weights,
+)
 from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.ignored import describe_ignored, store_ignore
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.logs import build_loggers, console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
-from anomaly_bench.runs.oracle import measure_oracle
+from anomaly_bench.runs.oracle import KeepPoints, measure_points
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
 from anomaly_bench.runs.weights import store_weights
 from anomaly_bench.runs.whole_images import View, view_of
@@ -50,7 +60,6 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     records every failure.
     """
     settings = config.validate(cfg)
-    seed_everything(settings.seed, verbose=False)  # before anything is built
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
     with cache_at(settings.cache_dir):
@@ -60,14 +69,16 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
         if plan.state == "done":
             folder.clear_leftovers()
             log.info("already done: %s%s", folder.path, f" ({plan.note})" if plan.note else "")
+            if settings.points and "oracle" not in (manifest := folder.manifest) and "fit" not in manifest["stages"]:
+                log.warning("it was trained without track_test; force=true trains it anew with it")
             return folder
-        device, (method, view) = pick_device(settings.hardware), method_and_view(settings, plan.data.train)
-        require_space(folder.path, method, len(plan.data.test) * math.prod(view.frame.size))
+        method, view = method_and_view(settings, plan.data.train)
+        require_space(folder.path, method, len(plan.data.test) * math.prod(view.frame.size), settings.points)
         splits = split(plan.data, method, settings)
         with folder.locked():
             if folder.status != "done" or settings.force:  # another process may have finished it just now
                 log.info("%s: %s", settings.dataset["name"], plan.data)
-                manifest = describe(settings, plan, [*options, *overrides], method.to(device), splits, view)
+                manifest = describe(settings, plan, [*options, *overrides], method, splits, view)
                 folder.start(manifest, masked_config(cfg), map(masked, overrides), afresh=settings.force)
                 folder.write_text(IMAGES, list_text(plan.data.entries))
                 store_ignore(folder, view.frame.ignore)
@@ -77,15 +88,19 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
 
 
 def method_and_view(settings: config.Settings, training: Sequence[Record]) -> tuple[Method, View]:
-    """Return the method, and how images come to it; `dataset.fit: aspect` makes the method one for another size."""
-    method: Method = config.build("method", settings.method)
-    require_contract(method)
+    """Return the method on its device, and how images come to it; `dataset.fit: aspect` changes the method's size."""
+    device = pick_device(settings.hardware)
+    method = built(settings, device)
     view = view_of(settings.images, method, training)
-    if view.seen != as_size(method.image_size):
-        seed_everything(settings.seed, verbose=False)
-        method = config.build("method", {**settings.method, "image_size": view.seen})
-        require_contract(method)
-    return method, view
+    return (method if view.seen == as_size(method.image_size) else built(settings, device, image_size=view.seen)), view
+
+
+def built(settings: config.Settings, device: torch.device, **changed: Size | int) -> Method:
+    """Return the method with the first weights that the seed draws.  changed: arguments that are not the settings'."""
+    seed_everything(settings.seed, verbose=False)
+    method: Method = config.build("method", {**settings.method, **changed})
+    require_contract(method)
+    return method.to(device)
 
 
 def split(data: Data, method: Method, settings: config.Settings) -> dict[str, list[Record]]:
@@ -122,10 +137,12 @@ def execute(
     store_weights(folder, method, settings.weights_dtype, images, view)
     with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
         scored = score(folder, method, images, Path(scratch), view)
-        measure_oracle(folder, settings, method, images, Path(scratch), view)
         measure(folder, settings, images, scored)
         rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
         calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
+        if last and settings.points:
+            first = partial(built, settings, device, image_size=method.image_size)
+            measure_points(folder, settings, last.stage, first, data, images, Path(scratch), view)
     for logger in loggers:
         logger.log_metrics(folder.metrics)
         logger.finalize("success")
@@ -146,14 +163,15 @@ def fit_stages(
     for stage in stages_of(method, data):  # statistics are computed where the training is
         to_memory_format(stage.module, hardware.memory_format)
         last = beginning(stage)
-        if stage.name in finished and load_fitted(stage, folder.path):
+        if stage.name in finished and load_fitted(stage, checkpoint_path(folder.path, stage)):
             log.info("%s: fitted in an earlier attempt", stage.name)
         else:
-            spent = fit(stage, folder.path, hardware, settings.seed, settings.checkpoint_seconds, loggers)
+            points = [KeepPoints(stage, folder.path, settings.points)] if settings.points else []
+            spent = fit(stage, folder.path, hardware, settings.seed, settings.checkpoint_seconds, loggers, points)
             earlier = finished.get(stage.name, {}).get("peak_memory_mb", 0)  # its checkpoint is gone or damaged
             spent["peak_memory_mb"] = max(spent["peak_memory_mb"], earlier)
             folder.update(stages={stage.name: spent})
-            keep_weights_only(stage, folder.path)
+            write_weights(stage.module, checkpoint_path(folder.path, stage))
         stage.module.to(device)  # Lightning leaves a module on the CPU
         seed_everything(settings.seed, verbose=False)  # what comes next draws the same after a restart
     if not last:  # what a method without a training computes from the normal images: a memory bank, a Gaussian
@@ -174,30 +192,6 @@ def require_contract(method: Method) -> None:
         raise UserError("method._target_", f"{type(method).__qualname__} has no `score`")
 
 
-def stages_of(method: Method, data: NormalData) -> Iterator[Stage]:
-    """Yield what `method.stages` does.  Raises UserError for anything but trainable stages of different names."""
-    where, names = f"{type(method).__qualname__}.stages", set()
-    stages: object = method.stages(data)
-    if not isinstance(stages, Iterable):
-        raise UserError(where, f"returned {type(stages).__name__}; it must yield Stages")
-    for stage in stages:
-        if not isinstance(stage, Stage):
-            raise UserError(where, f"yielded {type(stage).__name__}; a Stage is needed")
-        check_name(f"{where}, name of a stage", stage.name)
-        if stage.name in names:
-            raise UserError(where, f"yielded two stages called '{stage.name}', which would share their checkpoints")
-        if getattr(type(stage.module), "training_step", None) in (None, LightningModule.training_step):
-            raise UserError(where, f"yielded {type(stage.module).__name__}, which has no `training_step`")
-        names.add(stage.name)
-        yield stage
-
-
-def to_memory_format(module: torch.nn.Module, memory_format: str) -> None:
-    """Convert a module to channels_last, in which convolutions are fastest, if that is configured."""
-    if memory_format == "channels_last":
-        module.to(memory_format=torch.channels_last)
-
-
 def pick_device(hardware: config.Hardware) -> torch.device:
     """Return where scores are computed.  Raises UserError where a GPU is required and none is there."""
     gpu = torch.cuda.is_available()
@@ -214,15 +208,16 @@ def count_devices(hardware: config.Hardware) -> int:
     return max(1, torch.cuda.device_count()) if hardware.accelerator != "cpu" else 1
 
 
-def require_space(path: Path, method: Method, pixels: int) -> None:
+def require_space(path: Path, method: Method, pixels: int, points: int = 0) -> None:
     """Raises UserError where the disk cannot hold the run: before the training, not after it.
 
-    pixels: of all maps.  Counted are float32 maps, weights, and two checkpoints with two moments for each trainable
-    parameter while the next is written.
+    pixels: of all maps.  points: of the training that are kept.  Counted are float32 maps, weights, those of each
+    point, and two checkpoints with two moments for each trainable parameter while the next is written.
     """
     parameters = list(method.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    needed = 4 * (pixels + sum(p.numel() for p in parameters) + 9 * trainable)
+    maps = pixels * (2 if points else 1)  # those of one point at a time
+    needed = 4 * (maps + sum(p.numel() for p in parameters) + (9 + points) * trainable)
     existing = next(p for p in (path, *path.absolute().parents) if p.is_dir())
     free = shutil.disk_usage(existing).free
     if free < needed:

@@ -53,8 +53,17 @@ class Scored:
 def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, view: View) -> dict[str, Scored]:
     """Score the test images.  Returns the scores under the name "", and those of the components under their names."""
     reset_peak_memory()
-    began, start = time.monotonic(), 0
-    scored: dict[str, Scored] = {}
+    began = time.monotonic()
+    scored = score_images(method, images, scratch, view)
+    seconds = time.monotonic() - began
+    costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
+    folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
+    return scored
+
+
+def score_images(method: Method, images: ImageSet, scratch: Path, view: View) -> dict[str, Scored]:
+    """Return what `score` does; maps are files in `scratch`."""
+    start, scored = 0, dict[str, Scored]()
     loader = DataLoader(images, batch_size=method.batch_size)
     method.eval()
     with torch.inference_mode():
@@ -70,9 +79,6 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, vi
                     scored[name] = Scored(len(images), scratch / f"maps_{name}.npy")
                 scored[name].add(start, each, batch["path"])
             start += len(batch["path"])
-    seconds = time.monotonic() - began
-    costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
-    folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
     return scored
 
 
@@ -169,20 +175,13 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
 
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
     """Measure the scores; write scores.csv, maps.npy, heat maps, the manifest's entry, curves, and the metrics last."""
-    records, hardware = images.records, settings.hardware
-    labels = np.array([record.label for record in records])
+    records = images.records
     measured = {
-        name: metrics.measure(
-            *(each.scores, labels, each.maps, images.masks, images.ignored),
-            memory_mb=hardware.metrics_memory_mb,
-            resamples=0 if name else settings.resamples,
-            threads=hardware.threads or 1,
-            track=track,
-        )
+        name: measured_scores(settings, images, each, 0 if name else settings.resamples)
         for name, each in scored.items()
     }
     scores, maps, found = scored[""].scores, scored[""].maps, measured.pop("")
-    found.metrics.update(spro_of_records(records, maps, images.frame, hardware.threads or 1))
+    found.metrics.update(spro_of_records(records, maps, images.frame, settings.hardware.threads or 1))
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps)
@@ -191,6 +190,18 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
+
+
+def measured_scores(settings: Settings, images: ImageSet, scored: Scored, resamples: int) -> metrics.Measurement:
+    """Return the metrics of scores and maps.  resamples: for intervals; 0: none."""
+    labels = np.array([record.label for record in images.records])
+    return metrics.measure(
+        *(scored.scores, labels, scored.maps, images.masks, images.ignored),
+        memory_mb=settings.hardware.metrics_memory_mb,
+        resamples=resamples,
+        threads=settings.hardware.threads or 1,
+        track=track,
+    )
 
 
 def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, source_size: bool) -> None:

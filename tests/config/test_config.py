@@ -77,7 +77,7 @@ def test_every_experiment_is_valid(experiment: str) -> None:
         ["dataset.root=elsewhere"], ["hardware=cpu"], ["hardware.precision=bf16-mixed"], ["hardware.workers=3"],
         ["output_dir=elsewhere"], ["cache_dir=elsewhere"], ["logger=csv"], ["force=true"], ["save_maps=false"],
         ["weights_dtype=float16"], ["save_heatmaps=false"], ["checkpoint_seconds=1"], ["resamples=0"],
-        ["hardware.metrics_memory_mb=0"], ["method.epochs=200"], ["method.sigma=4"],
+        ["track_test=true"], ["hardware.metrics_memory_mb=0"], ["method.epochs=200"], ["method.sigma=4"],
     ],
 )  # fmt: skip
 def test_the_id_does_not_depend_on(words: list[str], base_ids: tuple[str, str]) -> None:

@@ -45,7 +45,7 @@ def overrides(method: str, place: Path, weights: Path, *more: str) -> list[str]:
         "patchcore": [*resnet, "method.image_size=32", "method.coreset_share=0.2"],
         "us_shallow": ["method.weights=random", "method.image_size=32", "method.samples=100", "method.clusters=2"],
         "stfpm": [*resnet[1:], "method.image_size=32"],
-        "simplenet": [*resnet, "method.image_size=32", "method.hidden=8", "method.oracle_states=2"],
+        "simplenet": [*resnet, "method.image_size=32", "method.hidden=8"],
     }[method]
     name = "glf_fast" if method == "glf" else method
     epochs = [] if method in ("glf", *UNTRAINED) else ["method.epochs=1"]

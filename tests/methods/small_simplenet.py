@@ -17,7 +17,7 @@ YAML: dict[str, Any] = OmegaConf.to_container(compose(["method=simplenet", "data
 CONFIG = {key: value for key, value in YAML.items() if key not in ("_target_", "name")}
 SMALL = {
     "backbone": "resnet18", "weights": "random", "image_size": 32, "layer_dimensions": 24, "dimensions": 16,
-    "hidden": 8, "batch_size": 4, "epochs": 3, "oracle_states": 2,
+    "hidden": 8, "batch_size": 4, "epochs": 3,
 }  # fmt: skip
 
 

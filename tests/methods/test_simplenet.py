@@ -72,7 +72,7 @@ def test_score_against_loops() -> None:
 def test_updates_are_those_of_the_authors() -> None:
     """AdamW for the adaptor, Adam with its own decay for the discriminator; normal and noisy features in one batch."""
     ours, theirs, x = shaken(adaptor_weight_decay=0.5), shaken(adaptor_weight_decay=0.5), images(4)
-    training = Training(ours, [])
+    training = Training(ours)
     (optimiser,) = [training.configure_optimizers()]
     a = torch.optim.AdamW(theirs.head.adaptor.parameters(), 1e-4, weight_decay=0.5)
     d = torch.optim.Adam(theirs.head.discriminator.parameters(), 2e-4, weight_decay=1e-5)
@@ -103,31 +103,19 @@ def test_updates_are_those_of_the_authors() -> None:
 
 
 @quiet
-@pytest.mark.parametrize(
-    ("changes", "names"), [({}, ["step_3", "step_6"]), ({"epochs": None, "steps": 5}, ["step_3", "step_5"])]
-)
-def test_states_that_the_training_kept(changes: dict[str, Any], names: list[str]) -> None:
-    simplenet, x = method(**changes), images(3)
-    backbone = {key: value.clone() for key, value in simplenet.backbone.state_dict().items() if "num" not in key}
+@pytest.mark.parametrize("changes", [{}, {"epochs": None, "steps": 5}])
+def test_a_training_changes_the_head_alone(changes: dict[str, Any]) -> None:
+    simplenet = method(**changes)
+    head = arrays(simplenet.head)
     keys = simplenet.state_dict().keys()
     (stage,) = [stage for stage in simplenet.stages(Normal(images(7))) if fit(stage)]  # type: ignore[arg-type]
     assert stage.trainer == ({"max_epochs": 3, "max_steps": 5} if changes else {"max_epochs": 3})
-    assert simplenet.state_dict().keys() == keys  # a stored model is its last state alone
+    assert simplenet.state_dict().keys() == keys
     assert not any(p.requires_grad for p in simplenet.backbone.parameters())
     fresh = method(5)
     fresh.backbone.load("random")
-    assert all(torch.equal(fresh.backbone.state_dict()[key], simplenet.backbone.state_dict()[key]) for key in backbone)
-    with torch.inference_mode():
-        last, kept = simplenet.eval().score(x), {k: s() for k, s in simplenet.oracle_candidates(x).items()}
-    assert list(kept) == names
-    assert torch.equal(kept[names[-1]].image, last.image)
-    assert torch.equal(kept[names[-1]].map, last.map)  # type: ignore[arg-type]
-    assert not torch.equal(kept["step_3"].image, last.image)
-
-
-def test_without_candidates() -> None:
-    simplenet = method(oracle_states=0)
-    assert simplenet.oracle_candidates(images(1)) == {}
+    assert all(np.array_equal(value, arrays(simplenet.backbone)[key]) for key, value in arrays(fresh.backbone).items())
+    assert not any(np.array_equal(value, arrays(simplenet.head)[key]) for key, value in head.items())
 
 
 def test_published_setting() -> None:

@@ -21,8 +21,8 @@ from anomaly_bench.commands.report import write_report
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.load import load
 from anomaly_bench.results.collect import collect
+from anomaly_bench.results.decisions import decision_grid
 from anomaly_bench.results.terminal import print_run
-from anomaly_bench.results.text import decision_grid
 from anomaly_bench.runs.folder import RunFolder
 
 Run = Callable[..., RunFolder]

@@ -10,6 +10,7 @@ from anomaly_bench import config as configuration
 from anomaly_bench.results.aggregate import METRICS
 from anomaly_bench.results.published import (
     BASELINE,
+    EPOCHS,
     TEXTURES,
     applies,
     baselines,
@@ -37,6 +38,19 @@ def test_every_figure_is_a_known_metric_with_a_source() -> None:
         assert row.confidence in {"seen", "secondary", "unverified", "doubtful"}
         assert row.source
         assert row.variant
+
+
+def test_which_epoch_a_figure_is_of_is_unknown_unless_a_source_says_so() -> None:
+    for row in figures():
+        assert row.chosen in EPOCHS
+        assert bool(row.chosen_source) == (row.chosen in ("last", "best-on-test"))
+        assert row.origin.startswith(row.source)
+        assert (row.chosen == "none") == (row.method in {"padim", "patchcore", "us_shallow"})  # nothing is trained
+    said = {(row.method, row.variant): row.chosen for row in figures() if row.chosen not in ("unknown", "none")}
+    assert said == {
+        ("rd", "independent rerun of official code, last epoch"): "last",
+        ("simplenet", "paper WRN50-2 (cropped; epoch chosen on test images)"): "best-on-test",
+    }
 
 
 def test_every_data_set_and_category_is_ours() -> None:
