@@ -11,6 +11,7 @@ import logging
 from argparse import Namespace
 
 from anomaly_bench.commands.reproduce_request import request_of
+from anomaly_bench.console import to_stderr
 
 log = logging.getLogger("anomaly_bench")
 
@@ -18,6 +19,7 @@ log = logging.getLogger("anomaly_bench")
 def reproduce_command(arguments: Namespace) -> int:
     """Run `bench reproduce`: 0, or 1 where a run failed.  Raises UserError for a mistake, before anything runs."""
     request = request_of(arguments)
+    to_stderr(f"planning {', '.join(request.experiments)}\n")  # torch is slow to import
 
     from anomaly_bench.commands.main import main
     from anomaly_bench.commands.reproduce_points import Point, baseline_line, baselines, lines, planned, status
@@ -28,7 +30,7 @@ def reproduce_command(arguments: Namespace) -> int:
     points: list[Point] = []
     beside: dict[str, list[Point]] = {}
     for experiment in request.experiments:
-        planned_points = planned(experiment, request)
+        planned_points = planned(experiment, request, log.info)
         beside[experiment] = baselines(planned_points, request)
         for line in (*lines(planned_points), baseline_line(beside[experiment])):
             log.info("%s", line)

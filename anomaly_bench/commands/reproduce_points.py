@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 
 from omegaconf import OmegaConf
 
 from anomaly_bench import config
-from anomaly_bench.commands.reproduce_request import Place, Request, key_of, places
-from anomaly_bench.sweeps.plan import Job, plan, summary
+from anomaly_bench.commands.reproduce_request import Place, Request, key_of, matrix, places
+from anomaly_bench.sweeps.plan import Job, plan, planning, summary
 
 CANNOT = "cannot run"
 BASELINE = "brightness"  # the method that stands beside every table; it trains nothing
@@ -47,12 +48,22 @@ class Point:
         return name, category or name
 
 
-def planned(experiment: str, request: Request) -> list[Point]:
-    """Return the experiment's points."""
+def planned(experiment: str, request: Request, say: Callable[[str], None]) -> list[Point]:
+    """Return the experiment's points.  say: gets a line for each of several points and data sets as it is planned."""
     points: dict[tuple[str, ...], Point] = {}
-    for job in plan(request.overrides_of(experiment)):
+    runs = config.count(request.overrides_of(experiment))
+
+    def group_of(job: Job) -> tuple[Point, str]:
         overrides = [each for each in job.overrides if key_of(each) not in ("dataset", "seed")]
-        points.setdefault(tuple(overrides), Point(experiment, overrides)).jobs.append(job)
+        point = points.setdefault(tuple(overrides), Point(experiment, overrides))
+        return point, point.place(job)[0]
+
+    for (point, dataset), jobs in groupby(planning(request.overrides_of(experiment)), group_of):
+        found = list(jobs)
+        point.jobs += found
+        if len(found) < runs:
+            chosen = [each for each in point.overrides if key_of(each) in matrix(experiment)]
+            say(f"  {' '.join([*chosen, dataset])}: {summary(found)}")
     return list(points.values())
 
 

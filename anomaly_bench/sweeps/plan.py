@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from anomaly_bench import config
@@ -42,12 +42,16 @@ class Job:
 
 
 def plan(overrides: Sequence[str], extra: str | None = None) -> list[Job]:
-    """Return the runs of `bench train -m OVERRIDES`, with their states.
+    """Return the runs of `bench train -m OVERRIDES`, with their states; `planning` yields each as it is planned."""
+    return list(planning(overrides, extra))
+
+
+def planning(overrides: Sequence[str], extra: str | None = None) -> Iterator[Job]:
+    """Yield the runs of `bench train -m OVERRIDES`, with their states.
 
     Raises Mistakes with every mistake in any of them, those included that only a method's constructor can find.  What
     lacks its data, its weights or its teacher cannot run.  extra: the folder of `--config-dir`.
     """
-    jobs: list[Job] = []
     mistakes: dict[str, UserError] = {}
     built: set[str] = set()  # methods' settings
     known: dict[str, Data] = {}  # by the data set's settings
@@ -62,10 +66,9 @@ def plan(overrides: Sequence[str], extra: str | None = None) -> list[Job]:
                     config.build("method", settings.method)
                 except UserError as error:
                     mistakes[str(error)] = error
-            jobs.append(job)
+            yield job
     if mistakes:
         raise Mistakes(list(mistakes.values()))
-    return jobs
 
 
 def summary(jobs: Sequence[Job]) -> str:

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from small_runs import ROOT, Bench
+from small_runs import ROOT, Bench, environment
 
 from anomaly_bench import config
+from anomaly_bench.commands import reproduce_points
 from anomaly_bench.commands.main import main
 from anomaly_bench.commands.parser import grammar
 from anomaly_bench.commands.reproduce_request import Request, experiments, has_key, matrix, places, request_of
 from anomaly_bench.commands.reproduce_tables import flat
 from anomaly_bench.results.published import applies, figures
 from anomaly_bench.runs.folder import find
+from anomaly_bench.sweeps.plan import Job, planning
 
 TABLES = ["csflow_mtd", "csflow_mvtec", "glf_mvtec", "rd_mvtec", "rd_one_class", "us_mvtec", "us_one_class"]
 NOTHING = {"ANOMALY_BENCH_DATA": "", "ANOMALY_BENCH_WEIGHTS": "", "HF_HUB_OFFLINE": "1"}
@@ -112,6 +118,44 @@ def test_mistakes_are_one_line(
     assert main(["reproduce", *words]) == 2
     assert line in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_something_is_said_before_torch_is_imported(tmp_path: Path) -> None:
+    code = "import sys; import anomaly_bench.commands.reproduce as verb; from anomaly_bench.commands.main import main\n"
+    code += "def say(text): print(text, 'torch' in sys.modules); sys.exit()\n"
+    code += "verb.to_stderr = say; main(['reproduce', '--plan', 'us_mvtec', 'rd_one_class'])"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=60)
+    assert done.stdout == "planning us_mvtec, rd_one_class\n False\n", done.stderr
+
+
+def test_each_data_set_is_said_as_soon_as_it_is_planned(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name, value in NOTHING.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    seen: list[tuple[str, int]] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        seen.append((line.partition(":")[0], len(planned_jobs)))
+
+    planned_jobs: list[Job] = []
+
+    def watched(*given: Any) -> Iterator[Job]:
+        for job in planning(*given):
+            planned_jobs.append(job)
+            yield job
+
+    monkeypatch.setattr(reproduce_points, "planning", watched)
+    request = parse(["rd_one_class", "seed=0", "dataset=mnist/0,mnist/1,cifar10/cat"])
+    (point,) = reproduce_points.planned("rd_one_class", request, say)
+    assert len(point.jobs) == 3
+    assert said == ["  mnist: 2 runs: 2 cannot run", "  cifar10: 1 runs: 1 cannot run"]
+    assert seen == [("  mnist", 2), ("  cifar10", 3)]
+    said.clear()
+    reproduce_points.planned("rd_one_class", parse(["rd_one_class", "seed=0", "dataset=mnist/0,mnist/1"]), say)
+    assert said == []  # the line of the whole says it
 
 
 def test_what_cannot_run_is_listed_with_the_way_to_supply_it(bench: Bench, tmp_path: Path) -> None:
