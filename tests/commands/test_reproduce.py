@@ -148,11 +148,11 @@ def test_each_data_set_is_said_as_soon_as_it_is_planned(monkeypatch: pytest.Monk
             yield job
 
     monkeypatch.setattr(reproduce_points, "planning", watched)
-    request = parse(["rd_one_class", "seed=0", "dataset=mnist/0,mnist/1,cifar10/cat"])
+    request = parse(["rd_one_class", "seed=0", "dataset=mnist/0,mnist/1,cifar10/cat,cifar10/dog"])
     (point,) = reproduce_points.planned("rd_one_class", request, say)
-    assert len(point.jobs) == 3
-    assert said == ["  mnist: 2 runs: 2 cannot run", "  cifar10: 1 runs: 1 cannot run"]
-    assert seen == [("  mnist", 2), ("  cifar10", 3)]
+    assert len(point.jobs) == 4
+    assert said == ["  mnist: 2 runs: 2 cannot run", "  cifar10: 2 runs: 2 cannot run"]
+    assert seen == [("  mnist", 3), ("  cifar10", 4)]  # as soon as the first of another set is planned
     said.clear()
     reproduce_points.planned("rd_one_class", parse(["rd_one_class", "seed=0", "dataset=mnist/0,mnist/1"]), say)
     assert said == []  # the line of the whole says it

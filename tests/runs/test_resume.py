@@ -17,7 +17,7 @@ from small_runs import FILES, QUICK, TOY, TOYS, Begin, Bench, Noted, Train, cont
 
 from anomaly_bench import config
 from anomaly_bench.runs.checkpoints import read
-from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.folder import TRACK, find
 from anomaly_bench.runs.runner import run
 
 
@@ -114,8 +114,9 @@ def test_finished_stages_are_loaded_and_the_code_between_them_runs_again(
 def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
     trained: Train, forks: Forks, tmp_path: Path, shared_images: Path, step: int
 ) -> None:
-    whole = trained(outputs="whole")
+    whole = trained("track_test=true", outputs="whole")
     words = [*TOY, f"dataset.root={shared_images}", "checkpoint_seconds=0", "save_heatmaps=true", "cache_dir=cache"]
+    words.append("track_test=true")
     done = forks.run(
         [TOYS / "die.py", "60", str(step), *words, "method.notes=notes", "seed=0"], tmp_path, environment()
     )
@@ -124,10 +125,10 @@ def test_killed_before_any_of_its_writes_a_run_is_never_called_done_and_goes_on(
     assert all(ended == "9" and status in ("new", "running") for ended, status in attempts[:-1])
     assert attempts[-1] == ["0", "done"]
     (folder,) = find("outputs")
-    assert contents(folder) == FILES  # no temporary file of a killed attempt is left
+    assert contents(folder) == FILES | {TRACK}  # no temporary file of a killed attempt is left
     assert curve(folder) == curve(whole)
     assert equal(folder, whole)
-    for name in ("metrics.json", "scores.csv", "maps.npy", "weights.safetensors", "curves.json", "images.csv"):
+    for name in ("metrics.json", "scores.csv", "maps.npy", "weights.safetensors", "curves.json", "images.csv", TRACK):
         assert (folder.path / name).read_bytes() == (whole.path / name).read_bytes(), name
     left = [path for place in ("outputs", "cache") for path in (tmp_path / place).rglob("*")]
     assert left
