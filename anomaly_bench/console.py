@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sys
 import traceback
 import warnings
@@ -35,6 +36,7 @@ UNWRITABLE = {
 STREAMS = ("stdin", "stdout", "stderr")  # by number
 OUTPUT = "standard output"
 Item = TypeVar("Item")
+_bars_hidden = False
 
 
 def print_lines(*lines: str, console: Console | None = None, style: str = "", stderr: bool = False) -> None:
@@ -92,14 +94,32 @@ def _bar_options() -> dict[str, Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    return {"console": console, "transient": True, "disable": not (console.is_terminal or console.is_jupyter)}
+    shown = (console.is_terminal or console.is_jupyter) and not _bars_hidden
+    return {"console": console, "transient": True, "disable": not shown}
 
 
-def in_notebook() -> bool:
-    """Return whether this is a Jupyter notebook, which shows progress bars although it has no terminal."""
+def training_bar_shown() -> bool:
+    """Return whether a training draws a progress bar: on a terminal, and in a Jupyter notebook, which has none."""
     from rich.console import Console
 
-    return Console().is_jupyter
+    return (Console().is_jupyter or (sys.stderr.isatty() and sys.stdout.isatty())) and not _bars_hidden
+
+
+@contextmanager
+def bars_hidden() -> Iterator[None]:
+    """Show no progress bar within the block, whatever the terminal."""
+    global _bars_hidden
+    before, _bars_hidden = _bars_hidden, True
+    try:
+        yield
+    finally:
+        _bars_hidden = before
+
+
+def transient(text: str) -> None:
+    """Show a line on the terminal until the next call, which replaces it; nothing where standard error is none."""
+    if sys.stderr.isatty():
+        to_stderr(f"\r\x1b[K{text[: shutil.get_terminal_size().columns - 1]}")
 
 
 def age(seconds: float) -> str:
@@ -108,6 +128,11 @@ def age(seconds: float) -> str:
         if seconds >= 2 * size:
             return f"{seconds // size:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def size_text(size: float) -> str:
+    """Return bytes in MB, or GB from 1000 MB on: `12.3 MB`."""
+    return f"{size / 1e6:.1f} MB" if size < 1e9 else f"{size / 1e9:.1f} GB"
 
 
 def explain(error: BaseException) -> int:

@@ -191,9 +191,9 @@ import builtins, sys
 class ZMQInteractiveShell: pass
 builtins.get_ipython = ZMQInteractiveShell
 from anomaly_bench import train
-from anomaly_bench.console import _bar_options, in_notebook
+from anomaly_bench.console import _bar_options, training_bar_shown
 from anomaly_bench.runs import fit
-assert in_notebook() and not _bar_options()["disable"]
+assert training_bar_shown() and not _bar_options()["disable"]
 seen = []
 make = fit.make_trainer
 fit.make_trainer = lambda *given, **limits: seen.append(make(*given, **limits)) or seen[-1]

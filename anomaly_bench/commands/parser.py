@@ -101,6 +101,8 @@ Exit code: 0 all that can run is done, 1 a run failed, 2 a user error."""
 def _train(bench: Verb) -> None:
     train = bench.verb("train", "train and measure", TRAIN, function="train:train_command")
     train.option("-m", "--multirun", action="store_true", help="what is missing of every combination of several values")
+    quiet = "print one line when the run has ended; what happens and the table are in its log.txt"
+    train.option("-q", "--quiet", action="store_true", help=quiet)
     train.option("--config-dir", "-cd", metavar="DIR", help=CONFIG_DIR)
     train.option("--cfg", "-c", choices=("job", "hydra", "all"), help="print the configuration and stop")
     train.option("--resolve", action="store_true", help="with --cfg: its interpolations too")
@@ -299,3 +301,6 @@ def _list(bench: Verb) -> None:
     runs.key("status", "failed,interrupted", f"only runs of this state: {', '.join(RUN_STATES)}", RUN_STATES)
     verify = "read every result file, maps and weights too, and say which is not as its run wrote it"
     runs.option("--verify", action="store_true", help=verify)
+    runs.option("--watch", action="store_true", help="show them again and again, those at work first, until Ctrl-C")
+    interval = "with --watch: seconds between two looks; default: 2, and 30 where the output is no terminal"
+    runs.option("--interval", type=seconds, metavar="S", help=interval)

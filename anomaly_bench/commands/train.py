@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
+import time
 from argparse import Namespace
 from functools import partial
 from pathlib import Path
@@ -12,8 +14,8 @@ from typing import Any
 from anomaly_bench import config
 from anomaly_bench.commands.main import main
 from anomaly_bench.config.hydra_private import run_with_hydra
-from anomaly_bench.console import to_stderr
-from anomaly_bench.errors import UserError, none_of
+from anomaly_bench.console import age, bars_hidden, to_stderr, transient
+from anomaly_bench.errors import RunningElsewhere, UserError, none_of
 
 FIRST_RUNS = (  # offline, within 90 seconds on two cores
     "method=brightness,padim_fast,us_fast",
@@ -38,15 +40,19 @@ def train_command(arguments: Namespace) -> int:
         return _print_configuration(overrides, arguments)
     if arguments.multirun:
         to_stderr(f"planning {config.count(overrides, extra)} runs\n")  # torch is slow to import
+        from anomaly_bench.results.sweep_summary import print_sweep
         from anomaly_bench.sweeps.sweep import console_log, sweep
 
         console_log()
-        return sweep(overrides, main, extra)
+        swept = sweep(overrides, main, extra)
+        print_sweep([folder.path for folder in swept.folders])
+        return swept.code
     ((overrides, cfg, _),) = config.compose_jobs(overrides, extra=extra)
+    chosen = train_quietly if arguments.quiet else train
     if not any(each.lstrip("+~").startswith("hydra") for each in overrides):
-        return train(cfg, overrides, extra)
+        return chosen(cfg, overrides, extra)
     with config.hydra_app(extra) as hydra:  # it has keys for Hydra itself, such as hydra.job.chdir=true
-        return run_with_hydra(hydra, overrides, partial(train, overrides=overrides, extra=extra))
+        return run_with_hydra(hydra, overrides, partial(chosen, overrides=overrides, extra=extra))
 
 
 def train(cfg: Any, overrides: list[str], extra: str | None) -> int:
@@ -55,8 +61,35 @@ def train(cfg: Any, overrides: list[str], extra: str | None) -> int:
     from anomaly_bench.runs.runner import console_log, run
 
     console_log()
-    print_run(run(cfg, overrides, ["--config-dir", str(Path(extra).resolve())] if extra else []))
+    print_run(run(cfg, overrides, _options(extra)))
     return 0
+
+
+def train_quietly(cfg: Any, overrides: list[str], extra: str | None) -> int:
+    """Do as `train`, print one line when it has ended: state, time, run, main metrics.  The table is in log.txt."""
+    from anomaly_bench.results.terminal import run_line, table_to_log
+    from anomaly_bench.runs.runner import console_log, run
+
+    console_log(logging.ERROR)
+    began = time.monotonic()
+    try:
+        with bars_hidden():
+            folder = run(cfg, overrides, _options(extra))
+        table_to_log(folder)
+        state, said, code = "done", run_line(folder), 0
+    except Exception as error:  # its traceback is in log.txt
+        name = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+        state, said = "failed", f"{' '.join(overrides)}: {name}{' '.join(str(error).split())}"
+        code = error.code if isinstance(error, UserError) else 1
+        if isinstance(error, RunningElsewhere):
+            state = "running elsewhere"
+    transient("")
+    to_stderr(f"{state:9} {age(time.monotonic() - began):>7}  {said}\n")
+    return code
+
+
+def _options(extra: str | None) -> list[str]:
+    return ["--config-dir", str(Path(extra).resolve())] if extra else []
 
 
 def _print_configuration(overrides: list[str], arguments: Namespace) -> int:

@@ -7,6 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from anomaly_bench.files import sha256
 from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.confounds import Confound, strongest
 from anomaly_bench.runs.folder import MANIFEST, find
-from anomaly_bench.runs.index import IndexedFolder, indexed, state
+from anomaly_bench.runs.index import Index, IndexedFolder, indexed, state
 
 CONFIG = "config.yaml"
 RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
@@ -98,6 +99,13 @@ def collect(outputs: Path | str) -> Collected:
     outputs = Path(outputs)
     with indexed(outputs, _paths(outputs)) as folders:
         return _collected(folders)
+
+
+def collect_runs(paths: Iterable[Path]) -> Collected:
+    """Read these run folders as `collect` does; what is not there yet makes no row and is not named."""
+    index_of = cache(Index)
+    there = [path for path in dict.fromkeys(paths) if path.is_dir()]
+    return _collected([IndexedFolder(path, index_of(path.parents[3])) for path in there])
 
 
 def _collected(folders: list[IndexedFolder]) -> Collected:

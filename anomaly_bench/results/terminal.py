@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from anomaly_bench.console import new_table, print_lines
+from anomaly_bench.console import new_table, print_lines, size_text
 from anomaly_bench.errors import UserError
 from anomaly_bench.results import text
 from anomaly_bench.results.aggregate import MAIN, Table, at_most, four, in_order, published_cell, short
@@ -50,7 +51,24 @@ def print_run(folder: RunFolder, console: Console | None = None) -> None:
     for level, entry in stored_thresholds(manifest, folder.path / MANIFEST).items():
         lines += threshold_lines(level, entry)
     lines += [f"protocol: {line}" for line in manifest.get("protocol", [])]
-    print_lines(*lines, *_stages(manifest), f"run: {folder.path}", console=console)
+    size = [f"on disk: {size_text(manifest['bytes'])}"] if "bytes" in manifest else []
+    print_lines(*lines, *_stages(manifest), *size, f"run: {folder.path}", console=console)
+
+
+def run_line(folder: RunFolder) -> str:
+    """Return a finished run in one line: setting, data, seed, main metrics."""
+    metrics = folder.metrics
+    return "  ".join([_title(folder.manifest), *(f"{key} {four(metrics[key])}" for key in MAIN if key in metrics)])
+
+
+def table_to_log(folder: RunFolder) -> None:
+    """Append what `print_run` prints to the run's log.txt, if that can be written."""
+    from rich.console import Console
+
+    from anomaly_bench.runs.logs import file_log  # imports torch
+
+    with suppress(UserError, OSError), closing(file_log(folder.path)) as handler:
+        print_run(folder, Console(file=handler.stream, width=120))
 
 
 def print_measured(found: Mapping[str, Measurement], lines: Sequence[str], console: Console | None = None) -> None:

@@ -16,7 +16,8 @@ from pytorch_lightning import Callback, LightningModule, Trainer, seed_everythin
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import records_csv, write_text
-from anomaly_bench.runs.logs import console_log, file_log
+from anomaly_bench.runs.logs import console_level, console_log, file_log
+from anomaly_bench.runs.progress import Progress
 
 EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: no training that learns reaches it
 DIVERGED = "the training diverged; a smaller method.lr?"
@@ -28,14 +29,14 @@ class ProcessSetup(Callback):
     """Silences Lightning and opens the log in a training process of its own, which starts with neither."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.level = folder, console_level()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Set up this process; nothing is left to do in the run's own."""
         quiet()
         if trainer.is_global_zero and not log.handlers:
             log.addHandler(file_log(self.folder))
-            console_log()
+            console_log(self.level)
 
 
 class EpochSeed(Callback):
@@ -149,6 +150,33 @@ class StepLimit(Callback):
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """End the training after the last step."""
         trainer.should_stop |= trainer.global_step >= self.steps
+
+
+class ProgressFile(Callback):
+    """Tells how far a stage is, for `bench list runs`."""
+
+    def __init__(self, folder: Path, stage: str, steps: float) -> None:
+        """steps: after which the training ends, of the optimisers; infinite where its epochs are counted."""
+        self.progress, self.steps = Progress(folder, stage), steps
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Write it, if it is time: the loss is read from its device only then."""
+        if not trainer.is_global_zero or not self.progress.due():
+            return
+        epoch, epochs, batches = trainer.current_epoch, trainer.max_epochs or -1, trainer.num_training_batches
+        done = epoch * batches + batch_idx + 1
+        figures: dict[str, Any] = {"epoch": epoch + 1, "step": done}
+        if epochs > 0 and math.isfinite(batches):
+            figures |= {"epochs": epochs, "steps": epochs * batches}
+        if isinstance(outputs, dict) and "loss" in outputs:
+            figures["loss"] = float(outputs["loss"])
+        by_epochs = done / figures["steps"] if "steps" in figures else 0.0
+        if trainer.global_step / self.steps > by_epochs:
+            figures |= {"step": trainer.global_step, "steps": int(self.steps)}
+            figures.pop("epochs", None)
+        self.progress.tell(figures.pop("step"), figures.pop("steps", None), **figures)
 
 
 class Checkpoint(Callback):

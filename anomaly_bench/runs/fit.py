@@ -6,7 +6,6 @@ import contextlib
 import logging
 import math
 import resource
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from pytorch_lightning.loggers import Logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
-from anomaly_bench.console import in_notebook
+from anomaly_bench.console import training_bar_shown
 from anomaly_bench.contracts import Method, NormalData, Stage
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.runs.callbacks import (
@@ -26,6 +25,7 @@ from anomaly_bench.runs.callbacks import (
     EpochSeed,
     LossCurve,
     ProcessSetup,
+    ProgressFile,
     StepLimit,
     frozen,
     last_seconds,
@@ -53,15 +53,15 @@ def fit(
     for parent in (last.parent.parent, last.parent):
         if parent.is_symlink():
             raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
-    shown = in_notebook() or (sys.stderr.isatty() and sys.stdout.isatty())
-    progress: list[Callback] = [RichProgressBar()] if shown else []
+    progress: list[Callback] = [RichProgressBar()] if training_bar_shown() else []
     curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO)
     limits = {"max_epochs": -1, **stage.trainer}
     steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
     quiet()
     checkpoint = Checkpoint(last, checkpoint_seconds)
-    callbacks = [ProcessSetup(folder), EpochSeed(seed), steps, curve, *more, checkpoint, *progress]
+    callbacks = [ProcessSetup(folder), EpochSeed(seed), steps, curve, *more, checkpoint]
+    callbacks += [ProgressFile(folder, stage.name, steps.steps), *progress]
     trainer = make_trainer(folder, hardware, callbacks, loggers, **limits)
     resumed = resume_from(last, stage.module)
     log.info("%s: %s", stage.name, f"resumes from {resumed}" if resumed else "starts")

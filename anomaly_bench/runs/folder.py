@@ -20,6 +20,7 @@ from anomaly_bench.errors import RunningElsewhere, UserError
 from anomaly_bench.files import csv_text, remove, sha256, sha256_of, unwritable, write_atomic, write_text
 from anomaly_bench.runs.json_files import ANEW, parse_json, write_json
 from anomaly_bench.runs.lock import LOCK, Lock
+from anomaly_bench.runs.progress import FILE as PROGRESS
 
 MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with their checksums; 1: images by size
 IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
@@ -193,14 +194,18 @@ class RunFolder:
         self.update(status="failed", finished=now(), error=reason)
 
     def finish(self) -> None:
-        """Make the last write of a run, with the checksums of its result files: from here on it is `done`."""
-        manifest = {**self.manifest, "files": self._digests(), "status": "done", "finished": now()}
+        """Make the last write of a run, with checksums of its result files and its size: from here on it is `done`."""
+        kept = [file for file in self.path.rglob("[!.]*") if file.relative_to(self.path).parts[0] != "checkpoints"]
+        size = sum(file.stat().st_size for file in kept if file.is_file())
+        manifest = {**self.manifest, "files": self._digests(), "bytes": size, "status": "done", "finished": now()}
         manifest.pop("error", None)
         write_json(self.path / MANIFEST, manifest)
         self.clear_leftovers()
 
     def clear_leftovers(self) -> None:
-        """Remove what a finished run needs no longer: its checkpoints, and the run that it replaced."""
+        """Remove what a finished run needs no longer: its checkpoints, its progress, and the run that it replaced."""
+        with suppress(OSError):
+            (self.path / PROGRESS).unlink()
         for folder in (self.path / "checkpoints", self.replaced):
             shutil.rmtree(folder, ignore_errors=True)
 

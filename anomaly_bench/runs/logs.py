@@ -76,7 +76,7 @@ class _LogFile(logging.FileHandler):
             super().close()
 
 
-def file_log(folder: Path) -> logging.Handler:
+def file_log(folder: Path) -> logging.FileHandler:
     """Return what appends to a run's log.txt.  Raises UserError where that is a symbolic link."""
     file = folder / "log.txt"
     try:
@@ -95,14 +95,23 @@ def _open_no_link(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)  # no waiting for the reader of a fifo
 
 
-def console_log() -> None:
-    """Print what happens on standard error, in plain lines."""
-    if not any(type(handler) is logging.StreamHandler for handler in log.handlers):
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setLevel(logging.INFO)
-        log.addHandler(handler)
+def console_log(level: int = logging.INFO) -> None:
+    """Print what happens on standard error, in plain lines, from this level on."""
+    if not _consoles():
+        log.addHandler(logging.StreamHandler(sys.stderr))
+    for handler in _consoles():
+        handler.setLevel(level)
     log.setLevel(logging.DEBUG)
     log.propagate = False
+
+
+def console_level() -> int:
+    """Return from which level on the console shows what happens; INFO where there is none."""
+    return max((handler.level for handler in _consoles()), default=logging.INFO)
+
+
+def _consoles() -> list[logging.Handler]:
+    return [handler for handler in log.handlers if type(handler) is logging.StreamHandler]
 
 
 def build_loggers(settings: Settings, folder: Path) -> list[Logger]:

@@ -23,6 +23,7 @@ from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.fit import checkpoint_path, load_fitted, stages_of, to_memory_format, write_weights
 from anomaly_bench.runs.folder import TRACK, RunFolder
 from anomaly_bench.runs.json_files import strict
+from anomaly_bench.runs.progress import Progress
 from anomaly_bench.runs.scoring import measured_scores, score_images
 from anomaly_bench.runs.whole_images import View
 
@@ -99,7 +100,7 @@ def measure_points(
             log.warning("%s cannot be used, so this point is left out", file)
             continue
         with tempfile.TemporaryDirectory(dir=scratch) as maps:
-            scored = score_images(method, images, Path(maps), view)[""]
+            scored = score_images(method, images, Path(maps), view, Progress(folder.path, file.stem))[""]
             found = measured_scores(settings, images, scored, 0).metrics
         points.append({"state": file.stem, "metrics": found, "scores": short(scored.scores)})
     own, (unit, end) = folder.metrics, length(last)

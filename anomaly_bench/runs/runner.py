@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import Logger
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
+from anomaly_bench.console import size_text
 from anomaly_bench.contracts import Method, Record, Size, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading.image_dataset import ImageSet
@@ -147,7 +148,7 @@ def execute(
         logger.log_metrics(folder.metrics)
         logger.finalize("success")
     folder.finish()
-    log.info("done: %s", folder.path)
+    log.info("done: %s (%s)", folder.path, size_text(folder.manifest["bytes"]))
 
 
 def fit_stages(

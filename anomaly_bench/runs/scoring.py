@@ -27,6 +27,7 @@ from anomaly_bench.runs.calibration import CalibrationRow, peak
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
+from anomaly_bench.runs.progress import Progress
 from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.whole_images import View, score_whole
 
@@ -54,20 +55,23 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, vi
     """Score the test images.  Returns the scores under the name "", and those of the components under their names."""
     reset_peak_memory()
     began = time.monotonic()
-    scored = score_images(method, images, scratch, view)
+    scored = score_images(method, images, scratch, view, Progress(folder.path, "score"))
     seconds = time.monotonic() - began
     costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
     folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
     return scored
 
 
-def score_images(method: Method, images: ImageSet, scratch: Path, view: View) -> dict[str, Scored]:
-    """Return what `score` does; maps are files in `scratch`."""
+def score_images(
+    method: Method, images: ImageSet, scratch: Path, view: View, progress: Progress
+) -> dict[str, Scored]:
+    """Return what `score` does; maps are files in `scratch`.  progress: told how many images are scored."""
     start, scored = 0, dict[str, Scored]()
     loader = DataLoader(images, batch_size=method.batch_size)
     method.eval()
     with torch.inference_mode():
         for batch in track(loader, "scoring"):
+            progress.tell(start, len(images))
             scores = score_batch(method, images, batch, start, view)
             by_name = {"": scores, **(scores.components or {})}
             kinds = {name: each.map is not None for name, each in by_name.items()}

@@ -98,7 +98,7 @@ def launcher_task(main: Main, cfg: DictConfig) -> int:
     os.chdir(hydra.runtime.cwd)  # relative paths mean the same as where the sweep was started
     folders = [source.path for source in hydra.runtime.config_sources if source.provider == "command-line"]
     options = [each for folder in folders for each in ("--config-dir", folder)]
-    return run_in_subprocess(main, ["train", *options, *hydra.overrides.task])
+    return run_in_subprocess(main, ["train", "--quiet", *options, *hydra.overrides.task])
 
 
 def require_resources(launcher: DictConfig) -> None:

@@ -7,13 +7,16 @@ import signal
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from anomaly_bench import config
 from anomaly_bench.config.hydra_private import Loader
+from anomaly_bench.console import transient
 from anomaly_bench.errors import RunningElsewhere, UserError
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.lock import holder
 from anomaly_bench.runs.logs import console_log
 from anomaly_bench.sweeps.launchers import Main, launch, run_in_subprocess
@@ -24,8 +27,15 @@ log = logging.getLogger("anomaly_bench")
 HYDRA = ("hydra/", "hydra.")  # overrides that say how to run, not what
 
 
-def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int:
-    """Run what is missing of `bench train -m OVERRIDES`.  Returns 0: all done, 1: some failed, 2: user error.
+class Swept(NamedTuple):
+    """What came of a sweep."""
+
+    code: int  # 0: all done, 1: some failed, 2: user error
+    folders: list[RunFolder]  # of its runs, finished or not; without those that cannot be told
+
+
+def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> Swept:
+    """Run what is missing of `bench train -m OVERRIDES`.
 
     main: the command line's entry point, called in other processes.  extra: the folder of `--config-dir`.  Raises
     Mistakes before anything starts.
@@ -35,7 +45,7 @@ def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int
         log.info("%s", line)
     missing = [job for job in jobs if job.state not in ("done", "cannot run")]
     if not missing:
-        return max(2 if job.state == "cannot run" else 0 for job in jobs)
+        return Swept(max(2 if job.state == "cannot run" else 0 for job in jobs), _folders(jobs))
     codes: dict[str, int | None] = {}
     with config.hydra_context(extra) as loader:
         master = _master(loader, [each for each in overrides if each.lstrip("+").startswith((*HYDRA, "output_dir="))])
@@ -49,7 +59,11 @@ def sweep(overrides: Sequence[str], main: Main, extra: str | None = None) -> int
             # What another sweep was at when its turn came may have been given up since.
             missing = [job for job in missing if codes[str(job.overrides)] == RunningElsewhere.code and not _held(job)]
     located = [job if job.folder else replace(job, folder=folder_of(job.overrides, extra)) for job in jobs]
-    return _outcome(located, codes)
+    return Swept(_outcome(located, codes), _folders(located))
+
+
+def _folders(jobs: Sequence[Job]) -> list[RunFolder]:
+    return [job.folder for job in jobs if job.folder]
 
 
 def _master(loader: Loader, overrides: list[str]) -> DictConfig:
@@ -67,12 +81,15 @@ def _launch_here(jobs: Sequence[Job], plain: Sequence[list[str]], main: Main, ex
     """Train one job after the other on this machine; return their exit codes.  plain: without Hydra's overrides."""
     codes, options = [], ["--config-dir", extra] if extra else []
     for i, (job, given) in enumerate(zip(jobs, plain, strict=True), 1):
-        log.info("run %d of %d: %s", i, len(jobs), " ".join(given))
         if _held(job):
             log.info("running elsewhere: %s", job.folder.path if job.folder else "")
             codes.append(RunningElsewhere.code)
             continue
-        codes.append(run_in_subprocess(main, ["train", *options, *given], "forkserver"))
+        transient(f"run {i} of {len(jobs)}: {' '.join(given)}")
+        try:
+            codes.append(run_in_subprocess(main, ["train", "--quiet", *options, *given], "forkserver"))
+        finally:
+            transient("")  # of a run that was killed
         _note_death(job, codes[-1])  # at once: the sweep may be stopped before its end
     return codes
 
@@ -85,7 +102,7 @@ def _note_death(job: Job, code: int | None) -> None:
         return
     said = f"killed by {signal.Signals(-code).name}" if code else "killed with the machine or the job that it ran in"
     said += " (out of memory?)" if code == -signal.SIGKILL else ""
-    log.error("%s: %s", job.folder.path, said)
+    log.error("%-17s  %s: %s", "failed", job.folder.path, said)
     with suppress(RunningElsewhere), job.folder.locked():
         job.folder.fail(said)
 

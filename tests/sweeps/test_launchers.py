@@ -114,7 +114,7 @@ def test_exit_codes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         master.hydra.launcher.gives_up = True
         assert launch(jobs[:1], master, loader, end) == [None]
     noted = (folder / "words").read_text().splitlines()
-    assert noted[0] == f"here train --config-dir {extra} {' '.join(jobs[0])}"
+    assert noted[0] == f"here train --quiet --config-dir {extra} {' '.join(jobs[0])}"
     assert len(noted) == 4
 
 
