@@ -9,7 +9,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
@@ -18,6 +18,9 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.files import records_csv, write_text
 from anomaly_bench.runs.logs import console_level, console_log, file_log
 from anomaly_bench.runs.progress import Progress
+
+if TYPE_CHECKING:
+    from anomaly_bench.runs.loggers import RunLogger
 
 EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: no training that learns reaches it
 DIVERGED = "the training diverged; a smaller method.lr?"
@@ -60,8 +63,8 @@ class LossCurve(Callback):
     repeated are dropped.
     """
 
-    def __init__(self, path: Path, stage: str, level: int) -> None:
-        self.path, self.stage, self.level = path, stage, level
+    def __init__(self, path: Path, stage: str, level: int, loggers: Sequence[RunLogger] = ()) -> None:
+        self.path, self.stage, self.level, self.loggers = path, stage, level, loggers
         self.rows: list[dict[str, Any]] = []  # of this stage
         self.rows_before: list[dict[str, Any]] = []  # of the stages before it
         self.rows_after: list[dict[str, Any]] = []  # where this stage is fitted once more
@@ -112,6 +115,8 @@ class LossCurve(Callback):
             text = " ".join(f"{name} {v:.5g}" for name, v in values.items())
             epoch = f"{trainer.current_epoch + 1} of {trainer.max_epochs}"
             log.log(self.level, "%s: epoch %s, %s, %.0f s", self.stage, epoch, text, seconds)
+            for logger in self.loggers:
+                logger.log_epoch(trainer.current_epoch, values)
 
 
 def divergence(

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import RichProgressBar
-from pytorch_lightning.loggers import Logger
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
@@ -32,6 +31,7 @@ from anomaly_bench.runs.callbacks import (
     quiet,
 )
 from anomaly_bench.runs.checkpoints import CheckedIO, DamagedCheckpoint, find_usable, read, write
+from anomaly_bench.runs.loggers import RunLogger
 
 log = logging.getLogger("anomaly_bench")
 
@@ -42,7 +42,7 @@ def fit(
     hardware: Hardware,
     seed: int,
     checkpoint_seconds: float,
-    loggers: list[Logger],
+    loggers: list[RunLogger],
     more: Sequence[Callback] = (),
 ) -> dict[str, float]:
     """Train a stage, from its last checkpoint if there is one.  Returns `seconds` of all attempts, `peak_memory_mb`.
@@ -54,7 +54,9 @@ def fit(
         if parent.is_symlink():
             raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
     progress: list[Callback] = [RichProgressBar()] if training_bar_shown() else []
-    curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO)
+    curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO, loggers)
+    for logger in loggers:
+        logger.stage = stage.name
     limits = {"max_epochs": -1, **stage.trainer}
     steps = StepLimit(limits.pop("max_steps", math.inf))
     stage.module.strict_loading = False  # frozen parameters are left out of checkpoints
@@ -79,13 +81,13 @@ def fit(
 
 
 def make_trainer(
-    folder: Path, hardware: Hardware, callbacks: list[Callback], loggers: list[Logger], **limits: Any
+    folder: Path, hardware: Hardware, callbacks: list[Callback], loggers: list[RunLogger], **limits: Any
 ) -> Trainer:
     """Return Lightning's trainer.  limits: `max_epochs` and others of its arguments."""
     shared = {"accelerator", "devices", "strategy", "precision", "sync_batchnorm"}
     return Trainer(
         deterministic="warn",
-        logger=loggers or False,
+        logger=[each for each in loggers if each.each_step] or False,
         log_every_n_steps=1,
         callbacks=callbacks,
         plugins=[CheckedIO()],

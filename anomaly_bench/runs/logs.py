@@ -1,4 +1,4 @@
-"""The log of a run: log.txt, the console, Lightning's loggers; a failure is also recorded in the manifest."""
+"""The log of a run: log.txt, the console; a failure is also recorded in the manifest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers import Logger
-
-from anomaly_bench.config import Settings, build
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import unwritable
 from anomaly_bench.runs.folder import RunFolder
@@ -112,17 +109,3 @@ def console_level() -> int:
 
 def _consoles() -> list[logging.Handler]:
     return [handler for handler in log.handlers if type(handler) is logging.StreamHandler]
-
-
-def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
-    """Return Lightning's loggers of the `logger` group, writing below the run folder; none by default."""
-    if "_target_" not in settings.logger:
-        return []
-    os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # its other local store needs a database library
-    try:
-        return [build("logger", settings.logger, save_dir=str(folder / "logs"))]
-    except ModuleNotFoundError as error:
-        what = str(error).splitlines()[0]
-        raise UserError("logger", what, "pip install 'anomaly_bench[tensorboard,mlflow]'") from error
-    except TypeError as error:  # a key that its constructor does not know
-        raise UserError("logger", str(error).replace("__init__() ", "")) from error

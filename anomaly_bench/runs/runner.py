@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from omegaconf import DictConfig
 from pytorch_lightning import seed_everything
-from pytorch_lightning.loggers import Logger
 
 from anomaly_bench import config
 from anomaly_bench.checksums import remembered
@@ -42,7 +41,8 @@ from anomaly_bench.runs.fit import (
 from anomaly_bench.runs.folder import IMAGES, RunFolder
 from anomaly_bench.runs.ignored import describe_ignored, store_ignore
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
-from anomaly_bench.runs.logs import build_loggers, console_log, recorded
+from anomaly_bench.runs.loggers import RunLogger, run_loggers
+from anomaly_bench.runs.logs import console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import KeepPoints, measure_points
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
@@ -129,30 +129,28 @@ def execute(
     ignored, lines = describe_ignored(frame, images.ignored, len(images))
     protocol = [*folder.manifest["protocol"], *lines, *([str(found)] if found else [])]
     folder.update(training_images=data.statistics(), confounds=confounds, protocol=protocol, **ignored)
-    loggers, device = build_loggers(settings, folder.path), method.device
-    last = fit_stages(folder, settings, method, data, loggers)
-    folder.update(provenance=method.provenance())
-    to_memory_format(method.to(device), hardware.memory_format)
-    if last:
-        check_learning(folder, method, last, data.examples(EXAMPLES))
-    store_weights(folder, method, settings.weights_dtype, images, view)
-    with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
-        scored = score(folder, method, images, Path(scratch), view)
-        measure(folder, settings, images, scored)
-        rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
-        calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
-        if last and settings.points:
-            first = partial(built, settings, device, image_size=method.image_size)
-            measure_points(folder, settings, last.stage, first, data, images, Path(scratch), view)
-    for logger in loggers:
-        logger.log_metrics(folder.metrics)
-        logger.finalize("success")
-    folder.finish()
+    device = method.device
+    with run_loggers(settings, folder) as loggers:
+        last = fit_stages(folder, settings, method, data, loggers)
+        folder.update(provenance=method.provenance())
+        to_memory_format(method.to(device), hardware.memory_format)
+        if last:
+            check_learning(folder, method, last, data.examples(EXAMPLES))
+        store_weights(folder, method, settings.weights_dtype, images, view)
+        with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
+            scored = score(folder, method, images, Path(scratch), view)
+            measure(folder, settings, images, scored)
+            rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
+            calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
+            if last and settings.points:
+                first = partial(built, settings, device, image_size=method.image_size)
+                measure_points(folder, settings, last.stage, first, data, images, Path(scratch), view)
+        folder.finish()
     log.info("done: %s (%s)", folder.path, size_text(folder.manifest["bytes"]))
 
 
 def fit_stages(
-    folder: RunFolder, settings: config.Settings, method: Method, data: NormalLoaders, loggers: list[Logger]
+    folder: RunFolder, settings: config.Settings, method: Method, data: NormalLoaders, loggers: list[RunLogger]
 ) -> Beginning | None:
     """Fit the stages that are not fitted yet, and record what each took, or what a method without stages took.
 
