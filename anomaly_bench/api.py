@@ -66,10 +66,11 @@ class Run:
     def maps(self) -> np.ndarray | None:
         """Return the anomaly maps of the test images, float32 [N, S, S], read from disk where they are used.
 
-        None where the run stored none.  Raises UserError where they are damaged.
+        Maps that were stored as float16 are read at once.  None where the run stored none.  Raises UserError where they
+        are damaged.
         """
         self._folder.require_undamaged(["maps.npy"])
-        return self._folder.maps
+        return None if (maps := self._folder.maps) is None else np.asanyarray(maps)
 
     def model(self, device: str = "auto", config_dir: Path | str | None = None) -> Model:
         """Return the trained model, as `load` does."""

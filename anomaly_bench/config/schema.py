@@ -105,8 +105,8 @@ class Settings(Checked):
     calibration_fold: Fold | None
     resamples: Annotated[int, Field(ge=0, le=100_000)]
     weights_dtype: Literal["float32", "float16"]
-    save_maps: bool
-    save_heatmaps: bool | Literal["source"]
+    save_maps: bool | Literal["float16"]
+    save_heatmaps: bool | Literal["source"] | Annotated[int, Field(ge=1, le=1000)]
     track_test: bool | Annotated[int, Field(ge=1, le=1000)]
     checkpoint_seconds: Annotated[float, Field(ge=0, le=1e9)]
 

@@ -17,7 +17,7 @@ from anomaly_bench.datasets.checks import checked_records
 from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json
 from anomaly_bench.evaluation.options import MEMORY_MB, RESAMPLES, EvalOptions
-from anomaly_bench.loading.anomaly_maps import LazySequence, open_stored_maps
+from anomaly_bench.loading.anomaly_maps import LazySequence, RoundedMaps, open_stored_maps
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, ignored_pixels
 from anomaly_bench.loading.image_files import fingerprint
@@ -33,6 +33,8 @@ from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, Score
 from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.stored_config import ANEW, set_places, stored_config
+
+ROUNDED = "maps are stored as float16: pixel metrics are of the rounded maps, image metrics of scores.csv"
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         folder, m = stored.folder, measure_run(stored, options)
         changes = _changes(_stored_metrics(folder), m.metrics)
         with folder.locked():
-            measurement = {**m.record(), "measured": now(), "anomaly_bench": __version__}
+            rounded = {"maps": "float16"} if isinstance(stored.maps, RoundedMaps) else {}
+            measurement = {**m.record(), **rounded, "measured": now(), "anomaly_bench": __version__}
             folder.replace_metrics(
                 m.metrics, m.curves, measurement, **tested_anew(folder, stored.masks, stored.ignored)
             )
@@ -67,7 +70,8 @@ def eval_runs(options: EvalOptions, show: Callable[[RunFolder], None]) -> None:
         if not options.json:
             show(folder)
         out = sys.stderr if options.json else sys.stdout
-        out.write("".join(f"{line}\n" for line in changes or ["the stored metrics are confirmed"]))
+        notes = [ROUNDED] if rounded else []
+        out.write("".join(f"{line}\n" for line in [*(changes or ["the stored metrics are confirmed"]), *notes]))
     if options.json:
         print_json(found)
 
@@ -157,7 +161,7 @@ def _maps(folder: RunFolder, cfg: DictConfig, count: int) -> LazySequence | None
         if any(name.startswith("pixel_") for name in _stored_metrics(folder)):
             raise UserError(str(file), "is missing", ANEW)
         return None
-    maps = open_stored_maps(file)
+    maps = open_stored_maps(file, folder.manifest.get("maps"))
     height, width = maps[0].shape
     if len(maps) != count or Frame.stored(folder.manifest, (height, height)).size != (height, width):
         what = f"holds {len(maps)} maps of {width} x {height} pixels; the run has {count} test images"

@@ -76,7 +76,7 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
     key = _key(file.resolve(), stat.st_mtime_ns, stat.st_size, rates(), SIDE)
     missing = [i for i in wanted if not (target / key / f"{i}.png").exists()]
     try:
-        maps = open_stored_maps(file)
+        maps = open_stored_maps(file, folder.manifest.get("maps"))
         if len(maps) != len(labels):
             raise ValueError(f"{len(maps)} maps of {len(labels)} images")
         limits = _limits(maps, normal) if missing else np.empty(0)

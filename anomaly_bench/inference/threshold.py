@@ -26,6 +26,7 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.records import Record
 from anomaly_bench.runs.calibration import (
     CalibrationRow,
+    Maps,
     read_rows,
     stored_thresholds,
     threshold_entry,
@@ -111,7 +112,7 @@ def set_threshold(run_folder: Path | str, request: ThresholdRequest) -> dict[str
     return found
 
 
-def tested_maps(folder: RunFolder) -> tuple[np.ndarray | None, list[np.ndarray] | None]:
+def tested_maps(folder: RunFolder) -> tuple[Maps | None, list[np.ndarray] | None]:
     """Return the maps [N, H, W] of a run's test images, and what is ignored in each without their masks.
 
     None and None where masks say what is ignored: they are not read here.
@@ -121,7 +122,7 @@ def tested_maps(folder: RunFolder) -> tuple[np.ndarray | None, list[np.ndarray] 
         return maps, None
     if ignore.value is not None:
         return None, None
-    region = replace(Frame.stored(folder.manifest, maps.shape[1:]), ignore=ignore).ignored_region
+    region = replace(Frame.stored(folder.manifest, maps[0].shape), ignore=ignore).ignored_region
     return maps, None if region is None else [region] * len(maps)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from PIL import Image, PngImagePlugin
@@ -34,6 +34,49 @@ class LazySequence(Sequence[np.ndarray]):
         return self._read(range(self._count)[index])
 
 
+class Rounding(NamedTuple):
+    """How maps are stored as float16: map = offset + scale * stored."""
+
+    offset: float = 0.0  # the smallest value of all maps
+    scale: float = 1.0  # a power of two, which rounds nothing; with it the largest stored value is in (2^14, 2^15]
+
+    @classmethod
+    def of(cls, maps: Iterable[np.ndarray]) -> Rounding:
+        """Return the one for finite maps [H, W] of any range."""
+        ends = [(float(values.min()), float(values.max())) for values in maps]
+        low, high = min(low for low, _ in ends), max(high for _, high in ends)
+        return cls(low, 2.0 ** (math.ceil(math.log2(high - low)) - 15) if high > low else 1.0)
+
+    def store(self, values: np.ndarray) -> np.ndarray:
+        """Return a map as float16.  Order is kept; values nearer than 1 part in 2048 of their height above the smallest
+        one may become equal."""
+        return ((values.astype(np.float64) - self.offset) / self.scale).astype("<f2")
+
+    def load(self, stored: np.ndarray) -> np.ndarray:
+        """Return a stored map as float32."""
+        return (self.offset + self.scale * stored.astype(np.float64)).astype(np.float32)
+
+
+def write_rounded(file: IO[bytes], maps: Sequence[np.ndarray] | np.ndarray) -> Rounding:
+    """Write N maps [H, W] as a .npy file, float16 [N, H, W], one after the other, and return how they are stored."""
+    rounding, shape = Rounding.of(maps), (len(maps), *maps[0].shape)
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f2", "fortran_order": False, "shape": shape})
+    for values in maps:
+        file.write(rounding.store(values).tobytes())
+    return rounding
+
+
+class RoundedMaps(LazySequence):
+    """The maps of a .npy file of float16, float32 [H, W], each when it is accessed; an array [N, H, W] to NumPy."""
+
+    def __init__(self, stored: Sequence[np.ndarray] | np.ndarray, rounding: Rounding) -> None:
+        super().__init__(len(stored), lambda i: rounding.load(np.asarray(stored[i])))
+        self.shape: tuple[int, ...] = (len(stored), *stored[0].shape)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.stack(list(self)).astype(dtype or np.float32)
+
+
 def lazy_rows(mapped: np.memmap) -> LazySequence:
     """Return the arrays [...] of a memory map [N, ...] without the map, whose pages would count as memory in use."""
     file, start, dtype, (count, *shape) = str(mapped.filename), mapped.offset, mapped.dtype, mapped.shape
@@ -46,15 +89,30 @@ def lazy_rows(mapped: np.memmap) -> LazySequence:
     return LazySequence(count, read)
 
 
-def open_stored_maps(file: Path) -> LazySequence:
-    """Return the maps [H, W] of a .npy file [N, H, W].  Raises UserError naming a file that holds something else."""
+def open_stored_maps(file: Path, stored: Mapping[str, Any] | None = None) -> LazySequence:
+    """Return the maps [H, W] of a .npy file [N, H, W]; of float16 as float32.
+
+    stored: `maps` of the run's manifest.  Raises UserError naming a file that holds something else.
+    """
     try:
         mapped = np.load(file, mmap_mode="r")  # for its header only
     except (OSError, ValueError, EOFError) as error:
         raise UserError(str(file), f"cannot be read: {error}") from error
     if not isinstance(mapped, np.memmap) or mapped.ndim != 3 or not mapped.size or not mapped.flags.c_contiguous:
         raise UserError(str(file), f"holds no maps [N, H, W] in rows, but {getattr(mapped, 'shape', 'something else')}")
-    return lazy_rows(mapped)
+    rows = lazy_rows(mapped)
+    return rows if mapped.dtype != np.float16 else RoundedMaps(rows, rounding_of(file, stored))
+
+
+def rounding_of(file: Path, stored: Mapping[str, Any] | None) -> Rounding:
+    """Return what a manifest holds of maps in float16.  Raises UserError where no run can have written it."""
+    try:
+        found = Rounding(**{key: float((stored or {}).get(key, value)) for key, value in Rounding()._asdict().items()})
+        if math.isfinite(found.offset) and 0 < found.scale < math.inf:
+            return found
+        raise ValueError
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(str(file), f"is float16, and the manifest's `maps` is {stored}, no offset and scale") from error
 
 
 def read_map(file: Path) -> np.ndarray:

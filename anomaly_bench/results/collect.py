@@ -31,11 +31,12 @@ class Measured:
     bounds: dict[str, float] = field(default_factory=dict)  # the largest possible error of each streamed value
     level: float = 0.95  # of the intervals
     resamples: int = 0  # behind the intervals
+    maps: str = ""  # float16: the metrics are of maps that were stored so
 
     def __str__(self) -> str:
         text = "exact metrics" if self.how == "exact" else "pixel metrics in one pass, each with its largest error"
         interval = f"; intervals: {self.level:.0%}, {self.resamples} bootstrap resamples of the test images"
-        return text + (interval if self.intervals else "")
+        return text + (interval if self.intervals else "") + (f"; of maps stored as {self.maps}" if self.maps else "")
 
 
 @dataclass(frozen=True)
@@ -182,7 +183,7 @@ def method_config(content: bytes) -> dict[str, Any]:
 def measurement(manifest: Mapping[str, Any]) -> Measured:
     """Return a manifest's entry on the measurement; the defaults where an earlier version wrote it."""
     entry = manifest.get("measurement", {})
-    values = {key: entry[key] for key in ("how", "level", "resamples") if key in entry}
+    values = {key: entry[key] for key in ("how", "level", "resamples", "maps") if key in entry}
     intervals = {key: (_number(low), _number(high)) for key, (low, high) in entry.get("intervals", {}).items()}
     return Measured(**values, intervals=intervals, bounds={k: _number(v) for k, v in entry.get("bounds", {}).items()})
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from anomaly_bench.files import csv_text, remove, sha256, sha256_of, unwritable,
 from anomaly_bench.runs.json_files import ANEW, parse_json, write_json
 from anomaly_bench.runs.lock import LOCK, Lock
 from anomaly_bench.runs.progress import FILE as PROGRESS
+
+if TYPE_CHECKING:
+    from anomaly_bench.loading.anomaly_maps import RoundedMaps, Rounding
 
 MANIFEST, FORMAT = "manifest.json", 2  # 2: images by content, result files with their checksums; 1: images by size
 IMAGES = "images.csv"  # split, path, kind, checksum of image and mask
@@ -103,10 +106,17 @@ class RunFolder:
             return [ScoreRow(r["path"], r["kind"], int(r["label"]), float(r["score"])) for r in csv.DictReader(file)]
 
     @property
-    def maps(self) -> np.ndarray | None:
-        """float32 [N, H, W], memory-mapped; None where the run stored none."""
+    def maps(self) -> np.ndarray | RoundedMaps | None:
+        """float32 [N, H, W], memory-mapped, or of float16 each when it is accessed; None where the run stored none."""
         file = self.path / "maps.npy"
-        return np.load(file, mmap_mode="r") if file.exists() else None
+        if not file.exists():
+            return None
+        mapped: np.ndarray = np.load(file, mmap_mode="r")
+        if mapped.dtype != np.float16:
+            return mapped
+        from anomaly_bench.loading.anomaly_maps import RoundedMaps, rounding_of
+
+        return RoundedMaps(mapped, rounding_of(file, self.manifest.get("maps")))
 
     def _json(self, name: str) -> dict[str, Any]:
         file = self.path / name
@@ -266,9 +276,17 @@ class RunFolder:
         self.write_text("scores.csv", csv_text([["path", "kind", "label", "score"], *lines]))
         self.__dict__.pop("scores", None)
 
-    def write_maps(self, maps: np.ndarray) -> None:
-        """Write maps.npy: float32 [N, H, W]."""
-        write_atomic(self.path / "maps.npy", lambda file: np.save(file, np.asarray(maps, np.float32)))
+    def write_maps(self, maps: np.ndarray, rounded: bool = False) -> None:
+        """Write maps.npy: float32 [N, H, W], or float16 as `Rounding` says, which the manifest then holds."""
+        file = self.path / "maps.npy"
+        if not rounded:
+            write_atomic(file, lambda opened: np.save(opened, np.asarray(maps, np.float32)))
+            return
+        from anomaly_bench.loading.anomaly_maps import write_rounded
+
+        found: list[Rounding] = []
+        write_atomic(file, lambda opened: found.append(write_rounded(opened, maps)))
+        self.update(maps={"dtype": "float16", **found[0]._asdict()})
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write metrics.json; nan becomes null."""

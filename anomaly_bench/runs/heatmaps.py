@@ -64,6 +64,7 @@ def write_heatmaps(
     load: Callable[[int], tuple[np.ndarray, np.ndarray]],
     ignored: Sequence[np.ndarray] | None = None,
     at_source: Callable[[int, Size], np.ndarray] | None = None,
+    most: int | None = None,
 ) -> None:
     """Write <folder>/heatmaps/<position>_<kind>_<stem>.png for each of N test images; 0001 is the worst mistake.
 
@@ -72,16 +73,17 @@ def write_heatmaps(
     rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
     image, uint8 [H, W, 3], and its mask, bool [H, W]; called once for each.  ignored: bool [H, W] of each.
     at_source(i, size): the i-th map at the size of what `load` returns; it is then drawn pixel by pixel, however large.
+    most: draw so many of the worst mistakes, whatever their class.
     An older folder is replaced as a whole.  Raises UserError where the folder cannot be written.
     """
     if maps is None:
         return
     low, high = colour_range(maps, np.array([row.label for row in rows]))
     sheets = cache(lambda height, width: Sheet(height, width, low, high, None if at_source else LARGEST))
-    mistakes, drawn = find_mistakes(rows), picture_names(rows)
+    mistakes, drawn = find_mistakes(rows), dict(list(picture_names(rows).items())[:most])
     if len(drawn) < len(rows):
-        text = "heatmaps: %d of %d test images, at most the %d worst mistakes of either class"
-        logging.getLogger("anomaly_bench").info(text, len(drawn), len(rows), MOST)
+        limit = f"the {most} worst mistakes" if most else f"at most the {MOST} worst mistakes of either class"
+        logging.getLogger("anomaly_bench").info("heatmaps: %d of %d test images, %s", len(drawn), len(rows), limit)
     try:
         with new_folder(folder / "heatmaps") as new:
             for i, name in drawn.items():

@@ -188,9 +188,9 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     found.metrics.update(spro_of_records(records, maps, images.frame, settings.hardware.threads or 1))
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
-        folder.write_maps(maps)
+        folder.write_maps(maps, rounded=settings.save_maps == "float16")
     if maps is not None and settings.save_heatmaps:
-        draw_heatmaps(folder, images, maps, settings.save_heatmaps == "source")
+        draw_heatmaps(folder, images, maps, settings.save_heatmaps)
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
@@ -208,14 +208,18 @@ def measured_scores(settings: Settings, images: ImageSet, scored: Scored, resamp
     )
 
 
-def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, source_size: bool) -> None:
-    """Draw the heat maps at the size of the maps, or each at that of its image."""
+def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, save: bool | int | str) -> None:
+    """Draw the heat maps at the size of the maps, or each at that of its image.  save: `save_heatmaps`."""
     frame, place = images.frame, (folder.path, folder.scores, maps)
-    if source_size:
+    if save == "source":
         write_heatmaps(
             *(*place, lambda i: at_source(images.records[i], frame)[:2]),
             ignored=LazySequence(len(images), lambda i: at_source(images.records[i], frame)[2]),
             at_source=lambda i, size: map_at_source(maps[i], frame, size),
         )
     else:
-        write_heatmaps(*(*place, lambda i: (images.picture(i), images[i]["mask"].numpy())), ignored=images.ignored)
+        write_heatmaps(
+            *(*place, lambda i: (images.picture(i), images[i]["mask"].numpy())),
+            ignored=images.ignored,
+            most=None if save is True else int(save),
+        )

@@ -39,6 +39,7 @@ NUMBERS = [
     *(_no(f"dataset.ignore_value={v}") for v in ("0", "256", "-1", "1.5", "true", "white")), _no("dataset.ignore_mask=7"),
     _no("force=maybe"), _no("force=2"), _no("save_maps=maybe"), _no("weights_dtype=float64"), _no("method.flatten_loss=3"),
     *(_no(f"track_test={v}") for v in ("-1", "1001", "2.5", "often")),
+    _no("save_maps=float64"), *(_no(f"save_heatmaps={v}") for v in ("-1", "1.5", "1001", "some", "null")),
     _no("output_dir=null"), _no("dataset.test_share=nan"), _no("dataset.split_seed=-1"),
 ]  # fmt: skip
 KEYS = [
