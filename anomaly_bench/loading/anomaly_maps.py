@@ -37,8 +37,8 @@ class LazySequence(Sequence[np.ndarray]):
 class Rounding(NamedTuple):
     """How maps are stored as float16: map = offset + scale * stored."""
 
-    offset: float = 0.0  # the smallest value of all maps
-    scale: float = 1.0  # a power of two, which rounds nothing; with it the largest stored value is in (2^14, 2^15]
+    offset: float  # the smallest value of all maps
+    scale: float  # a power of two, which rounds nothing; with it the largest stored value is in (2^14, 2^15]
 
     @classmethod
     def of(cls, maps: Iterable[np.ndarray]) -> Rounding:
@@ -107,11 +107,11 @@ def open_stored_maps(file: Path, stored: Mapping[str, Any] | None = None) -> Laz
 def rounding_of(file: Path, stored: Mapping[str, Any] | None) -> Rounding:
     """Return what a manifest holds of maps in float16.  Raises UserError where no run can have written it."""
     try:
-        found = Rounding(**{key: float((stored or {}).get(key, value)) for key, value in Rounding()._asdict().items()})
-        if math.isfinite(found.offset) and 0 < found.scale < math.inf:
-            return found
+        offset, scale = (float((stored or {})[key]) for key in Rounding._fields)
+        if math.isfinite(offset) and 0 < scale < math.inf:
+            return Rounding(offset, scale)
         raise ValueError
-    except (AttributeError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise UserError(str(file), f"is float16, and the manifest's `maps` is {stored}, no offset and scale") from error
 
 

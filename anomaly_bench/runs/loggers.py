@@ -154,7 +154,7 @@ def build_loggers(settings: Settings, folder: Path) -> list[Logger]:
     for name, value in {"MAX_RETRIES": "2", "TIMEOUT": "20"}.items():  # a server that is away must not hold a run up
         os.environ.setdefault(f"MLFLOW_HTTP_REQUEST_{name}", value)
     try:
-        return [build("logger", settings.logger, save_dir=str(folder / "logs"))]
+        return [build("logger", settings.logger, save_dir=str(folder.resolve() / "logs"))]
     except ModuleNotFoundError as error:
         what = str(error).splitlines()[0]
         raise UserError("logger", what, "pip install 'anomaly_bench[tensorboard,mlflow]'") from error

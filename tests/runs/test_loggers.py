@@ -53,10 +53,10 @@ def test_mlflow_has_parameters_metrics_curves_heat_maps_and_files(train: Train, 
     (experiment,) = [each for each in client.search_experiments() if each.name == "anomaly_bench"]
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED"
-    assert {key: run.data.params[key] for key in ("seed", "method/lr", "dataset/category")} == {
+    assert {key: run.data.params[key] for key in ("seed", "method/lr", "dataset/name")} == {
         "seed": "0",
         "method/lr": "0.05",
-        "dataset/category": "widgets",
+        "dataset/name": "folder",
     }
     for name, value in folder.metrics.items():
         assert run.data.metrics[name] == pytest.approx(value, abs=1e-12), name
