@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from anomaly_bench.contracts import Record, Sample, Size
+from anomaly_bench.contracts import NormalBatch, Record, Sample, Size
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_cache import CachedMasks, cached_rows, has_masks, ignored_pixels, image_of, mask_of
 from anomaly_bench.loading.image_files import width_and_height
@@ -18,10 +19,17 @@ from anomaly_bench.loading.image_statistics import ImageStatistics, image_statis
 from anomaly_bench.loading.row_file import RowFile
 
 
-def to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
     """Return uint8 or uint16 [H, W, 3] as float32 [3, H, W] in [0, 1]."""
-    white = np.float32(np.iinfo(image.dtype).max)
-    return torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32, order="C") / white)
+    return to_floats(torch.from_numpy(image[None].copy()))[0]
+
+
+def to_floats(pixels: Tensor) -> Tensor:
+    """Return uint8 or uint16 [B, H, W, 3] as float32 [B, 3, H, W] in [0, 1], the same to the bit on every device."""
+    largest = torch.iinfo(pixels.dtype).max  # as a number it would be divided by on a CPU, its inverse used on a GPU
+    white = torch.full((), largest, dtype=torch.float32, device=pixels.device)
+    planes = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
+    return planes.div_(white)
 
 
 class ImageSet(TorchDataset[Sample]):
@@ -49,6 +57,14 @@ class ImageSet(TorchDataset[Sample]):
         if self._masked:
             mask = torch.from_numpy(mask_of(row, self.size))
         return Sample(image=image, mask=mask, label=record.label, kind=record.kind, path=record.path)
+
+    def stored(self, index: int) -> tuple[np.ndarray, str]:
+        """Return an image as it is in the cache, uint8 or uint16 [H, W, 3], and its path."""
+        return image_of(self._rows[index], self.size), self.records[index].path
+
+    def batch(self, rows: Tensor, paths: list[str]) -> NormalBatch:
+        """Return stored images [B, H, W, 3] as a method gets them."""
+        return NormalBatch(image=to_floats(rows), path=paths)
 
     def statistics(self) -> Iterator[ImageStatistics]:
         """Yield shape, brightness and sharpness of each image."""

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sized
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import ConcatDataset, DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler
 
-from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Sample, Size
+from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, NormalBatch, Record, Size
 from anomaly_bench.errors import UserError
+from anomaly_bench.loading.device_loader import StoredRows, device_loader
 from anomaly_bench.loading.feature_cache import FeatureSet
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.loading.image_files import hold_out
 from anomaly_bench.loading.image_statistics import ranges
 from anomaly_bench.loading.tiles import TileSet, Tiling
+
+CPU = torch.device("cpu")
 
 
 def split_val(records: list[Record], share: float, seed: int) -> tuple[list[Record], list[Record]]:
@@ -86,7 +89,7 @@ class NormalLoaders:
 
     train, val: records of normal images.  frame: as of `ImageSet`.  workers: processes for each loader.  seed: of the
     order of the epochs.  devices: that share each training batch; it must be divisible by them.  tiling: the method
-    sees tiles of the images.
+    sees tiles of the images.  device: to which batches come; `cuda` is each process's own GPU.
     """
 
     def __init__(
@@ -99,11 +102,12 @@ class NormalLoaders:
         seed: int,
         devices: int = 1,
         tiling: Tiling | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self._images = {"train": ImageSet(train, frame, cache_dir), "val": ImageSet(val, frame, cache_dir)}
         self._seen = {name: TileSet(images, tiling) if tiling else images for name, images in self._images.items()}
         self.sizes = {name: len(seen) for name, seen in self._seen.items()}
-        self.workers, self.seed, self.devices = workers, seed, devices
+        self.workers, self.seed, self.devices, self.device = workers, seed, devices, device
 
     def loader(
         self, split: Literal["train", "val"], batch_size: int, shuffle: bool = False, min_samples: int = 1
@@ -114,18 +118,14 @@ class NormalLoaders:
         empty split or a batch that the devices cannot share evenly.
         """
         self._check(split, batch_size)
-        rounds = math.ceil(min_samples / self.sizes[split])
-        images: Any = self._seen[split]
-        if rounds > 1:  # not left to the sampler, which Lightning replaces on several devices
-            images = ConcatDataset([images] * rounds)
-        return self._loader(images, batch_size, shuffle, _without_labels, rounds)
+        return self._loader(self._seen[split], batch_size, shuffle, math.ceil(min_samples / self.sizes[split]))
 
     def features(
         self, split: Literal["train", "val"], frozen: FrozenFeatures, batch_size: int, shuffle: bool = False
     ) -> DataLoader[FeatureBatch]:
         """Return the same with the features of a frozen network in place of the images; raises as `FeatureSet`."""
         self._check(split, batch_size)  # before anything is computed
-        return self._loader(FeatureSet(self._seen[split], frozen), batch_size, shuffle, _named)
+        return self._loader(FeatureSet(self._seen[split], frozen, self.workers), batch_size, shuffle)
 
     def examples(self, count: int) -> Tensor:
         """Return training images [N, 3, H, W], `count` at most, evenly spaced in their order."""
@@ -137,31 +137,13 @@ class NormalLoaders:
         """Return the ranges of shape, brightness and sharpness of the training images."""
         return ranges(self._images["train"].statistics())
 
-    def _loader(
-        self, rows: Any, batch_size: int, shuffle: bool, collate: Callable[[Any], Any], rounds: int = 1
-    ) -> DataLoader[Any]:
-        return DataLoader[Any](
-            rows,
-            batch_size=batch_size // self.devices,
-            sampler=EpochSampler(rows, self.seed, rounds) if shuffle else None,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-        )
+    def _loader(self, rows: StoredRows, batch_size: int, shuffle: bool, rounds: int = 1) -> DataLoader[Any]:
+        """rounds: not left to the sampler, which Lightning replaces on several devices."""
+        sampler = EpochSampler(range(rounds * len(rows)), self.seed, rounds) if shuffle else None
+        return device_loader(rows, batch_size // self.devices, self.device, self.workers, rounds, sampler)
 
     def _check(self, split: str, batch_size: int) -> None:
         if batch_size % self.devices:
             raise UserError("method.batch_size", f"{batch_size} cannot be shared evenly by {self.devices} devices")
         if not self.sizes[split]:
             raise UserError("val_share", f"the method needs '{split}' images, and there are none")
-
-
-def _without_labels(samples: list[Sample]) -> NormalBatch:
-    images: list[Tensor] = [sample["image"] for sample in samples]
-    return NormalBatch(image=torch.stack(images), path=[sample["path"] for sample in samples])
-
-
-def _named(rows: list[tuple[list[Tensor], str]]) -> FeatureBatch:
-    features = zip(*(maps for maps, _ in rows), strict=True)
-    return FeatureBatch(features=[torch.stack(maps) for maps in features], path=[path for _, path in rows])

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
-from anomaly_bench.contracts import Sample, Size
+from anomaly_bench.contracts import NormalBatch, Sample, Size
 from anomaly_bench.files import sha256
 from anomaly_bench.loading.image_dataset import ImageSet
 
@@ -67,9 +68,23 @@ class TileSet(TorchDataset[Sample]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> Sample:
-        image, tile = divmod(range(len(self))[index], len(self._corners))
-        (top, left), (h, w), sample = self._corners[tile], self.size, self.images[image]
-        rows, columns = slice(top, top + h), slice(left, left + w)
+        image, rows, columns = self._place(index)
+        sample = self.images[image]
         cut = Sample(**{**sample, "image": sample["image"][:, rows, columns], "mask": sample["mask"][rows, columns]})
         cut["path"] = self.records[index].path
         return cut
+
+    def stored(self, index: int) -> tuple[np.ndarray, str]:
+        """Return a tile as it is in the cache, uint8 or uint16 [h, w, 3], and its path."""
+        image, rows, columns = self._place(index)
+        return self.images.stored(image)[0][rows, columns], self.records[index].path
+
+    def batch(self, rows: Tensor, paths: list[str]) -> NormalBatch:
+        """Return stored tiles [B, h, w, 3] as a method gets them."""
+        return self.images.batch(rows, paths)
+
+    def _place(self, index: int) -> tuple[int, slice, slice]:
+        """Return the number of a tile's image, and its rows and columns there."""
+        image, tile = divmod(range(len(self))[index], len(self._corners))
+        (top, left), (h, w) = self._corners[tile], self.size
+        return image, slice(top, top + h), slice(left, left + w)

@@ -11,15 +11,16 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.data import _is_dataloader_shuffled
+from small_device import DEVICE, Waits
 from small_images import grey, save, square
 from torch.utils.data.distributed import DistributedSampler
 
-from anomaly_bench.contracts import Record
+from anomaly_bench.contracts import FrozenFeatures, Record
 from anomaly_bench.datasets.mvtec import MVTec
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading import image_cache as cache
 from anomaly_bench.loading.frame import Frame
-from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.loading.image_dataset import ImageSet, to_floats, to_tensor
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.loaders import EpochSampler, NormalLoaders, split_val
 
@@ -232,6 +233,33 @@ def test_batches_hold_images_and_paths_only(tmp_path: Path, workers: int) -> Non
     assert batches[0]["image"].shape == (4, 3, 4, 4)
     assert batches[0]["image"].dtype == torch.float32
     assert paths(loader) == [r.path for r in normal(10)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_every_value_becomes_the_same_number_as_in_numpy(dtype: type[np.unsignedinteger[Any]]) -> None:
+    white = np.iinfo(dtype).max
+    values = np.arange(white + 1, dtype=dtype).reshape(1, -1, 16, 1).repeat(3, 3)  # [1, H, 16, 3]
+    found = to_floats(torch.from_numpy(values))
+    assert found.is_contiguous()
+    assert np.array_equal(found.numpy(), values.transpose(0, 3, 1, 2).astype(np.float32) / np.float32(white))
+    assert torch.equal(to_tensor(values[0]), found[0])
+
+
+def test_images_and_features_cross_to_the_device_as_they_are_stored(tmp_path: Path) -> None:
+    data = NormalLoaders(normal(10), normal(3), 4, tmp_path, 0, 0, device=DEVICE)
+    frozen = FrozenFeatures(lambda x: [x, x[:, :, ::2, ::2]], "as they are", "float16", torch.device("cpu"))
+    crossed = []
+    for loader in (data.loader("train", 4, shuffle=True, min_samples=12), data.features("train", frozen, 4)):
+        batches = iter(loader)
+        with Waits() as waits:
+            batch = next(batches)
+        crossed.append([each.partition(" between")[0] for each in waits.found])
+        for tensor in (batch["image"],) if "image" in batch else batch["features"]:
+            assert tensor.device == DEVICE
+            assert tensor.dtype == torch.float32
+            assert tensor.is_contiguous()
+    assert crossed == [["_to_copy of torch.uint8"], ["_to_copy of torch.float16"]]
+    assert [tuple(tensor.shape) for tensor in batch["features"]] == [(4, 3, 4, 4), (4, 3, 2, 2)]
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
