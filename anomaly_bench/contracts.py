@@ -116,6 +116,7 @@ class Method(LightningModule):
     size_step: int = 16  # pixels: sides that are multiples of it are allowed; 0: near-squares only
     batch_size: int  # images in a training step, over all devices together
     epochs: int  # where `stages` is not overridden
+    scoring_precision: str = "32-true"  # `hardware.scoring_precision` of the run
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         """Yield the stages in the order of the paper's algorithm.

@@ -198,7 +198,7 @@ seen = []
 make = fit.make_trainer
 fit.make_trainer = lambda *given, **limits: seen.append(make(*given, **limits)) or seen[-1]
 run = train("toy", "folder", overrides=sys.argv[2:], config_dir=sys.argv[1])
-assert [type(trainer.progress_bar_callback).__name__ for trainer in seen] == ["RichProgressBar"] * 2
+assert [type(trainer.progress_bar_callback).__name__ for trainer in seen] == ["ProgressBar"] * 2
 """
 
 

@@ -83,6 +83,8 @@ class Hardware(Checked):
     devices: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"]
     strategy: Literal["auto", "ddp_spawn"]
     precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    scoring_precision: Literal["32-true", "bf16-mixed", "16-mixed"]
+    tf32: bool
     memory_format: Literal["channels_last", "contiguous"]
     sync_batchnorm: bool
     workers: Annotated[int, Field(ge=0, le=1024)]

@@ -23,6 +23,7 @@ from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.calibration import read_rows, stored_thresholds
 from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.precision import use_tf32
 from anomaly_bench.runs.runner import require_contract, to_memory_format
 from anomaly_bench.runs.stored_config import ANEW, stored_config
 
@@ -64,7 +65,10 @@ def load_without_thresholds(run_folder: Path | str, device: str, config_dir: Pat
     method: Method = config.build("method", parts)
     require_contract(method)
     _load_weights(method, folder.path / WEIGHTS)
-    to_memory_format(method, str(manifest.get("hardware", {}).get("memory_format")))
+    hardware = manifest.get("hardware", {})  # of earlier versions, without some keys
+    to_memory_format(method, str(hardware.get("memory_format")))
+    method.scoring_precision = str(hardware.get("scoring_precision"))
+    use_tf32(bool(hardware.get("tf32", True)))
     place = _device(device)
     if place.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in a training: the same algorithms

@@ -28,6 +28,7 @@ from anomaly_bench.loading.image_statistics import image_statistics, unlike
 from anomaly_bench.metrics.calibration import p_values
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.ignored import stored_ignore
+from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.scoring import checked
 from anomaly_bench.runs.whole_images import score_whole, stored_view
@@ -180,7 +181,8 @@ class Model:
         return score_whole(self.view, self._checked, images.to(self.method.device), shapes, self.batch_size)
 
     def _checked(self, images: torch.Tensor) -> Scores:
-        return checked(self.method, self.method.score(images), images.shape)
+        with scoring(self.method):
+            return checked(self.method, self.method.score(images), images.shape)
 
     def _result(self, each: Decoded, score: float, values: np.ndarray | None, ms: float) -> Result:
         if not (math.isfinite(score) and (values is None or np.isfinite(values).all())):

@@ -21,6 +21,7 @@ from anomaly_bench.inference.export import ExportRequest, require_packages, writ
 from anomaly_bench.inference.exported import ExportedModel
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.image_dataset import to_tensor
+from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.whole_images import restored, score_whole
 
 ScoreFunction = Callable[[Tensor], Scores]
@@ -63,7 +64,12 @@ class Eager(Runtime):
 
     def score_function(self, method: Method) -> ScoreFunction:
         """Return what scores images [B, 3, H, W] float32 in [0, 1]."""
-        return method.score
+
+        def score(images: Tensor) -> Scores:
+            with scoring(method):
+                return method.score(images)
+
+        return score
 
     def transfer(self, images: Sequence[np.ndarray]) -> Tensor:
         """Return float32 [B, 3, H, W] in [0, 1] on the method's device."""

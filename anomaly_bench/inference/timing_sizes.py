@@ -74,4 +74,5 @@ def method_of_size(model: Model, size: Size) -> Method:
         method: Method = config.build("method", parts)
         method.load_state_dict(model.method.state_dict())
     to_memory_format(method, str(model.manifest.get("hardware", {}).get("memory_format")))
+    method.scoring_precision = model.method.scoring_precision
     return method.to(model.method.device).eval().requires_grad_(False)

@@ -34,6 +34,7 @@ from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSizeFrom32
 from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone, weight_files
+from anomaly_bench.nets.precision import in_float32
 from anomaly_bench.nets.training_length import TrainingLength
 
 SCALES = 3  # sizes of the image: all of it, a half, a quarter
@@ -133,7 +134,7 @@ class Likelihood(LightningModule):
 
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
         loss = negative_log_likelihood(*self.flow(batch["features"]))
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch["path"]))
+        self.log("loss", loss, batch_size=len(batch["path"]))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -244,6 +245,7 @@ def log_scale(raw: Tensor, clamp: float) -> Tensor:
     return clamp * SOFT * torch.atan(raw / clamp)
 
 
+@in_float32
 def affine(x: Maps, coefficients: Maps, clamp: float) -> tuple[Maps, Tensor]:
     """Return exp(s) x + t for the log-scales s and shifts t in `coefficients`, and the sum of s in each image [B]."""
     out, total = [], torch.zeros((), device=x[0].device)

@@ -41,12 +41,13 @@ from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, NotNegative
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage, as_size
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
-from anomaly_bench.nets.blocks import blocks
+from anomaly_bench.nets.blocks import one_by_one
 from anomaly_bench.nets.distillation import Distillation
 from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.fake_defects import StainBrightness, stain
 from anomaly_bench.nets.partial_conv import GlobalNet
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, SLOPE, PatchDescriptor, register_imagenet_statistics
+from anomaly_bench.nets.precision import in_float32
 from anomaly_bench.nets.teachers import EPOCH, Teachers, teacher_weight_files
 from anomaly_bench.nets.training_length import TrainingLength
 from anomaly_bench.nets.windows import (
@@ -75,6 +76,8 @@ class GlancingAtThePatch(Method):
     mean: Tensor
     std: Tensor
     calibration: Tensor
+    rows: Tensor
+    columns: Tensor
 
     def __init__(
         self,
@@ -128,6 +131,8 @@ class GlancingAtThePatch(Method):
         register_imagenet_statistics(self)
         self.register_buffer("calibration", torch.tensor([[0.0, 1.0], [0.0, 1.0]]))  # mean, deviation: s_IAD; s_DAD
         self.places = [window_places(side, self.local.net, windows) for side in as_size(image_size)]
+        for name, places in zip(("rows", "columns"), self.places, strict=True):
+            self.register_buffer(name, torch.tensor(places), persistent=False)
         self.loaded: dict[str, str] = {}
 
     def _check(self) -> None:
@@ -184,7 +189,7 @@ class GlancingAtThePatch(Method):
 
     def window_scores(self, images: Tensor) -> Tensor:
         """Return s_IAD and s_DAD of the N windows of images [B, 3, H, W], row by row, uncalibrated: [B, 2, N]."""
-        windows = len(self.places[0]) * len(self.places[1])
+        windows = len(self.rows) * len(self.columns)
         return self.score_pairs(*self.describe_windows(images)).unflatten(1, (-1, windows)).transpose(0, 1)
 
     def describe_windows(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,8 +199,7 @@ class GlancingAtThePatch(Method):
         """
         images = images.to(self.mean.device)
         normalised = self.normalise(images)
-        rows, columns = (torch.tensor(places, device=images.device) for places in self.places)
-        tops, lefts = (p.flatten() for p in torch.meshgrid(rows, columns, indexing="ij"))
+        tops, lefts = (p.flatten() for p in torch.meshgrid(self.rows, self.columns, indexing="ij"))
         seen = normalised if self.global_normalised else images
         z_g = self.global_net.windows(seen, tops, lefts, self.patch_size).flatten(0, 1)  # [B N, n]
         z_l = self.local.at(normalised, tops, lefts)  # [B N, n]
@@ -206,7 +210,7 @@ class GlancingAtThePatch(Method):
         return torch.stack([inconsistency(z_l, z_g), 1 - self.dad(z_l, z_g).sigmoid()])
 
     def score(self, images: Tensor) -> Scores:
-        each = [self.window_scores(some) for some in blocks(images, 1)]  # alone, so that no other image changes a bit
+        each = [self.window_scores(some) for some in one_by_one(images)]
         return self.to_maps(torch.cat(each))
 
     def to_maps(self, both: Tensor) -> Scores:
@@ -215,7 +219,7 @@ class GlancingAtThePatch(Method):
         iad, dad = both.unbind(1)
         mixed = self.iad_share * iad + (1 - self.iad_share) * dad  # [B, N]
         half = (self.patch_size - 1) // 2
-        centres = [place + half for place in self.places[0]], [place + half for place in self.places[1]]
+        centres = self.rows + half, self.columns + half
         interpolate = interpolate_bilinear if self.interpolation == "bilinear" else interpolate_inverse_distance
         maps = interpolate(torch.stack([mixed, iad, dad], 1), centres, as_size(self.image_size))  # [B, 3, H, W]
         scores, iad_scores, dad_scores = (Scores(image=m.flatten(1).amax(1), map=m) for m in maps.unbind(1))
@@ -262,6 +266,7 @@ class DistortionHead(nn.Module):
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(2 * DIMENSIONS, hidden), nn.LeakyReLU(0.01), nn.Linear(hidden, 1))
 
+    @in_float32
     def forward(self, z_l: Tensor, z_g: Tensor) -> Tensor:
         """Return the logit [B] of a clean patch from Z_l and Z_g [B, n]."""
         logits: Tensor = self.layers(torch.cat([z_l, z_g], 1))[:, 0]
@@ -329,9 +334,10 @@ class Consistency(LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": self.global_net.parameters()}]
-        return torch.optim.Adam([*groups, {"params": self.dad.parameters(), "lr": self.dad_lr}], lr=self.lr)
+        return torch.optim.Adam([*groups, {"params": self.dad.parameters(), "lr": self.dad_lr}], lr=self.lr, fused=True)
 
 
+@in_float32
 def compared(z: Tensor, unit: bool) -> Tensor:
     """Return Z as it is compared, [B, n].  unit: scaled to length 1."""
     return F.normalize(z, dim=1) if unit else z

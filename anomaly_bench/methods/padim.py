@@ -25,6 +25,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -35,6 +36,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.precision import in_float32
 
 BLOCK = 2**25  # bytes of the float64 matrices that are inverted together
 
@@ -77,6 +79,7 @@ class PaDiM(FittedBuffers, Method):
         self.backbone = frozen_network(backbone, layers)
         self._check(memory_mib)
         self.register_buffer("channels", torch.randperm(sum(self.backbone.channels))[:components].sort().values)
+        self._count_channels()
         self.register_buffer("mean", torch.empty(0, components))
         self.register_buffer("whitening", torch.empty(0, components, components))
 
@@ -94,6 +97,16 @@ class PaDiM(FittedBuffers, Method):
             fitting = int((memory_mib * 2**20 / (4 * matrices)) ** 0.5)
             hint = f"method.components={fitting} fits, or method.covariance=shared" if fitting else "more"
             raise UserError("method.memory_mib", what, hint)
+
+    def _count_channels(self) -> None:
+        """Note how many of the channels each layer has: a GPU that has to tell makes the host wait."""
+        ends = np.cumsum(self.backbone.channels)
+        below = np.searchsorted(self.channels.cpu().numpy(), ends)  # [layers]
+        self.counts = np.diff(below, prepend=0).tolist()
+
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._count_channels()
 
     def stages(self, data: NormalData) -> Iterator[Stage]:
         """Fit the Gaussians and yield nothing: there is nothing to train."""
@@ -142,16 +155,15 @@ class PaDiM(FittedBuffers, Method):
     def embed(self, images: Tensor) -> Tensor:
         """Return x [positions, B, d] of images [B, 3, H, W] in [0, 1], positions row by row."""
         features, parts, start = self.backbone(images), [], 0
-        for f in features:
-            wanted = self.channels[(self.channels >= start) & (self.channels < start + f.shape[1])] - start
-            parts.append(F.interpolate(f[:, wanted], size=features[0].shape[2:], mode="nearest"))  # [B, d_l, h, w]
-            start += f.shape[1]
+        for f, channels in zip(features, self.channels.split(self.counts), strict=True):
+            parts.append(F.interpolate(f[:, channels - start], size=features[0].shape[2:], mode="nearest"))
+            start += f.shape[1]  # parts: [B, d_l, h, w]
         return torch.cat(parts, 1).flatten(2).permute(2, 0, 1).contiguous()
 
     def score(self, images: Tensor) -> Scores:
         """Return the scores of images [B, 3, H, W] in [0, 1]."""
         x = (self.embed(images) - self.mean[:, None]).transpose(1, 2)  # [P, d, B]
-        distances = torch.matmul(self.whitening, x).norm(dim=1)  # eq. 2, [P, B]
+        distances = mahalanobis(self.whitening, x)  # [P, B]
         maps = distances.T.reshape(-1, 1, *self.grid)
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         smooth = gaussian(maps, self.sigma)
@@ -163,3 +175,9 @@ class PaDiM(FittedBuffers, Method):
 
     def provenance(self) -> dict[str, str]:
         return {"backbone": self.backbone.name, "backbone_sha256": self.backbone.sha256}
+
+
+@in_float32
+def mahalanobis(whitening: Tensor, x: Tensor) -> Tensor:
+    """Eq. 2: return the distances [P, B] of x [P, d, B], less the means, by W [P or 1, d, d]."""
+    return torch.matmul(whitening, x).norm(dim=1)

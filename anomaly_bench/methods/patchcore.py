@@ -44,6 +44,7 @@ from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.gaussian import gaussian
 from anomaly_bench.nets.patch_averages import PatchAverages
+from anomaly_bench.nets.precision import in_float32
 
 BLOCK = 2**23  # distances that are held at once, 32 MiB
 POOL = 1024  # patches among which the next ones of the coreset are looked for together
@@ -155,6 +156,7 @@ class PatchCore(FittedBuffers, Method):
         maps = F.interpolate(maps, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]  # [B, H, W]
         return Scores(image=scores, map=gaussian(maps, self.sigma))
 
+    @in_float32
     def _weights(self, m_test: Tensor, nearest: Tensor) -> Tensor:
         """Return eq. 7's factor [B] of the patches [B, D] with the largest scores.  nearest: m* in the bank, [B]."""
         m_star = self.bank[nearest]
@@ -225,7 +227,8 @@ def greedy_coreset(points: Tensor, count: int, starts: Tensor) -> Tensor:
     missing = count
     while missing:
         far, pool = nearest.topk(min(POOL, len(points)))
-        between = _squared_distances(points[pool], squares[pool], points[pool])
+        between = _squared_distances(points[pool], squares[pool], points[pool]).cpu()
+        far = far.cpu()  # on a GPU the host would wait for each patch that is chosen
         bound = float(far[-1]) if len(pool) < len(points) else -1.0
         picked: list[int] = []
         while len(picked) < missing:
@@ -245,6 +248,7 @@ def greedy_coreset(points: Tensor, count: int, starts: Tensor) -> Tensor:
     return torch.cat(chosen)
 
 
+@in_float32
 def nearest_neighbours(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     """Return the squared distance [Q] of queries [Q, D] from the nearest row of the bank [n, D], and its number [Q].
 

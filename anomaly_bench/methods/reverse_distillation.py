@@ -39,6 +39,7 @@ from anomaly_bench.contracts import (
 from anomaly_bench.errors import UserError, nearest
 from anomaly_bench.nets.backbones import Backbone, timm_name, weight_files
 from anomaly_bench.nets.gaussian import gaussian
+from anomaly_bench.nets.precision import in_float32
 from anomaly_bench.nets.training_length import TrainingLength
 
 # blocks of layer1..4, bottleneck blocks?, inner width factor
@@ -120,12 +121,12 @@ class ReverseDistillation(Method):
         f_e = batch["features"] if "features" in batch else self.teacher(batch["image"])
         f_d = self.decoder(self.bottleneck(f_e))
         loss = flattened_loss(f_e, f_d) if self.flatten_loss else positional_loss(f_e, f_d)
-        self.log("loss", loss, prog_bar=True)
+        self.log("loss", loss)
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trainable = [*self.bottleneck.parameters(), *self.decoder.parameters()]
-        return torch.optim.Adam(trainable, lr=self.lr, betas=self.betas)
+        return torch.optim.Adam(trainable, lr=self.lr, betas=self.betas, fused=True)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return the teacher's and the decoder's features of images [B, 3, H, W], fine to coarse."""
@@ -146,6 +147,7 @@ class ReverseDistillation(Method):
         return {"backbone": self.teacher.name, "backbone_sha256": self.teacher.sha256}
 
 
+@in_float32
 def cosine_map(f_e: Tensor, f_d: Tensor) -> Tensor:
     """Eq. 1: return 1 - cosine over channels of maps [B, C, H, W]: [B, H, W]; 0 = same, at most 1 after a ReLU."""
     return 1 - F.cosine_similarity(f_e, f_d, dim=1)
@@ -156,6 +158,7 @@ def positional_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
     return torch.stack([cosine_map(e, d).mean() for e, d in zip(f_e, f_d, strict=True)]).sum()
 
 
+@in_float32
 def flattened_loss(f_e: list[Tensor], f_d: list[Tensor]) -> Tensor:
     """Eq. 2 as in the code: return one cosine for each flattened map, averaged over images, summed over levels."""
     levels = zip(f_e, f_d, strict=True)

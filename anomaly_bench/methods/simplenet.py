@@ -34,6 +34,7 @@ from anomaly_bench.contracts import FeatureBatch, FrozenFeatures, Method, Normal
 from anomaly_bench.nets.backbones import Backbone, weight_files
 from anomaly_bench.nets.gaussian import gaussian
 from anomaly_bench.nets.patch_averages import PatchAverages
+from anomaly_bench.nets.precision import in_float32
 from anomaly_bench.nets.training_length import TrainingLength
 
 LAYERS = (2, 3)  # timm's numbers; layer2 and layer3 of a ResNet
@@ -119,6 +120,7 @@ class Head(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_normal_(module.weight)
 
+    @in_float32
     def forward(self, features: Tensor) -> Tensor:
         """Return D of features [N, D]: [N], large where they are normal."""
         values: Tensor = self.discriminator(self.adaptor(features))
@@ -144,12 +146,13 @@ class Training(LightningModule):
     def training_step(self, batch: FeatureBatch, batch_idx: int) -> Tensor:
         patches = self.patches(batch["features"]).flatten(0, 2)  # [B h w, D]
         loss = truncated_loss(*self.head.with_noise(patches, self.noise), self.margin)
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch["path"]))
+        self.log("loss", loss, batch_size=len(batch["path"]))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         adaptor = {"params": self.head.adaptor.parameters(), "lr": self.adaptor_args["lr"]}
-        return torch.optim.Adam([adaptor, {"params": self.head.discriminator.parameters(), **self.discriminator_args}])
+        discriminator = {"params": self.head.discriminator.parameters(), **self.discriminator_args}
+        return torch.optim.Adam([adaptor, discriminator], fused=True)
 
     @torch.no_grad()
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:

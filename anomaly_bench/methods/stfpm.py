@@ -29,6 +29,7 @@ from torch.utils.data import DataLoader
 from anomaly_bench.config.ranges import BatchSize, Count, Decay, ImageSizeFrom32, NotNegative, Positive
 from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.nets.backbones import Backbone, weight_files
+from anomaly_bench.nets.precision import in_float32
 from anomaly_bench.nets.snapshot import Snapshot
 from anomaly_bench.nets.training_length import TrainingLength
 
@@ -118,11 +119,11 @@ class StudentTraining(LightningModule):
 
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
         loss = self.loss_factor * pyramid_loss(*self.nets(batch["image"]))
-        self.log("loss", loss, prog_bar=True, batch_size=len(batch["image"]))
+        self.log("loss", loss, batch_size=len(batch["image"]))
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.nets.student.parameters(), **self.sgd)
+        return torch.optim.SGD(self.nets.student.parameters(), **self.sgd, fused=True)
 
     def on_train_batch_end(self, outputs: Any, batch: NormalBatch, batch_idx: int) -> None:
         """Compare the student with the best one after the last step of an epoch, before the epoch's checkpoint."""
@@ -156,6 +157,7 @@ def new_student(backbone: str) -> nn.Module:
     return student
 
 
+@in_float32
 def squared_distance(f_t: Tensor, f_s: Tensor) -> Tensor:
     """Eq. 1: return half the squared distance of unit feature vectors, of [B, C, H, W]: [B, H, W], in [0, 2]."""
     return (F.normalize(f_t, dim=1) - F.normalize(f_s, dim=1)).pow(2).sum(1) / 2

@@ -35,6 +35,7 @@ from anomaly_bench.contracts import Method, NormalBatch, NormalData, Scores, Sta
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.distillation_config import DistillationConfig
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, register_imagenet_statistics, upsample
+from anomaly_bench.nets.precision import widened
 from anomaly_bench.nets.teachers import Teachers, teacher_weight_files
 from anomaly_bench.nets.training_length import TrainingLength
 
@@ -146,9 +147,10 @@ class PatchScale(nn.Module):
         """Return a network's descriptors of images [B, 3, H, W] in [0, 1]: [B, d, h, w], h = w = 1 for one patch."""
         images = (images - self.mean) / self.std
         if self.stride is None:
-            return net(images)[:, :, None, None]
-        described: Tensor = net.dense(images, self.stride)  # type: ignore[operator]
-        return described
+            described: Tensor = net(images)[:, :, None, None]
+        else:
+            described = net.dense(images, self.stride)  # type: ignore[operator]
+        return widened(described)
 
     @torch.no_grad()
     def target(self, images: Tensor) -> Tensor:
@@ -203,11 +205,13 @@ class StudentTraining(LightningModule):
     def training_step(self, batch: NormalBatch, batch_idx: int) -> Tensor:
         losses = self.scale.losses(batch["image"])
         B = len(batch["image"])
-        self.log("loss_per_student", losses.mean(), prog_bar=True, on_step=False, on_epoch=True, batch_size=B)
+        self.log("loss_per_student", losses.mean(), on_step=False, on_epoch=True, batch_size=B)
         return losses.sum()  # a student's gradient is that of its loss alone
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.scale.students.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        return torch.optim.Adam(
+            self.scale.students.parameters(), lr=self.lr, weight_decay=self.weight_decay, fused=True
+        )
 
 
 def moments(values: Iterator[Tensor], dim: int) -> tuple[Tensor, Tensor]:

@@ -33,10 +33,11 @@ from torch.nn import functional as F
 from anomaly_bench.config.ranges import BatchSize, Count, ImageSize, Positive
 from anomaly_bench.contracts import COMPUTED, Method, NormalBatch, NormalData, Scores, Stage
 from anomaly_bench.errors import UserError
-from anomaly_bench.nets.blocks import blocks
+from anomaly_bench.nets.blocks import blocks, one_by_one
 from anomaly_bench.nets.fitted_buffers import FittedBuffers
 from anomaly_bench.nets.frozen import Layers, frozen_network, frozen_weight_files
 from anomaly_bench.nets.patch_descriptors import upsample
+from anomaly_bench.nets.precision import in_float32
 
 Name = Literal["nn", "kmeans", "gmm", "ocsvm"]
 ITERATIONS = 100  # of K-Means and of the mixture, at most
@@ -129,7 +130,7 @@ class UsShallow(Method):
 
     def score(self, images: Tensor) -> Scores:
         maps: dict[str, list[Tensor]] = {name: [] for name in self.classifiers}
-        for some in blocks(images, 1):  # alone, so that no other image changes a bit
+        for some in one_by_one(images):
             described = self.describe(some)  # [1, C, h, w]
             vectors = self.projection(described.flatten(2).transpose(1, 2).flatten(0, 1))  # [h w, d]
             for name, classifier in self.classifiers.items():
@@ -175,6 +176,7 @@ class Projection(FittedBuffers):
         d = min(int((kept < variance * kept[-1]).sum()) + 1, len(values))
         self.mean, self.basis = mean.to(vectors.dtype), directions.flip(1)[:, :d].to(vectors.dtype).contiguous()
 
+    @in_float32
     def forward(self, vectors: Tensor) -> Tensor:
         """Return vectors [n, C] as [n, d]."""
         return (vectors - self.mean) @ self.basis
@@ -266,6 +268,7 @@ class Mixture(FittedBuffers):
         parts = zip(self.means, self.whitening, self.offsets, strict=True)
         return torch.stack([offset - ((vectors - m) @ W.T).pow(2).sum(1) / 2 for m, W, offset in parts], 1)
 
+    @in_float32
     def forward(self, vectors: Tensor) -> Tensor:
         """Return the negative log-likelihoods [n] of vectors [n, d]."""
         return -self._logs(vectors).logsumexp(1)
@@ -304,6 +307,7 @@ class OneClassSVM(FittedBuffers):
         }.items():
             setattr(self, name, torch.as_tensor(value, dtype=vectors.dtype, device=vectors.device))
 
+    @in_float32
     def forward(self, vectors: Tensor) -> Tensor:
         """Return how far beyond the boundary vectors [n, d] are: [n], negative inside."""
         kernels = (torch.exp(-self.width * torch.cdist(rows, self.support).pow(2)) for rows in blocks(vectors, ROWS))

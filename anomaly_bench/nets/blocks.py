@@ -18,3 +18,10 @@ def blocks(rows: Tensor, size: int) -> Sequence[Tensor]:
     [2, 2, 1]
     """
     return [rows] if torch.compiler.is_compiling() else rows.split(size)
+
+
+def one_by_one(images: Tensor) -> Sequence[Tensor]:
+    """Return images [B, ...] alone on the CPU, where none then changes a bit of another's scores; together on a GPU,
+    which a single one leaves idle.
+    """
+    return blocks(images, 1 if images.device.type == "cpu" else len(images))

@@ -123,7 +123,7 @@ class Distillation(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trainable = [*self.teacher.parameters(), *(p for p in self.decoder.parameters() if p.requires_grad)]
-        adam = torch.optim.Adam(trainable, lr=self.config.lr, weight_decay=self.config.weight_decay)
+        adam = torch.optim.Adam(trainable, lr=self.config.lr, weight_decay=self.config.weight_decay, fused=True)
         if not self.config.decay:
             return adam
         cosine = torch.optim.lr_scheduler.CosineAnnealingLR(adam, self.config.steps)

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets import backbones
 from anomaly_bench.nets.backbones import RANDOM, Backbone, timm_name
-from anomaly_bench.nets.blocks import blocks
+from anomaly_bench.nets.blocks import one_by_one
 from anomaly_bench.nets.patch_descriptors import DIMENSIONS, PatchDescriptor, register_imagenet_statistics
 from anomaly_bench.nets.teachers import read_teacher
 
@@ -55,7 +55,7 @@ class DescriptorBackbone(nn.Module):
         if STRIDE in self.net.strides:
             return [self.net.dense(images, STRIDE)]
         # One image at a time: a layer's maps of a 256 x 256 image take 64 MiB at stride 1.
-        maps = [F.avg_pool2d(self.net.dense(image), STRIDE, ceil_mode=True) for image in blocks(images, 1)]
+        maps = [F.avg_pool2d(self.net.dense(image), STRIDE, ceil_mode=True) for image in one_by_one(images)]
         return [torch.cat(maps)]
 
     def load(self, weights: str | None) -> None:

@@ -6,7 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from anomaly_bench.nets.precision import in_float32
 
+
+@in_float32
 def gaussian(maps: Tensor, sigma: float) -> Tensor:
     """Return maps [B, H, W] after a Gaussian filter: truncated at 4 sigma, mirrored at the edge pixel, as in scipy."""
     radius = int(4 * sigma + 0.5)

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from anomaly_bench.nets.precision import in_float32
 
-Centres = tuple[list[int], list[int]]  # rows and columns of windows' centres, in pixels
+Centres = tuple[Tensor, Tensor]  # rows [k] and columns [l] of windows' centres, in pixels
 POWER = 5  # of the distance, in the weights of `interpolate_inverse_distance`
 
 
@@ -47,6 +48,7 @@ def window_places(side: int, net: PatchDescriptor, windows: int) -> list[int]:
     return [round(i * steps / (windows - 1)) * stride for i in range(windows)]
 
 
+@in_float32
 def interpolate_bilinear(scores: Tensor, centres: Centres, size: tuple[int, int]) -> Tensor:
     """Return maps [B, C, H, W] of windows' scores [B, C, k * l]: linear between the k x l centres, in pixels, constant
     beyond the outermost.
@@ -55,9 +57,9 @@ def interpolate_bilinear(scores: Tensor, centres: Centres, size: tuple[int, int]
     return rows @ scores.unflatten(-1, (rows.shape[1], columns.shape[1])) @ columns.T
 
 
-def _linear_weights(centres: list[int], size: int, like: Tensor) -> Tensor:
+def _linear_weights(centres: Tensor, size: int, like: Tensor) -> Tensor:
     """Return how much each of k centres counts at each pixel of a side: [size, k]."""
-    c = torch.tensor(centres, dtype=like.dtype, device=like.device)
+    c = centres.to(like.dtype)
     x = torch.arange(size, dtype=like.dtype, device=like.device).clamp(c[0], c[-1])
     right = (c < x[:, None]).sum(1).clamp_min(1)  # the first centre that is not left of x
     share = (x - c[right - 1]) / (c[right] - c[right - 1])
@@ -65,12 +67,13 @@ def _linear_weights(centres: list[int], size: int, like: Tensor) -> Tensor:
     return weights.scatter_(1, right[:, None] - 1, 1 - share[:, None]).scatter_(1, right[:, None], share[:, None])
 
 
+@in_float32
 def interpolate_inverse_distance(scores: Tensor, centres: Centres, size: tuple[int, int]) -> Tensor:
     """Return the same with a pixel's score as the mean over all windows, weighted by distance^-POWER."""
     squares = []
     for c, n in zip(centres, size, strict=True):
         x = torch.arange(n, dtype=scores.dtype, device=scores.device)
-        squares.append((x[:, None] - torch.tensor(c, dtype=scores.dtype, device=scores.device)).pow(2))  # [n, k]
+        squares.append((x[:, None] - c).pow(2))  # [n, k]
     rows = []
     for row in squares[0]:
         distance = (row[:, None, None] + squares[1].T[None]).clamp_min(1e-6).sqrt()  # [k, l, W]

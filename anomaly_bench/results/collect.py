@@ -65,6 +65,7 @@ class Row:
     train_s: float = math.nan  # seconds of all stages but the scoring; nan where not measured
     ms_per_image: float = math.nan  # to score a test image; nan where not measured
     images: dict[str, int] = field(default_factory=dict, repr=False)  # how many, by what they are for
+    precision: str = field(default="", repr=False)  # of training and scoring; empty where both were in float32
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,14 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         learning=str(manifest.get("learning", {}).get("warning", "")),
         oracle=manifest.get("oracle", {}),
         images={str(key): int(value) for key, value in manifest.get("images", {}).items() if isinstance(value, int)},
+        precision=_precision(manifest),
     )
+
+
+def _precision(manifest: Mapping[str, Any]) -> str:
+    """Return the keys of `hardware` by which a run's networks computed in less than float32, as typed."""
+    stored = manifest.get("hardware", {}).items()
+    return " ".join(f"hardware.{k}={v}" for k, v in stored if k.endswith("precision") and v != "32-true")
 
 
 def _confound(manifest: Mapping[str, Any]) -> Confound | None:

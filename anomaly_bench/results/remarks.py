@@ -1,5 +1,5 @@
 """What the figures of a data set must be read with: plain statistics that separate its images, runs that learned
-nothing, and the rule by which its authors measure it."""
+nothing or computed in lower precision, and the rule by which its authors measure it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ def remarks(rows: Sequence[Row]) -> dict[str, list[str]]:
     for row in rows:
         datasets[row.dataset].append(row)
     return {
-        name: [*_confounds(datasets[name]), *_not_learned(datasets[name]), *_rule(name)] for name in sorted(datasets)
+        name: [*_confounds(datasets[name]), *_not_learned(datasets[name]), *_precision(datasets[name]), *_rule(name)]
+        for name in sorted(datasets)
     }
 
 
@@ -51,3 +52,11 @@ def _not_learned(rows: Sequence[Row]) -> Iterator[str]:
         if warned:
             first, count = warned[0], f"{len(warned)} of {len(runs)} runs"
             yield f"{heading}, {count}: {first.learning} ({first.category}, seed {first.seed})"
+
+
+def _precision(rows: Sequence[Row]) -> Iterator[str]:
+    """Yield a sentence for each setting with runs whose networks computed in less than float32."""
+    for heading, runs in settings(rows).items():
+        for keys in sorted({run.precision for run in runs} - {""}):
+            count = sum(run.precision == keys for run in runs)
+            yield f"{heading}, {count} of {len(runs)} runs: with {keys}, which is no part of a setting"

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer, seed_everything
+from pytorch_lightning.callbacks import RichProgressBar
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import records_csv, write_text
@@ -93,14 +94,14 @@ class LossCurve(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Add the row of the epoch.  Raises UserError, before this epoch's checkpoint, where the training diverged."""
-        values, ends = {name: float(v) for name, v in trainer.callback_metrics.items()}, {}
+        values, ends, losses = {name: float(v) for name, v in trainer.callback_metrics.items()}, {}, list[float]()
         if self.losses:
             stacked, tenth = torch.stack(self.losses), math.ceil(len(self.losses) / 10)
+            losses = stacked.tolist()
             means = torch.stack([part.mean() for part in (stacked, stacked[:tenth], stacked[-tenth:])])
             reduced: torch.Tensor = trainer.strategy.reduce(means, reduce_op="mean")
             values["loss"], *tenths = reduced.tolist()
             ends = dict(zip(("first_loss", "last_loss"), tenths, strict=True))
-        losses = [float(loss) for loss in self.losses]
         first = next((float(row["loss"]) for row in self.rows if row.get("loss")), losses[0] if losses else 0.0)
         if found := divergence(values, losses, first, trainer.global_step, pl_module):
             what, step = found
@@ -133,9 +134,33 @@ def divergence(
             wrong, step = {"loss": loss}, steps - len(losses) + i + 1
             break
     reasons = [f"{name} is {v:.6g}" for name, v in wrong.items()]
-    if not reasons and not all(bool(p.isfinite().all()) for p in module.parameters() if p.requires_grad):
+    finite = [p.isfinite().all() for p in module.parameters() if p.requires_grad]
+    if not reasons and finite and not bool(torch.stack(finite).all()):  # read at once: a GPU makes the host wait
         reasons = ["a weight is no longer finite"]
     return (", ".join(reasons), step) if reasons else None
+
+
+class ProgressBar(RichProgressBar):
+    """Shows the loss, and reads it at most once a second: for that the host has to wait for a GPU.
+
+    Of what a module logs with `prog_bar=True` Lightning itself reads each step's value.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.read, self.loss, self.shown = -math.inf, torch.tensor(math.nan), dict[str, Any]()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *more: Any) -> None:
+        """Keep the loss of the step on its device."""
+        if isinstance(outputs, dict) and "loss" in outputs:
+            self.loss = outputs["loss"].detach()
+        super().on_train_batch_end(trainer, pl_module, outputs, *more)
+
+    def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+        """Return what is shown."""
+        if time.monotonic() - self.read >= 1:
+            self.shown, self.read = {"loss": float(self.loss)}, time.monotonic()
+        return {**super().get_metrics(trainer, pl_module), **self.shown}
 
 
 class StepLimit(Callback):

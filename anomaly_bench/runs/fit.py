@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import RichProgressBar
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from anomaly_bench.config import Hardware
@@ -24,6 +23,7 @@ from anomaly_bench.runs.callbacks import (
     EpochSeed,
     LossCurve,
     ProcessSetup,
+    ProgressBar,
     ProgressFile,
     StepLimit,
     frozen,
@@ -53,7 +53,7 @@ def fit(
     for parent in (last.parent.parent, last.parent):
         if parent.is_symlink():
             raise UserError(str(parent), "is a symbolic link; nothing is written through it", "remove it")
-    progress: list[Callback] = [RichProgressBar()] if training_bar_shown() else []
+    progress: list[Callback] = [ProgressBar()] if training_bar_shown() else []
     curve = LossCurve(folder / "training.csv", stage.name, logging.DEBUG if progress else logging.INFO, loggers)
     for logger in loggers:
         logger.stage = stage.name
@@ -93,7 +93,7 @@ def make_trainer(
         plugins=[CheckedIO()],
         default_root_dir=folder,
         enable_checkpointing=False,
-        enable_progress_bar=any(isinstance(each, RichProgressBar) for each in callbacks),
+        enable_progress_bar=any(isinstance(each, ProgressBar) for each in callbacks),
         enable_model_summary=False,
         **hardware.model_dump(include=shared),
         **limits,

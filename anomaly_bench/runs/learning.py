@@ -24,6 +24,7 @@ from anomaly_bench.contracts import Method, Stage
 from anomaly_bench.nets.fake_defects import stain
 from anomaly_bench.runs.callbacks import read_rows
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.precision import scoring
 
 EXAMPLES = 4  # normal training images, and as many with a defect
 STAIN: dict[str, Any] = {  # on a whole image
@@ -128,7 +129,8 @@ def with_defects(normal: Tensor) -> Tensor:
 
 def image_scores(method: Method, images: Tensor) -> np.ndarray:
     """Return the scores of images [N, 3, H, W], as many at once as the method takes: [N], float64."""
-    scores = [method.score(batch).image for batch in images.split(method.batch_size)]
+    with scoring(method):
+        scores = [method.score(batch).image for batch in images.split(method.batch_size)]
     return torch.cat(scores).double().cpu().numpy()
 
 

@@ -15,7 +15,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench import __version__
-from anomaly_bench.config import Settings, is_own, place_of
+from anomaly_bench.config import Hardware, Settings, is_own, place_of
 from anomaly_bench.contracts import Method, Record
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.find import RunPlan
@@ -70,7 +70,7 @@ def describe(
         "passed_over": plan.data.warnings,
         "provenance": {},
         **view.record(),
-        "protocol": protocol(method, splits, view),
+        "protocol": [*protocol(method, splits, view), *computed(settings.hardware)],
     }
 
 
@@ -111,6 +111,13 @@ def protocol(method: Method, splits: dict[str, list[Record]], view: View) -> lis
             "pro_per_image: 200 steps in each image alone, as in the code of Reverse Distillation; not an aupro",
         ]
     return lines
+
+
+def computed(hardware: Hardware) -> list[str]:
+    """Return a sentence where networks computed in less than float32."""
+    parts = {"training": hardware.precision, "scoring": hardware.scoring_precision}
+    low = [f"{name} in {precision}" for name, precision in parts.items() if precision != "32-true"]
+    return [f"networks computed in lower precision: {', '.join(low)}"] if low else []
 
 
 def cpu_model() -> str:

@@ -100,7 +100,8 @@ def measure_points(
             log.warning("%s cannot be used, so this point is left out", file)
             continue
         with tempfile.TemporaryDirectory(dir=scratch) as maps:
-            scored = score_images(method, images, Path(maps), view, Progress(folder.path, file.stem))[""]
+            progress = Progress(folder.path, file.stem)
+            scored = score_images(method, images, Path(maps), view, settings.hardware.workers, progress)[""]
             found = measured_scores(settings, images, scored, 0).metrics
         points.append({"state": file.stem, "metrics": found, "scores": short(scored.scores)})
     own, (unit, end) = folder.metrics, length(last)

@@ -45,6 +45,7 @@ from anomaly_bench.runs.loggers import RunLogger, run_loggers
 from anomaly_bench.runs.logs import console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import KeepPoints, measure_points
+from anomaly_bench.runs.precision import use_tf32
 from anomaly_bench.runs.scoring import calibration_rows, measure, score
 from anomaly_bench.runs.weights import store_weights
 from anomaly_bench.runs.whole_images import View, view_of
@@ -63,6 +64,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     settings = config.validate(cfg)
     if settings.hardware.threads:
         torch.set_num_threads(settings.hardware.threads)
+    use_tf32(settings.hardware.tf32)
     with cache_at(settings.cache_dir):
         with remembered():
             plan = find_run(settings, fetch=True)
@@ -101,6 +103,7 @@ def built(settings: config.Settings, device: torch.device, **changed: Size | int
     seed_everything(settings.seed, verbose=False)
     method: Method = config.build("method", {**settings.method, **changed})
     require_contract(method)
+    method.scoring_precision = settings.hardware.scoring_precision
     return method.to(device)
 
 
@@ -119,7 +122,9 @@ def execute(
     hardware, frame, cache = settings.hardware, view.frame, settings.cache_dir
     workers, devices = hardware.workers, count_devices(hardware)
     data = NormalLoaders(
-        *(splits["train"], splits["val"], frame, cache, workers, settings.seed, devices), tiling=view.tiling
+        *(splits["train"], splits["val"], frame, cache, workers, settings.seed, devices),
+        tiling=view.tiling,
+        device=torch.device(method.device.type),  # without a number: each process has its own GPU
     )
     images = ImageSet(splits["test"], frame, cache)  # names an unusable file before the training
     normals = {name: ImageSet(splits[name], frame, cache) for name in ("held out", "validation")}
@@ -138,9 +143,11 @@ def execute(
             check_learning(folder, method, last, data.examples(EXAMPLES))
         store_weights(folder, method, settings.weights_dtype, images, view)
         with tempfile.TemporaryDirectory(dir=folder.path, prefix=".scoring") as scratch:
-            scored = score(folder, method, images, Path(scratch), view)
+            scored = score(folder, method, images, Path(scratch), view, workers)
             measure(folder, settings, images, scored)
-            rows = [row for name, each in normals.items() for row in calibration_rows(method, each, name, view)]
+            rows = [
+                row for name, each in normals.items() for row in calibration_rows(method, each, name, view, workers)
+            ]
             calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
             if last and settings.points:
                 first = partial(built, settings, device, image_size=method.image_size)

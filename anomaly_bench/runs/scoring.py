@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from anomaly_bench import metrics
 from anomaly_bench.config import Settings
@@ -21,12 +20,14 @@ from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
 from anomaly_bench.loading.anomaly_maps import LazySequence, map_at_source
+from anomaly_bench.loading.device_loader import device_loader
 from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.calibration import CalibrationRow, peak
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
+from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.progress import Progress
 from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.whole_images import View, score_whole
@@ -51,11 +52,16 @@ class Scored:
             refuse_not_finite(self.maps[batch], paths)
 
 
-def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, view: View) -> dict[str, Scored]:
-    """Score the test images.  Returns the scores under the name "", and those of the components under their names."""
+def score(
+    folder: RunFolder, method: Method, images: ImageSet, scratch: Path, view: View, workers: int
+) -> dict[str, Scored]:
+    """Score the test images, which `workers` processes read ahead.
+
+    Returns the scores under the name "", and those of the components under their names.
+    """
     reset_peak_memory()
     began = time.monotonic()
-    scored = score_images(method, images, scratch, view, Progress(folder.path, "score"))
+    scored = score_images(method, images, scratch, view, workers, Progress(folder.path, "score"))
     seconds = time.monotonic() - began
     costs = {"seconds": round(seconds, 3), "ms_per_image": round(1000 * seconds / len(images), 3)}
     folder.update(stages={"score": {**costs, "peak_memory_mb": peak_memory_mb()}})
@@ -63,11 +69,11 @@ def score(folder: RunFolder, method: Method, images: ImageSet, scratch: Path, vi
 
 
 def score_images(
-    method: Method, images: ImageSet, scratch: Path, view: View, progress: Progress
+    method: Method, images: ImageSet, scratch: Path, view: View, workers: int, progress: Progress
 ) -> dict[str, Scored]:
     """Return what `score` does; maps are files in `scratch`.  progress: told how many images are scored."""
     start, scored = 0, dict[str, Scored]()
-    loader = DataLoader(images, batch_size=method.batch_size)
+    loader = device_loader(images, method.batch_size, method.device, workers)
     method.eval()
     with torch.inference_mode():
         for batch in track(loader, "scoring"):
@@ -90,18 +96,20 @@ def score_batch(method: Method, images: ImageSet, batch: Mapping[str, Any], star
     """Return the checked scores of a batch of whole images.  start: the index of its first one."""
 
     def score_seen(seen: Tensor) -> Scores:
-        return checked(method, method.score(seen), seen.shape)
+        with scoring(method):
+            return checked(method, method.score(seen), seen.shape)
 
     shapes = [images.shape(i) for i in range(start, start + len(batch["path"]))]
-    return score_whole(view, score_seen, batch["image"].to(method.device), shapes, method.batch_size)
+    return score_whole(view, score_seen, batch["image"], shapes, method.batch_size)
 
 
-def calibration_rows(method: Method, images: ImageSet, source: str, view: View) -> list[CalibrationRow]:
+def calibration_rows(method: Method, images: ImageSet, source: str, view: View, workers: int) -> list[CalibrationRow]:
     """Score normal images that were held out.  source: where they come from, for the record."""
     rows: list[CalibrationRow] = []
     method.eval()
     with torch.inference_mode():
-        for batch in track(DataLoader(images, batch_size=method.batch_size), f"scoring normal images, {source}"):
+        loader = device_loader(images, method.batch_size, method.device, workers)
+        for batch in track(loader, f"scoring normal images, {source}"):
             scores = score_batch(method, images, batch, len(rows), view)
             rows += rows_of_normals(scores, batch["path"], source, images.frame.ignored_region)
     return rows

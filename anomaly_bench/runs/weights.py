@@ -14,6 +14,7 @@ from anomaly_bench.contracts import Method
 from anomaly_bench.files import write_atomic
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.whole_images import View, score_whole
 
 SAMPLE = 16  # test images whose scores are compared before and after the rounding
@@ -54,5 +55,6 @@ def scores(method: Method, images: ImageSet, view: View) -> Tensor:
     found = []
     for i in chosen:
         image = images[i]["image"][None].to(method.device)
-        found.append(score_whole(view, method.score, image, [images.shape(i)], method.batch_size).image)
+        with scoring(method):
+            found.append(score_whole(view, method.score, image, [images.shape(i)], method.batch_size).image.float())
     return torch.cat(found).cpu()

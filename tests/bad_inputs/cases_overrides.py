@@ -34,7 +34,7 @@ NUMBERS = [
     *(_no(f"method.image_size={v}") for v in ("0", "33", "-32", "3.2e9", "32000000")),
     *(_no(f"method.batch_size={v}") for v in ("0", "true", "1e20", "-4")),
     *(_no(f"resamples={v}") for v in ("-1", "1e9", "true", "some")),
-    *(_no(f"hardware.{k}") for k in ("devices=0", "workers=-1", "workers=100000", "threads=0", "threads=true", "precision=8", "metrics_memory_mb=-1")),
+    *(_no(f"hardware.{k}") for k in ("devices=0", "workers=-1", "workers=100000", "threads=0", "threads=true", "precision=8", "scoring_precision=8", "tf32=8", "metrics_memory_mb=-1")),
     *(_no(f"checkpoint_seconds={v}") for v in ("-1", "nan", "inf", "true")),
     *(_no(f"dataset.ignore_value={v}") for v in ("0", "256", "-1", "1.5", "true", "white")), _no("dataset.ignore_mask=7"),
     _no("force=maybe"), _no("force=2"), _no("save_maps=maybe"), _no("weights_dtype=float64"), _no("method.flatten_loss=3"),

@@ -75,6 +75,7 @@ def test_every_experiment_is_valid(experiment: str) -> None:
     "words",
     [
         ["dataset.root=elsewhere"], ["hardware=cpu"], ["hardware.precision=bf16-mixed"], ["hardware.workers=3"],
+        ["hardware.scoring_precision=bf16-mixed"], ["hardware.tf32=false"],
         ["output_dir=elsewhere"], ["cache_dir=elsewhere"], ["logger=csv"], ["force=true"], ["save_maps=false"],
         ["weights_dtype=float16"], ["save_heatmaps=false"], ["checkpoint_seconds=1"], ["resamples=0"],
         ["track_test=true"], ["hardware.metrics_memory_mb=0"], ["method.epochs=200"], ["method.sigma=4"],

@@ -56,6 +56,16 @@ def test_also_with_weights_in_float16_and_channels_last(method: str, finished: C
     require_equal_scores(folder)
 
 
+def test_also_with_networks_in_bfloat16(finished: Callable[..., RunFolder]) -> None:
+    exact, folder = finished("rd"), finished("rd", "hardware.scoring_precision=bf16-mixed")
+    model, stored = load(folder.path, "cpu"), [row.score for row in folder.scores]
+    assert [result.score for result in predicted(model, images_of(folder))] == stored
+    assert stored != [row.score for row in exact.scores]
+    assert stored == pytest.approx([row.score for row in exact.scores], rel=0.1)
+    assert folder.manifest["protocol"][-1] == "networks computed in lower precision: scoring in bf16-mixed"
+    assert not any("precision" in line for line in exact.manifest["protocol"])
+
+
 def test_p_value_and_label_follow_from_the_calibration_scores(toy: Model, toy_run: RunFolder) -> None:
     held_out = [row.score for row in read_rows(toy_run, CALIBRATION)]
     threshold = toy_run.manifest["thresholds"]["image"]["threshold"]

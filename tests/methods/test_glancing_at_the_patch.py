@@ -253,14 +253,15 @@ def test_score_does_not_depend_on_the_batch(interpolation: Any) -> None:
 @pytest.mark.parametrize("centres", [[3, 20], [0, 5, 11, 12, 23], [8, 9]])
 def test_from_windows_to_pixels(name: str, centres: list[int]) -> None:
     interpolate, k = getattr(ours, f"interpolate_{name}"), len(centres)
+    at = torch.tensor(centres), torch.tensor(centres)
     scores = images(2, k, seed=k, dtype=torch.float64)  # [2, 3, k, k]
-    maps = interpolate(scores.flatten(2), (centres, centres), (24, 24))
+    maps = interpolate(scores.flatten(2), at, (24, 24))
     assert maps.shape == (2, 3, 24, 24)
     for window_scores, picture in zip(scores.flatten(0, 1), maps.flatten(0, 1), strict=True):
         np.testing.assert_allclose(picture, getattr(slow, name)(window_scores.numpy(), centres, 24), rtol=1e-9)
     at_centres = maps[..., centres, :][..., centres]
     torch.testing.assert_close(at_centres, scores, rtol=1e-9, atol=0)
-    constant = interpolate(torch.full((1, 1, k * k), 7.0), (centres, centres), (24, 24))
+    constant = interpolate(torch.full((1, 1, k * k), 7.0), at, (24, 24))
     torch.testing.assert_close(constant, torch.full((1, 1, 24, 24), 7.0))
 
 
@@ -268,7 +269,7 @@ def test_from_windows_to_pixels(name: str, centres: list[int]) -> None:
 def test_from_windows_to_pixels_that_are_no_square(name: str) -> None:
     interpolate, rows, columns = getattr(ours, f"interpolate_{name}"), [2, 9], [1, 6, 11, 17]
     scores = images(1, 4, seed=1, dtype=torch.float64)[0, 0, : len(rows)]  # [2, 4]
-    found = interpolate(scores.flatten()[None, None], (rows, columns), (12, 20))[0, 0]
+    found = interpolate(scores.flatten()[None, None], (torch.tensor(rows), torch.tensor(columns)), (12, 20))[0, 0]
     if name == "bilinear":
         across = [np.interp(np.arange(20), columns, row) for row in scores.numpy()]
         expected = np.stack([np.interp(np.arange(12), rows, column) for column in np.stack(across, 1)], 1)

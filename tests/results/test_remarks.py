@@ -77,3 +77,14 @@ def test_a_baseline_is_called_so_in_every_table(run: Run, tmp_path: Path) -> Non
     assert heading in (report / "report.md").read_text()
     assert heading in (report / "report.tex").read_text()
     assert "<small>sigma=2 (baseline)</small>" in (report / "index.html").read_text()
+
+
+def test_runs_that_computed_in_lower_precision_are_counted(run: Run, tmp_path: Path) -> None:
+    keys = {"precision": "bf16-mixed", "scoring_precision": "32-true", "memory_format": "contiguous"}
+    for seed, hardware in enumerate([{}, keys, {**keys, "scoring_precision": "16-mixed"}, keys]):
+        told(run("screw", seed, dataset="other", image_auroc=0.9), hardware=hardware)
+    assert remarks(collect(tmp_path).rows)["other"] == [
+        "rd, 2 of 4 runs: with hardware.precision=bf16-mixed, which is no part of a setting",
+        "rd, 1 of 4 runs: with hardware.precision=bf16-mixed hardware.scoring_precision=16-mixed, "
+        "which is no part of a setting",
+    ]

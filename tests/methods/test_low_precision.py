@@ -1,0 +1,33 @@
+"""`hardware.scoring_precision`: networks compute in it, and what compares their features in float32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_methods import METHODS, small
+
+from anomaly_bench.contracts import as_size
+from anomaly_bench.runs.precision import scoring
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_scores_in_bfloat16_are_near_those_in_float32(name: str, tmp_path: Path) -> None:
+    method, data = small(name, tmp_path)
+    for _ in method.stages(data):  # fitted as far as no training is needed
+        pass
+    images = torch.rand(2, 3, *as_size(method.image_size), generator=torch.Generator().manual_seed(1))
+    found = {}
+    for precision in ("32-true", "bf16-mixed"):
+        method.eval().scoring_precision = precision
+        with torch.inference_mode(), scoring(method):
+            found[precision] = method.score(images)
+    exact, low = found["32-true"].map, found["bf16-mixed"].map
+    assert exact is not None
+    assert low is not None
+    assert low.dtype == found["bf16-mixed"].image.dtype == torch.float32
+    change = float((low - exact).abs().max() / exact.std())
+    assert change < 0.25
+    assert (change > 0) == (name != "brightness")  # which has no network
+    assert len(low.unique()) > 0.9 * len(exact.unique())  # not rounded to the steps of bfloat16
