@@ -18,30 +18,32 @@ from anomaly_bench.files import write_text
 from anomaly_bench.html_report.charts import tick_label
 from anomaly_bench.html_report.gallery import MOST, gallery, script
 from anomaly_bench.html_report.pages import DatasetResults, category_page, index_page, protocol_lines
+from anomaly_bench.html_report.pareto import pareto_page
 from anomaly_bench.html_report.run_data import by_setting, file_name, joined, runs_by_category
 from anomaly_bench.html_report.tables import COSTS, short_number
 from anomaly_bench.html_report.thumbnails import colour_steps
 from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
-from anomaly_bench.results.decisions import DECISIONS_NOTE
+from anomaly_bench.results.decisions import DECISIONS_NOTE, share_text
 from anomaly_bench.results.grid import ABSENT
 from anomaly_bench.results.oracle import CHOSEN_NOTE
 from anomaly_bench.results.text import BASELINES_NOTE, PUBLISHED_NOTE
 from anomaly_bench.runs.promise import WAYS, alarms_text, defects_found, exceeded, promise
 
 STATIC = ("report.css", "report.js")
+PARETO = "pareto.html"
 WORKERS = 2
 FILTERS = (
     *(four, as_published, short_number, tick_label, joined, by_setting, protocol_lines),
-    *(promise, exceeded, alarms_text, defects_found),
+    *(promise, exceeded, alarms_text, defects_found, share_text),
 )
 
 
 def write_html(
     collected: Collected, tables: Sequence[Table], compared: Sequence[Comparison], notes: Sequence[str], target: Path
 ) -> Path:
-    """Write target/index.html and what it needs: pages/, data/, static/, pictures/.  Returns index.html.
+    """Write target/index.html and what it needs: pareto.html, pages/, data/, static/, pictures/.  Returns index.html.
 
     Nothing in it needs a network or a server.  tables, compared, notes: as `summarise`, `compare_settings` and
     `skipped` return them.  Pictures that are there already are kept; pages and pictures of runs that are gone are
@@ -60,7 +62,11 @@ def write_html(
             _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", {"dataset": dataset})
             for category in dataset.categories:
                 written |= _write_category(dataset, category, target, pool)
-    page = index_page(collected, datasets, notes) | {"outputs": target.parent}
+    pareto = pareto_page([run for dataset in datasets for run in dataset.runs])
+    if pareto["machines"]:
+        _write_page(target, PARETO, PARETO, pareto)
+        written.add(PARETO)
+    page = index_page(collected, datasets, notes) | {"outputs": target.parent, "pareto": pareto}
     _write_page(target, "index.html", "index.html", page)
     if earlier:  # else nothing in this folder was written by a report
         _remove_others(target, written)
@@ -108,7 +114,8 @@ def _write_page(target: Path, name: str, template: str, page: dict[str, Any], sc
 
 def _remove_others(target: Path, written: set[str]) -> None:
     """Remove pages, data and pictures of earlier reports that this one does not show."""
-    for file in [*target.glob("pages/*.html"), *target.glob("data/*.js"), *target.glob("pictures/images/*.jpg")]:
+    patterns = (PARETO, "pages/*.html", "data/*.js", "pictures/images/*.jpg")
+    for file in [file for pattern in patterns for file in target.glob(pattern)]:
         name = file.relative_to(target).as_posix()
         if name.removesuffix(".jpg").removesuffix("_o") not in written:
             file.unlink(missing_ok=True)

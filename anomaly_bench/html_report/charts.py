@@ -109,6 +109,7 @@ class Chart:
     lines: Sequence[Line] = ()
     dots: Sequence[Dot] = ()
     diagonal: bool = False  # the line of pure chance
+    front: Sequence[tuple[float, float]] = ()  # Pareto-optimal points, the lowest x first
     width, height = 360, 270
     left, right, top, bottom = 46, 348, 26, 230  # of the plotted area
 
@@ -130,6 +131,11 @@ class Chart:
         xs = self.x.places([x for x, _ in points], self.left, self.right)
         ys = self.y.places([y for _, y in points], self.bottom, self.top)
         return " ".join(map(",".join, zip(xs, ys, strict=True)))
+
+    def steps(self) -> str:
+        """Return the front as the text of a path: the highest y that there is up to each x."""
+        places = [(self.at_x(x), self.at_y(y)) for x, y in self.front]
+        return f"M{places[0][0]} {self.bottom}{''.join(f'H{x}V{y}' for x, y in places)}H{self.right}"
 
 
 @dataclass(frozen=True)

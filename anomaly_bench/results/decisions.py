@@ -63,8 +63,8 @@ def decision_grid(rows: Sequence[Row]) -> Grid:
         promised = dict.fromkeys(map(promised_text, entries))
         sure = dict.fromkeys(ABSENT if e.get("approximate") else percent(e["confidence"]) for e in entries)
         tests = [entry["test"] for entry in entries if "test" in entry]
-        alarms = _share_text([(test["false_alarms"], test["normal"]) for test in tests])
-        found = _share_text([defects_found(test) for test in tests])
+        alarms = share_text([(test["false_alarms"], test["normal"]) for test in tests])
+        found = share_text([defects_found(test) for test in tests])
         f1 = [test["seg_f1"] for test in tests if "seg_f1" in test]
         said = [" or ".join(promised), " or ".join(sure), alarms, found, _mean_text(f1)]
         cells.append([*names, str(len(entries)), *said])
@@ -80,7 +80,7 @@ def _mean_text(values: Sequence[float]) -> str:
     return f"{fmean(values):.4f}" + (f" ({min(values):.4f} to {max(values):.4f})" if len(values) > 1 else "")
 
 
-def _share_text(counts: Sequence[tuple[int, int]]) -> str:
+def share_text(counts: Sequence[tuple[int, int]]) -> str:
     """Return the mean of the shares: `2 of 41 (4.9 %)` of one run, `5.2 % (4.1 % to 6.3 %)` of several."""
     if not counts or not all(every for _, every in counts):
         return ABSENT

@@ -13,9 +13,10 @@ from anomaly_bench.console import print_lines
 from anomaly_bench.results.aggregate import MAIN, Cell, settings, summarise
 from anomaly_bench.results.collect import Row, collect_runs
 from anomaly_bench.results.comparisons import Comparison, alarms, compare_settings, shortened, skipped
+from anomaly_bench.results.grid import ABSENT, Grid
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.results.terminal import print_table
-from anomaly_bench.results.text import ABSENT, Grid, by_metric
+from anomaly_bench.results.text import by_metric
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -37,6 +37,7 @@ SMALL = ("metrics.json", "scores.csv", "curves.json", "config.yaml", IMAGES)
 CHECKED = (*SMALL, *CALIBRATIONS, IGNORE, TRACK)  # whenever a run is read; the latter where it has them
 LARGE = ("maps.npy", "weights.safetensors")
 MEASURED = ("metrics.json", "curves.json")  # what `bench eval` makes anew
+TIMING = "timing.json"  # what the last `bench time` measured; no result
 DECIDING = ("thresholds", "training_images")  # what `bench predict` judges by; they have a checksum of their own
 STATES = ("running", "done", "failed")
 
