@@ -3,7 +3,7 @@ PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-minimum bad-inputs test-browser test-slurm test-ray test-export-cpp demo reproduce lint docs bench bench-line clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-latex test-slurm test-ray test-export-cpp demo reproduce lint docs bench bench-line clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -38,6 +38,10 @@ test-browser: .venv/installed  ## the report in a real browser (root on Debian, 
 	command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium; }
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[browser]'
 	$(BIN)/python -m pytest tests/html_report/test_browser.py
+
+test-latex: .venv/installed  ## report.tex through pdflatex (root on Debian, where TeX Live is missing)
+	command -v pdflatex >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends texlive-latex-base texlive-latex-recommended; }
+	$(BIN)/python -m pytest tests/results/test_paper_tables.py
 
 .venv/engines: .venv/installed
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev,ray,slurm]' 'ray[data]'

@@ -39,6 +39,8 @@ def grammar() -> Verb:
     report.argument("OUTPUTS", "the folder of runs", "?", default="outputs")
     margin = "a difference below it does not matter: settings that surely differ by less are called equivalent"
     report.option("--margin", type=share, default=0.0, metavar="M", help=margin)
+    together = "report.md and report.tex: a single table of means for each data set, not one for each metric"
+    report.option("--one-table", action="store_true", help=together)
     _reproduce(bench)
     _submit(bench)
     _data(bench)

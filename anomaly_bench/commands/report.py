@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -12,30 +13,37 @@ from anomaly_bench.console import print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_text
 from anomaly_bench.html_report.build import write_html
-from anomaly_bench.results.aggregate import summarise
-from anomaly_bench.results.collect import collect
-from anomaly_bench.results.comparisons import compare_settings, skipped
+from anomaly_bench.results.aggregate import Table, summarise
+from anomaly_bench.results.collect import Collected, collect
+from anomaly_bench.results.comparisons import Comparison, compare_settings, skipped
 from anomaly_bench.results.decisions import decisions_csv
 from anomaly_bench.results.latex import report_latex
+from anomaly_bench.results.markdown import report_markdown
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.results.terminal import print_report
-from anomaly_bench.results.text import comparisons_csv, report_markdown, runs_csv, tables_csv
+from anomaly_bench.results.text import comparisons_csv, runs_csv, tables_csv
 
 
 def report_command(arguments: Namespace) -> int:
     """Run `bench report`."""
-    write_report(arguments.outputs, margin=arguments.margin)
+    options = {"margin": arguments.margin, "one_table": arguments.one_table}
+    write_report(arguments.outputs, **options)
     return 0
 
 
 def write_report(
-    outputs: Path | str, target: Path | str | None = None, console: Console | None = None, margin: float = 0.0
+    outputs: Path | str,
+    target: Path | str | None = None,
+    console: Console | None = None,
+    margin: float = 0.0,
+    one_table: bool = False,
 ) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
     Files: runs.csv (a line for each run), table_<dataset>.csv, decisions.csv (a line for each threshold),
     comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.
-    margin: as of `compare_settings`.  Raises UserError where there is no finished run.
+    margin: as of `compare_settings`.  one_table: all metrics of a data set in one table of report.md and report.tex, in
+    place of a table for each metric.  Raises UserError where there is no finished run.
     """
     collected = collect(outputs)
     if not collected.rows:
@@ -43,17 +51,10 @@ def write_report(
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
     compared = compare_settings(collected.rows, margin)
     notes = skipped(collected.rows)
-    files = {
-        "runs.csv": runs_csv(collected.rows),
-        "report.tex": report_latex(tables, compared, remarks(collected.rows)),
+    files = _files(collected, tables, compared) | {
+        "report.md": report_markdown(tables, collected, compared, notes, one_table),
+        "report.tex": report_latex(tables, collected.rows, compared, remarks(collected.rows), one_table),
     }
-    files["report.md"] = report_markdown(tables, collected, compared, notes)
-    if any(row.thresholds for row in collected.rows):
-        files["decisions.csv"] = decisions_csv(collected.rows)
-    if compared:
-        files["comparisons.csv"] = comparisons_csv(compared)
-    for dataset, group in groupby(tables, key=lambda table: table.dataset):
-        files[f"table_{dataset}.csv"] = tables_csv(list(group))
     for name, content in files.items():
         write_text(target / name, content)
     console = console or Console()
@@ -61,3 +62,15 @@ def write_report(
     page = write_html(collected, tables, compared, notes, target)
     print_lines(f"to read in a browser: {page}", console=console)
     return target
+
+
+def _files(collected: Collected, tables: Sequence[Table], compared: Sequence[Comparison]) -> dict[str, str]:
+    """Return the name and content of each CSV file."""
+    found = {"runs.csv": runs_csv(collected.rows)}
+    if any(row.thresholds for row in collected.rows):
+        found["decisions.csv"] = decisions_csv(collected.rows)
+    if compared:
+        found["comparisons.csv"] = comparisons_csv(compared)
+    for dataset, group in groupby(tables, key=lambda table: table.dataset):
+        found[f"table_{dataset}.csv"] = tables_csv(list(group))
+    return found

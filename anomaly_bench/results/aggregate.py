@@ -16,6 +16,7 @@ METRICS = (
     *("pixel_auroc", "pixel_ap", "pixel_f1_max", "aupro_0.3", "aupro_0.05", "pro_per_image", "aupimo"),
     *("spro_0.05", "spro_0.05_logical_anomalies", "spro_0.05_structural_anomalies"),
 )
+NAMES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "aupimo": "AUPIMO", "spro": "AU-sPRO"}
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
 BASELINE = " (baseline)"  # after the name of what is no paper's method, but a floor
 
@@ -32,12 +33,16 @@ class Cell:
     ours: bool = True  # False: quoted
 
     def __str__(self) -> str:
+        return self.text()
+
+    def text(self, seeds: int = 0, note: str = "") -> str:
+        """Return the figure with what belongs to it; the number of seeds and the note only where they are others."""
         text = four(self.value) if self.ours else as_published(self.value)
         if not math.isnan(self.std):
-            text += f" ± {self.std:.4f} (n={self.runs})"
+            text += f" ± {self.std:.4f}" + (f" (n={self.runs})" if self.runs != seeds else "")
         if self.interval and not math.isnan(self.value):
             text += " [{:.4f}, {:.4f}]".format(*self.interval)
-        return text + (f" ({self.note})" if self.note else "")
+        return text + (f" ({self.note})" if self.note and self.note != note else "")
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,21 @@ class Table:
 def four(value: float) -> str:
     """Return a metric to four decimals, or `undefined`."""
     return "undefined" if math.isnan(value) else f"{value:.4f}"
+
+
+def metric_name(metric: str) -> str:
+    """Return a metric's name for people; `@` names the highest false-positive rate.
+
+    >>> metric_name("image_f1_max"), metric_name("aupro_0.3"), metric_name("spro_0.05_logical_anomalies")
+    ('image F1-max', 'AUPRO@0.3', 'AU-sPRO@0.05, logical anomalies')
+    """
+    level, _, rest = metric.partition("_")
+    if level in ("image", "pixel"):
+        return f"{level} {NAMES.get(rest, rest.replace('_', ' '))}"
+    limit, _, kind = rest.partition("_")
+    if level in NAMES:
+        return NAMES[level] + (f"@{limit}" if limit else "") + (f", {kind.replace('_', ' ')}" if kind else "")
+    return "PRO per image" if metric == "pro_per_image" else metric.replace("_", " ")
 
 
 def at_most(bound: float) -> str:

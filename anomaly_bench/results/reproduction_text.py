@@ -75,11 +75,11 @@ def versus_csv(tables: Sequence[Versus], warning: str = "") -> str:
 def versus_latex(tables: Sequence[Versus], warning: str = "") -> str:
     """Return one LaTeX `table` environment for each published column."""
     texts = []
-    for table in tables:
+    for i, table in enumerate(tables, 1):
         caption = [warning.rstrip(".")] if warning else []
         caption += [f"{table.request.experiment}, {table.name}"]
         caption += [f"Ours differs: {', '.join(table.differences)}"] if table.differences else []
-        texts.append(latex_table(". ".join(caption), versus_grid(table)))
+        texts.append(latex_table(". ".join(caption), f"versus-{table.request.experiment}-{i}", versus_grid(table)))
     return latex_file(texts)
 
 

@@ -1,4 +1,4 @@
-"""Tables as text: CSV for programs, Markdown for people.  LaTeX is in latex.py, the terminal in terminal.py."""
+"""Tables as text, and as CSV; whole reports in Markdown, LaTeX and the terminal are in the files of these names."""
 
 from __future__ import annotations
 
@@ -9,13 +9,10 @@ from itertools import groupby
 from statistics import fmean
 
 from anomaly_bench.files import csv_text, records_csv
-from anomaly_bench.results.aggregate import Cell, Table, baselines_below, in_order, settings
-from anomaly_bench.results.collect import Collected, Measured, Row
-from anomaly_bench.results.comparisons import Comparison, alarms
-from anomaly_bench.results.decisions import DECISIONS_NOTE, decision_grid
+from anomaly_bench.results.aggregate import Cell, Table, in_order, settings
+from anomaly_bench.results.collect import Measured, Row
+from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.results.grid import ABSENT, Grid, markdown_table
-from anomaly_bench.results.oracle import CHOSEN_NOTE, gains_by_dataset
-from anomaly_bench.results.remarks import remarks
 
 CELLS_NOTE = (
     f"[low, high]: {Measured.level:.0%} interval over the test images of a single run; "
@@ -29,10 +26,7 @@ COMPARED_NOTE = (
     "for the number of comparisons (Holm); what could have been told apart: in 4 of 5 such comparisons. See "
     "docs/statistics.md."
 )
-COSTS_NOTE = (
-    "Means over categories and seeds, of memory the highest: seconds of wall time on the runs' own hardware, not to be "
-    "compared between machines."
-)
+COSTS = ("training, s", "ms/image", "peak memory, MB")
 
 
 def cell_text(cell: Cell | None) -> str:
@@ -66,7 +60,7 @@ def comparison_grid(comparisons: Sequence[Comparison]) -> Grid:
 
 def costs_grid(rows: Sequence[Row]) -> Grid:
     """Return what the runs of a data set took as text, a line for each setting: means over categories and seeds."""
-    cells = [["setting", "runs", "training, s", "ms/image", "peak memory, MB"]]
+    cells = [["setting", "runs", *COSTS]]
     for heading, group in settings(rows).items():
         each = [[row.train_s for row in group], [row.ms_per_image for row in group]]
         measured = [[v for v in found if not math.isnan(v)] for found in each]
@@ -135,43 +129,3 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     return csv_text([headings, *(["" if v != v else v for v in line] for line in lines)])
 
 
-def report_markdown(
-    tables: Sequence[Table], collected: Collected, comparisons: Sequence[Comparison] = (), notes: Sequence[str] = ()
-) -> str:
-    """Return the whole report: tables, comparisons and notes, sources of published figures, what was left out.
-
-    What the figures of a data set must be read with stands below its first table.
-    """
-    said = remarks(collected.rows)
-    text = ["# Report", "", f"{len(collected.rows)} finished runs; left out: {collected.left_out_line()}.", ""]
-    text += [CELLS_NOTE, ""]
-    for dataset, group in groupby(tables, key=lambda table: table.dataset):
-        text += [f"## {dataset}", ""]
-        for table in group:
-            below = baselines_below(table)
-            text += [f"### {table.metric}", "", *markdown_table(table_grid(table))]
-            text += [*(baselines_markdown(below) if below else []), ""]
-            text += [line for remark in said.pop(dataset, []) for line in (f"**{remark}.**", "")]
-        here = [row for row in collected.rows if row.dataset == dataset]
-        text += ["### costs", "", COSTS_NOTE, "", *markdown_table(costs_grid(here)), ""]
-    if any(row.thresholds for row in collected.rows):
-        text += ["## Decisions", "", DECISIONS_NOTE, ""]
-        for dataset, rows in groupby(sorted(collected.rows, key=lambda row: row.dataset), key=lambda row: row.dataset):
-            if len((grid := decision_grid(list(rows))).cells) > 1:
-                text += [f"### {dataset} decisions", "", *markdown_table(grid), ""]
-    if gained := gains_by_dataset(collected.rows):
-        text += ["## Chosen on the test images", "", CHOSEN_NOTE, ""]
-        for dataset, grid in gained.items():
-            text += [f"### {dataset} chosen", "", *markdown_table(grid), ""]
-    if comparisons:
-        text += ["## Comparisons", "", COMPARED_NOTE, ""]
-    for note in (*notes, *(f"**{alarm}**" for alarm in alarms(comparisons))):
-        text += [note, ""]
-    if comparisons:
-        for dataset, metric, found in by_metric(comparisons):
-            text += [f"### {dataset} {metric}", "", *markdown_table(comparison_grid(found)), ""]
-    if sources := dict.fromkeys(str(figure) for table in tables for c in table.columns for figure in c.quoted):
-        text += ["## Published figures", "", PUBLISHED_NOTE, "", *(f"- {source}" for source in sources), ""]
-    if collected.left_out:
-        text += ["## Left out", "", *(f"- {item}" for item in collected.left_out), ""]
-    return "\n".join(text)

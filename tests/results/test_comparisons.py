@@ -247,10 +247,10 @@ def test_the_report_shows_comparisons_everywhere(run: Run, tmp_path: Path) -> No
     line = r"| better \| best | rd | +0.1000 [+0.1000, +0.1000] | 100% | 8 in 8 | better \| best better (p = 0.008) |"
     assert line in markdown
     assert (
-        r"better | best & rd & +0.1000 [+0.1000, +0.1000] & 100\% & 8 in 8 & better | best better (p = 0.008) \\"
-        in latex
+        r"better \textbar{} best & rd & +0.1000 [+0.1000, +0.1000] & 100\% & 8 in 8 "
+        r"& better \textbar{} best better (p = 0.008) \\" in latex
     )
-    assert r"\caption{image\_auroc on mvtec, compared}" in latex
+    assert r"\caption{Comparisons of image AUROC on MVTec AD.}" in latex
     with (folder / "comparisons.csv").open(newline="") as file:
         (found,) = csv.DictReader(file)
     assert float(found["difference"]) == pytest.approx(0.1)

@@ -62,7 +62,7 @@ def test_every_form_of_the_report_says_it_once_for_each_data_set(run: Run, tmp_p
         assert markdown.count(f"**{line}.**") == 1
         assert latex.count(line.replace("%", r"\%")) == 1
         assert [page.count(f'<p class="note">{line}.</p>') for page in pages] == [1, 1]
-    assert markdown.index(WARNING) < markdown.index("### pixel_auroc")
+    assert markdown.index(WARNING) < markdown.index("### pixel AUROC")
     rows = (report / "runs.csv").read_text().splitlines()
     assert rows[0].endswith(",path,confound,learning")
     assert sum(WARNING in row for row in rows) == 2

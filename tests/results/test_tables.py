@@ -110,12 +110,16 @@ def test_wide_csv_holds_means_deviations_and_seeds(tmp_path: Path) -> None:
 def test_markdown_and_latex_show_the_same_figures(tmp_path: Path) -> None:
     folder, printed = written(tmp_path)
     markdown, latex = (folder / "report.md").read_text(), (folder / "report.tex").read_text()
-    assert "| screw | 0.9200 ± 0.0283 (n=2) | 0.970 (unverified) | 0.989 (seen) | 0.7000 |" in markdown
-    assert "| mean of 2 | 0.8650 ± 0.0212 (n=2) | – | – | 0.7000 (1 of 2 categories) |" in markdown
-    assert r"screw & 0.9200 $\pm$ 0.0283 (n=2) & 0.970 (unverified) & 0.989 (seen) & 0.7000 \\" in latex
-    assert r"\caption{image\_auroc on mvtec}" in latex
-    assert latex.count(r"\toprule") == latex.count(r"\bottomrule") == 3  # image, pixel AUROC; image AUROC compared
-    assert not re.search(r"(?<!\\)[_#%$]", re.sub(r"\$\\pm\$|^%.*", "", latex, flags=re.MULTILINE))
+    assert "| screw | 0.9200 ± 0.0283 | 0.970 | 0.989 | 0.7000 |" in markdown
+    assert "| mean of 2 | 0.8650 ± 0.0212 | – | – | 0.7000 (1 of 2 categories) |" in markdown
+    assert r"screw & 0.9200 $\pm$ 0.0283 & 0.970 & 0.989 & 0.7000 \\" in latex
+    caption = "Image AUROC on MVTec AD. Mean ± standard deviation over n = 2 seeds."
+    assert caption in markdown
+    assert rf"\caption{{{escape(caption)}}}" in latex
+    assert (
+        latex.count(r"\toprule") == latex.count(r"\bottomrule") == 4
+    )  # image, pixel AUROC; costs; image AUROC compared
+    assert not re.search(r"(?<!\\)[_#%$]", re.sub(r"\$(\\pm|-|<)\$|(?<=[}{])%$|^%.*", "", latex, flags=re.MULTILINE))
     assert "0.9200 ± 0.0283 (n=2)" in printed
     assert "0.970 (unverified)" in printed
     assert str(folder) in printed
@@ -139,7 +143,7 @@ def test_published_means_stand_only_beside_all_fifteen_categories(run: Run, tmp_
 def test_published_baselines_stand_below_the_table_of_their_metric(run: Run, tmp_path: Path) -> None:
     run("screw", **{"image_auroc": 0.9, "aupro_0.3": 0.9})
     folder, _ = written(tmp_path)
-    _, below = (folder / "report.md").read_text().split("### aupro_0.3")
+    _, below = (folder / "report.md").read_text().split("### AUPRO@0.3")
     assert BASELINES_NOTE in below
     assert "| screw | 0.604 (seen) | 0.644 (seen) | 0.550 (seen) |" in below
     assert "| mean |" not in below
