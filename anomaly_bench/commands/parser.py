@@ -41,6 +41,8 @@ def grammar() -> Verb:
     report.option("--margin", type=share, default=0.0, metavar="M", help=margin)
     together = "report.md and report.tex: a single table of means for each data set, not one for each metric"
     report.option("--one-table", action="store_true", help=together)
+    drawn = "also write curves, losses, seeds and accuracy over cost as figures for print; needs matplotlib"
+    report.option("--figures", choices=("pdf", "svg"), help=drawn)
     _reproduce(bench)
     _submit(bench)
     _data(bench)

@@ -13,6 +13,7 @@ from anomaly_bench.console import print_lines
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_text
 from anomaly_bench.html_report.build import write_html
+from anomaly_bench.html_report.figures import FOLDER, require_matplotlib, write_figures
 from anomaly_bench.results.aggregate import Table, summarise
 from anomaly_bench.results.collect import Collected, collect
 from anomaly_bench.results.comparisons import Comparison, compare_settings, skipped
@@ -26,7 +27,7 @@ from anomaly_bench.results.text import comparisons_csv, runs_csv, tables_csv
 
 def report_command(arguments: Namespace) -> int:
     """Run `bench report`."""
-    options = {"margin": arguments.margin, "one_table": arguments.one_table}
+    options = {"margin": arguments.margin, "one_table": arguments.one_table, "figures": arguments.figures}
     write_report(arguments.outputs, **options)
     return 0
 
@@ -37,14 +38,18 @@ def write_report(
     console: Console | None = None,
     margin: float = 0.0,
     one_table: bool = False,
+    figures: str | None = None,
 ) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
     Files: runs.csv (a line for each run), table_<dataset>.csv, decisions.csv (a line for each threshold),
     comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.
     margin: as of `compare_settings`.  one_table: all metrics of a data set in one table of report.md and report.tex, in
-    place of a table for each metric.  Raises UserError where there is no finished run.
+    place of a table for each metric.  figures: pdf or svg, to write the charts as files for print too.  Raises
+    UserError where there is no finished run, and without what figures need.
     """
+    if figures:
+        require_matplotlib(figures)
     collected = collect(outputs)
     if not collected.rows:
         raise UserError(str(outputs), f"no finished run; unfinished or damaged: {collected.left_out_line()}")
@@ -60,6 +65,9 @@ def write_report(
     console = console or Console()
     print_report(console, tables, compared, notes, collected, target)
     page = write_html(collected, tables, compared, notes, target)
+    if figures:
+        count = write_figures(collected.rows, tables, target, figures)
+        print_lines(f"figures: {count} in {target / FOLDER}", console=console)
     print_lines(f"to read in a browser: {page}", console=console)
     return target
 

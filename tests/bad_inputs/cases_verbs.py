@@ -41,7 +41,7 @@ WORDS = [
     _no("show method=rd method.epochs=0", "method.epochs"), _no("show method=rd method.nix=1", "method.nix"),
     _no("show method=rd seed=0,1", "seed"), _no("show dataset=mvtec", "mvtec/bottle"), _no("show --config-dir", "--config-dir"),
     _no("show --config-dir nix method=rd", "nix"), _no("show method=rd csflow.hidden=64", "csflow"),
-    _no("report nix"), _no("report a b", "'b'"), _no("report --nix"), _no("report", "outputs"),
+    _no("report nix"), _no("report a b", "'b'"), _no("report --nix"), _no("report", "outputs"), _no("report --figures png", "'png'"),
     _no("eval", "bench eval"), _no("eval nix"), _no("eval --nix"), _no("eval --maps", "--maps"), _no("eval --maps maps", "--masks", world="maps"),
     _no("eval --maps nix --masks masks", "nix", world="maps"), _no("eval --maps maps --masks nix", "nix", world="maps"),
     _no("eval maps --maps maps --masks masks", "--maps", world="maps"), _no("eval maps", "maps", world="maps"), _no("eval maps --ignore-value 7", "--ignore-value", world="maps"),
