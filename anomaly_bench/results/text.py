@@ -127,5 +127,3 @@ def comparisons_csv(comparisons: Sequence[Comparison]) -> str:
     headings = [*(f.name for f in fields(Comparison)), "verdict"]
     lines = ([getattr(c, heading) for heading in headings] for c in comparisons)
     return csv_text([headings, *(["" if v != v else v for v in line] for line in lines)])
-
-
