@@ -133,7 +133,7 @@ def _eval(bench: Verb) -> None:
     option("--memory-mb", type=whole_number(0, 10**9), metavar="N", help=memory)
     resamples = "of the test images, for the intervals; 0: no intervals"
     option("--resamples", type=whole_number(0, 100_000), metavar="N", help=resamples)
-    option("--threads", type=whole_number(1, 1024), default=1, metavar="N", help="CPU threads; default: 1")
+    option("--threads", type=whole_number(1, 1024), metavar="N", help="CPU threads; default: all")
 
 
 def _predict(bench: Verb) -> None:

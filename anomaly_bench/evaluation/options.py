@@ -27,7 +27,7 @@ class EvalOptions:
     json: bool = False
     memory_mb: int | None = None  # MiB of maps that are measured exactly
     resamples: int | None = None  # of the bootstrap; 0: no intervals
-    threads: int = 1
+    threads: int | None = None  # None: all
     ignore_value: int | None = None  # of pixels in masks that do not count
 
     def measuring(self, memory_mb: int = MEMORY_MB, resamples: int = RESAMPLES) -> dict[str, Any]:

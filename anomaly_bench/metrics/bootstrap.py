@@ -22,8 +22,8 @@ from .aupimo import aupimo_of_curves
 from .aupro import aupro_of_curves
 from .auroc import ranking_metrics_of_curves
 from .auroc_interval import auroc_interval
-from .counting import distinct
-from .inputs import Array, Pixels, check_image, of_image, to_native, to_numpy
+from .counting import Buckets, Tally, count, distinct
+from .inputs import Array, Pixels, check_image, map_in_threads, of_image, to_native, to_numpy
 from .per_image_pro import per_image_pro
 from .pixel import Curve
 from .regions import Defects, counted_pixels, defects, normal_pixels
@@ -100,6 +100,7 @@ def pixel_intervals(
     resamples: int = 1000,
     seed: int = 0,
     level: float = 0.95,
+    threads: int = 1,
     track: Track = lambda items, description: items,
 ) -> dict[str, tuple[float, float]]:
     """Return (low, high) of each of `values`, the metrics that `curve` comes with.
@@ -109,10 +110,10 @@ def pixel_intervals(
     undefined is left out of its interval: where no image is good, one may have images without a normal pixel only.
     Memory above the inputs: 50 kB for each image with a defect, 16 kB for each other one, and 40 MB.
     """
-    counts = histograms(maps, masks, choose_thresholds(curve), track, ignored)
+    counts = histograms(maps, masks, choose_thresholds(curve), track, ignored, threads, curve.per_image_pro)
     strata, replicates = (len(counts.anomalous), len(counts.normal)), partial(weighted_metrics, counts, limits=limits)
     original = replicates(*(np.ones((1, n)) for n in strata))
-    drawn = _all(replicates, strata, resamples, seed, columns=counts.normal.shape[1])
+    drawn = _all(replicates, strata, resamples, seed, counts.normal.shape[1], threads)
     return {name: _interval(drawn[name] + (value - original[name]), level) for name, value in values.items()}
 
 
@@ -145,27 +146,35 @@ def histograms(
     thresholds: Array,
     track: Track,
     ignored: Sequence[Pixels] | None = None,
+    threads: int = 1,
+    pros: Mapping[int, float] | None = None,
 ) -> Histograms:
-    """Count in one pass over the images; thresholds [K] ascending."""
-    without, defective, pro = [], [], []
-    for i in track(range(len(maps)), "bootstrap"):
+    """Count in one pass over the images; thresholds [K] ascending.  pros: `per_image_pro`, where it is known."""
+    buckets = Buckets(thresholds)
+
+    def one(i: int) -> tuple[Array, Array | None, tuple[float, int]]:
         scores, mask, others = check_image(i, maps[i], masks[i], of_image(ignored, i))
-        found, normal = defects(scores, mask), np.sort(to_numpy(normal_pixels(scores, mask, others)))
-        below = np.stack([np.searchsorted(normal, thresholds, side=side) for side in ("left", "right")], axis=1)
-        false = np.concatenate([[0.0], len(normal) - below.ravel()[::-1], [len(normal)]])
-        if len(found.scores):
-            defective.append([false, *_reaching(found, thresholds)])
-            pro.append((per_image_pro(counted_pixels(scores, others), found), 1) if len(normal) else (0, 0))
-        else:
-            without.append(false)
-    columns = len(false)
-    return Histograms(np.reshape(without, (-1, columns)), np.reshape(defective, (-1, 3, columns)), np.array(pro, float))
+        found = defects(scores, mask)
+        normal, below, reached = count(Tally(buckets).add(normal_pixels(scores, mask, others)))
+        false = np.concatenate([[0.0], normal - np.stack([below, reached], axis=1).ravel()[::-1], [normal]])
+        if not len(found.scores):
+            return false, None, (0, 0)
+        reaching = np.stack([false, *_reaching(found, thresholds)])
+        if not normal:
+            return false, reaching, (0, 0)
+        return false, reaching, (pros[i] if pros else per_image_pro(counted_pixels(scores, others), found), 1)
+
+    images = map_in_threads(one, range(len(maps)), threads)
+    found = [image for _, image in zip(track(range(len(maps)), "bootstrap"), images, strict=True)]
+    without = [false for false, reaching, _ in found if reaching is None]
+    defective, pro = zip(*((reaching, pro) for _, reaching, pro in found if reaching is not None), strict=True)
+    return Histograms(np.reshape(without, (-1, defective[0].shape[1])), np.stack(defective), np.array(pro, float))
 
 
 def _reaching(found: Defects, thresholds: Array) -> Iterator[Array]:
     """Yield [M] anomalous pixels of one image that reach each cut: their number, then by 1 / |region|."""
-    below, reached = (np.searchsorted(thresholds, found.scores, side=side) for side in ("left", "right"))
-    passed, cuts = below + reached, 2 * len(thresholds) + 1  # [A] how many cuts, from the lowest
+    below, cuts = np.searchsorted(thresholds, found.scores), 2 * len(thresholds) + 1
+    passed = 2 * below + (thresholds.take(below, mode="clip") == found.scores)  # [A] how many cuts, from the lowest
     shares = np.bincount(passed, minlength=cuts), np.bincount(passed, 1 / found.sizes[found.region], cuts)
     return (np.cumsum(np.append(0.0, share[::-1])) for share in shares)
 
@@ -185,10 +194,16 @@ def weighted_metrics(counts: Histograms, anomalous: Array, normal: Array, limits
 
 
 def _all(
-    replicates: Callable[[Array, Array], Values], strata: tuple[int, int], resamples: int, seed: int, columns: int = 1
+    replicates: Callable[[Array, Array], Values],
+    strata: tuple[int, int],
+    resamples: int,
+    seed: int,
+    columns: int = 1,
+    threads: int = 1,
 ) -> Values:
     rows = max(1, CELLS // max(columns, sum(strata)))
-    batches = [replicates(*weights) for weights in draw_weights(strata, resamples, seed, rows)]
+    weights = draw_weights(strata, resamples, seed, rows)
+    batches = list(map_in_threads(lambda drawn: replicates(*drawn), weights, threads))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 

@@ -1,21 +1,26 @@
 """The counts that AUROC, AP, F1-max, AUPRO and AUPIMO are made of: how many scores reach each anomalous score.
 
 A curve has one point for each distinct score, and tied scores enter together.  Between two neighbouring anomalous
-scores only normal ones enter, so every area is a sum over the anomalous scores, and the normal ones are only counted:
-chunks of bounded size are sorted, in threads or on a GPU.
+scores only normal ones enter, so every area is a sum over the anomalous scores, and the normal ones are only counted,
+in threads or on a GPU, and not sorted: how fast NumPy sorts differs sixfold between CPUs.
+
+To be counted, the values lie in buckets of equal width, many more buckets than values.  A score in a bucket without a
+value needs one look-up, one in a bucket with a few is compared with them, and only those beside many are sorted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from .inputs import Array, Pixels, array_module, map_in_threads, to_numpy
+from .inputs import Array, Pixels, map_in_threads, to_numpy
 
-BLOCK = 2**13  # values that are looked up at a time
+PER_VALUE, LEAST, MOST = 4, 2**14, 2**22  # buckets for each value, and in all: 64 KiB to 16 MiB
+FEW = 7  # values of one bucket, or less, are found by a binary search of three steps
+BLOCK = 2**16  # scores that are counted at a time: their arrays stay in the caches
 
 
 class Counts(NamedTuple):
@@ -24,11 +29,6 @@ class Counts(NamedTuple):
     normal: int  # scores in all
     below: Array  # [D] normal scores < the value
     reached: Array  # [D] normal scores <= the value
-
-    @classmethod
-    def zero(cls, values: Array) -> Counts:
-        """Return the counts of no score."""
-        return cls(0, np.zeros(len(values), np.int64), np.zeros(len(values), np.int64))
 
     def plus(self, other: Counts) -> Counts:
         """Return the counts of both sets of scores together."""
@@ -62,65 +62,121 @@ def rank(equal: Array, counts: Counts) -> Ranks:
 def rank_images(scores: Array, anomalous: Array) -> Ranks:
     """Return the counts for one score of each image; scores [N], anomalous [N] bool with both values."""
     values, equal = distinct(np.sort(scores[anomalous]))
-    return rank(equal, count_around(values, scores[~anomalous], Counts.zero(values)))
+    return rank(equal, count(Tally(Buckets(values)).add(scores[~anomalous])))
+
+
+class Buckets:
+    """D values in ascending order, and the bucket that each lies in: an integer that never falls as scores rise."""
+
+    values: Array  # [D]
+    codes: Array  # [B] int32, how many values lie in lower buckets; the complement of it where there are values
+    crowded: bool  # whether some buckets have D + 1 there, because they hold too many values
+
+    def __init__(self, values: Array) -> None:
+        self.values = values
+        tail = len(values) // 64  # outliers must not make the buckets wide: they share the first and the last one
+        inner = float(values[tail]), float(values[-1 - tail])
+        margin = inner[1] / 2 - inner[0] / 2
+        low, high = max(inner[0] - margin, float(values[0])), min(inner[1] + margin, float(values[-1]))
+        number = np.dtype(values.dtype if values.dtype.kind == "f" else np.float64)
+        size = min(max(PER_VALUE * len(values), LEAST), MOST)
+        scale = min(size / (high - low), float(np.finfo(number).max)) if low < high else 0
+        self.low, self.high, self.scale = (number.type(limit) for limit in (low, high, scale))
+        full, held = distinct(self.of(values, np.empty(len(values), number), np.empty(len(values), np.intp)))
+        first, few = np.cumsum(held) - held, held <= FEW  # values in lower buckets
+        self.codes = np.repeat(first.astype(np.int32), np.diff(full, prepend=-1))
+        self.codes[full] = ~np.where(few, first, len(values) + 1)
+        self.steps = [step for step in (4, 2, 1) if step <= held[few].max(initial=0)]
+        self.crowded = not few.all()
+
+    def of(self, scores: Array, scaled: Array, out: Array) -> Array:
+        """Return the bucket of each score [n]; scaled [n] is overwritten."""
+        np.clip(scores, self.low, self.high, out=scaled)
+        scaled *= self.scale
+        return np.subtract(scaled, self.low * self.scale, out=out, casting="unsafe")
+
+    def beside(self, scores: Array, first: Array) -> Array:
+        """Return how many values lie below each score [n] of a bucket with values, and in place the scores to them.
+
+        first: how many lie in lower buckets; D + 1 where the bucket holds many.
+        """
+        found = first
+        for step in self.steps:  # a binary search
+            found = found + step * (self.values.take(found + (step - 1), mode="clip") < scores)
+        found = np.minimum(found, len(self.values))  # above all values, the search goes on with the last one
+        if self.crowded and len(many := np.flatnonzero(first > len(self.values))):
+            scores[many] = np.sort(scores[many])
+            found[many] = np.searchsorted(self.values, scores[many])
+        return found
+
+
+class Tally:
+    """How many scores lie between D ascending values, and at them.  It adds up: no order and no block changes a bit."""
+
+    passed: Pixels  # [D + 1] scores with so many values below them
+    tied: Pixels  # [D] scores equal to each value
+    values: Pixels  # [D]; all of them arrays, or tensors on the device of the scores
+
+    def __init__(self, buckets: Buckets, block: int = BLOCK) -> None:
+        self.buckets, self.block, self.values = buckets, block, buckets.values
+        self.passed, self.tied = (np.zeros(len(self.values) + more, np.int64) for more in (1, 0))
+
+    def add(self, scores: Pixels) -> Tally:
+        """Count scores [n] that the dtype of the values can hold; return this.  All scores are on one device."""
+        if hasattr(scores, "detach") and scores.device.type != "cpu":
+            return self.add_tensor(scores)
+        scores = to_numpy(scores).astype(self.values.dtype, copy=False)
+        size = max(1, min(self.block, len(scores)))
+        buffers = np.empty(size, self.buckets.scale.dtype), np.empty(size, np.intp), np.empty(size, np.int32)
+        for first in range(0, len(scores), size):
+            block = scores[first : first + size]
+            self._add_block(block, *(buffer[: len(block)] for buffer in buffers))
+        return self
+
+    def _add_block(self, scores: Array, scaled: Array, places: Array, codes: Array) -> None:
+        self.buckets.codes.take(self.buckets.of(scores, scaled, places), out=codes, mode="clip")
+        places[:] = codes
+        near = np.flatnonzero(codes < 0)
+        beside = scores.take(near)
+        found = self.buckets.beside(beside, ~places.take(near))
+        places[near] = found
+        np.add.at(self.passed, places, 1)
+        np.add.at(self.tied, found[self.values.take(found, mode="clip") == beside], 1)
+
+    def add_tensor(self, scores: Any) -> Tally:
+        """Count scores [n] where they are, on any device; return this."""
+        import torch
+
+        if isinstance(self.passed, np.ndarray):
+            arrays = self.values, self.passed, self.tied
+            self.values, self.passed, self.tied = (torch.from_numpy(array).to(scores.device) for array in arrays)
+        scores = scores.to(self.values.dtype)
+        found = torch.searchsorted(self.values, scores)
+        tied = found[self.values[found.clip(max=len(self.values) - 1)] == scores]
+        self.passed += torch.bincount(found, minlength=len(self.passed))
+        self.tied += torch.bincount(tied, minlength=len(self.tied))
+        return self
 
 
 def count_normal(
-    values: Array, images: Iterable[int], normals: Callable[[int], Pixels], chunk_size: int, threads: int
+    buckets: Buckets, images: Iterable[int], normals: Callable[[int], Pixels], chunk_size: int, threads: int
 ) -> Counts:
-    """Return the counts around `values` (ascending) of the scores that `normals` gives for each of the images.
+    """Return the counts around the values of `buckets` of the scores that `normals` gives for each of the images.
 
-    chunk_size: so many pixels are sorted at a time, all threads together.
+    chunk_size: so many pixels are counted at a time by each thread.
     """
-    images, size = list(images), max(1, chunk_size // threads)
+    images = list(images)
 
     def count_every(first: int) -> Counts:
-        counts = Counts.zero(values)
-        for chunk in _chunks(map(normals, images[first::threads]), size, values):
-            counts = count_around(values, chunk, counts)
-        return counts
+        tally = Tally(buckets, chunk_size)
+        for image in images[first::threads]:
+            tally.add(normals(image))
+        return count(tally)
 
     return reduce(Counts.plus, map_in_threads(count_every, range(threads), threads))
 
 
-def count_around(values: Array, chunk: Pixels, counts: Counts) -> Counts:
-    """Add in place the counts around `values` (ascending) of the scores [n] in `chunk`; an array is sorted."""
-    if (xp := array_module(chunk)) is np:
-        chunk.sort()
-    else:
-        chunk = chunk.sort().values
-    size = BLOCK if xp is np else len(values)  # a GPU waits at each end of a block
-    for first in range(0, len(values), size):
-        block = slice(first, first + size)
-        wanted = values[block] if xp is np else xp.from_numpy(values[block]).to(chunk.device)
-        ends = (xp.searchsorted(chunk, wanted[[0, -1]], side=side) for side in ("left", "right"))
-        start, stop = (int(end[i].clip(max=len(chunk) - 1)) for i, end in enumerate(ends))
-        near = chunk[start : stop + 1]  # all searches of the block end here, where the caches are warm
-        below = xp.searchsorted(near, wanted)
-        reached = below + (near[below.clip(max=len(near) - 1)] == wanted)  # right for one tied score or none
-        more = (near[reached.clip(max=len(near) - 1)] == wanted) & (reached < len(near))
-        if more.any():
-            reached[more] = xp.searchsorted(near, wanted[more], side="right")
-        counts.below[block] += to_numpy(below) + start
-        counts.reached[block] += to_numpy(reached) + start
-    return counts._replace(normal=counts.normal + len(chunk))
-
-
-def _chunks(pieces: Iterable[Pixels], size: int, values: Array) -> Iterator[Pixels]:
-    """Yield all scores in chunks of `size`; only the last is smaller.  A chunk is overwritten by the next."""
-    buffer: Pixels = None
-    end = 0
-    for piece in pieces:
-        if buffer is None:  # pages of it that are never written cost no memory
-            xp = array_module(piece)
-            empty = np.empty(0, values.dtype)
-            buffer = np.empty(size, values.dtype) if xp is np else xp.from_numpy(empty).to(piece.device).new_empty(size)
-        while len(piece):
-            taken = piece[: size - end]
-            buffer[end : end + len(taken)] = taken
-            end, piece = end + len(taken), piece[len(taken) :]
-            if end == size:
-                yield buffer
-                end = 0
-    if end:
-        yield buffer[:end]
+def count(tally: Tally) -> Counts:
+    """Return the counts of the normal scores in a tally."""
+    reached = np.cumsum(to_numpy(tally.passed))
+    return Counts(int(reached[-1]), reached[:-1] - to_numpy(tally.tied), reached[:-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,7 +12,7 @@ from .bootstrap import Track, image_intervals, pixel_intervals
 from .curves import Points, curves
 from .image import image_metrics
 from .inputs import Array, Pixels, check_limits, of_image
-from .pixel import CHUNK_SIZE, Curve, pixel_metrics_and_curve
+from .pixel import Curve, pixel_metrics_and_curve
 from .streaming import StreamingPixelMetrics
 
 FPR_LIMITS = (0.3, 0.05)  # the convention (Bergmann et al., IJCV 2021), and the strict variant
@@ -49,7 +50,7 @@ def measure(
     *,
     memory_mb: float,
     resamples: int = 1000,
-    threads: int = 1,
+    threads: int | None = None,
     track: Track = lambda items, description: items,
 ) -> Measurement:
     """Return the metrics of `image_metrics` and, with maps and masks, of `pixel_metrics`.
@@ -57,8 +58,8 @@ def measure(
     scores [N], labels [N].  maps, masks: sequences of [H, W] that may read each image from disk, up to four times.
     ignored: likewise bool, or None: pixels that no pixel metric counts; an image stays what its label says.
     memory_mb: maps that take more (N times the first one) are measured in one pass with certified error bounds.
-    resamples: of the bootstrap over test images; 0 leaves the intervals out.  track: wraps a range of images to show
-    how far it is.  Raises ValueError as these functions do.
+    resamples: of the bootstrap over test images; 0 leaves the intervals out.  threads: None: one for each CPU.  track:
+    wraps a range of images to show how far it is.  Raises ValueError as these functions do.
 
     >>> import numpy as np
     >>> measure(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]), memory_mb=0).intervals["image_ap"]
@@ -70,17 +71,17 @@ def measure(
         intervals = image_intervals(scores, labels, resamples=resamples, seed=SEED, level=LEVEL)
     if maps is None or masks is None:
         return Measurement(metrics, intervals=intervals, resamples=resamples, curves=curves(scores, labels, None))
-    limits = check_limits(FPR_LIMITS)
+    limits, threads = check_limits(FPR_LIMITS), threads or os.cpu_count() or 1
     bounds: dict[str, float] = {}
     fits = len(maps) * maps[0].nbytes <= memory_mb * 2**20
     if fits:
-        values, curve = pixel_metrics_and_curve(maps, masks, limits, threads, CHUNK_SIZE, ignored)
+        values, curve = pixel_metrics_and_curve(maps, masks, limits, threads, ignored=ignored)
     else:
         values, bounds, curve = _streamed(maps, masks, ignored, track)
     if resamples:
         intervals |= dict.fromkeys(values, (math.nan, math.nan))
     if resamples and curve:
-        drawn: dict[str, Any] = {"resamples": resamples, "seed": SEED, "level": LEVEL}
+        drawn: dict[str, Any] = {"resamples": resamples, "seed": SEED, "level": LEVEL, "threads": threads}
         intervals |= pixel_intervals(maps, masks, values, curve, limits, ignored=ignored, track=track, **drawn)
     how, shown = "exact" if fits else "streaming", curves(scores, labels, curve)
     return Measurement(metrics | values, how, bounds, intervals, resamples, curves=shown)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -121,7 +121,7 @@ def array_module(scores: Pixels) -> Any:
 
 
 def to_native(scores: Any) -> Pixels:
-    """Return the scores in a dtype that can be sorted fast, float16 as float32.  Raises ValueError: not real."""
+    """Return the scores in a dtype that NumPy is fast with, float16 as float32.  Raises ValueError: not real."""
     if not hasattr(scores, "detach"):
         scores = np.asarray(scores)
         return scores if scores.dtype in FAST else scores.astype(real_dtype([scores]), copy=False)
@@ -147,9 +147,10 @@ def real_dtype(arrays: Iterable[Array]) -> np.dtype[Any]:
     return np.dtype({"float16": "float32", "bool": "uint8"}.get(dtype.name, dtype.name))
 
 
-def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """Return `function` of each item, in their order; one thread means this one."""
+def map_in_threads(function: Callable[[Item], Result], items: Iterable[Item], threads: int) -> Iterator[Result]:
+    """Yield `function` of each item, in their order; one thread means this one."""
     if threads == 1:
-        return list(map(function, items))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(function, items))
+        yield from map(function, items)
+    else:
+        with ThreadPoolExecutor(threads) as pool:
+            yield from pool.map(function, items)

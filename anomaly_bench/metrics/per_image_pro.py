@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from .inputs import Array, Pixels, array_module, to_numpy
+from .counting import Buckets, Tally, count
+from .inputs import Array, Pixels
 from .regions import Defects
 
 STEPS = 200  # thresholds
@@ -33,8 +34,7 @@ def per_image_pro(scores: Pixels, found: Defects) -> float:
     weight = 1 / (found.sizes * len(found.sizes))[found.region]
     pro = _passing_more(np.bincount(passed, weight, STEPS + 1))  # at each threshold, like the next two
     hits = _passing_more(np.bincount(passed, minlength=STEPS + 1))
-    most = min(int(LIMIT * normal) + 2, normal) + len(found.scores)  # with so many, the rate is too high
-    fpr = (_count_above(scores, thresholds, most) - hits) / normal
+    fpr = (_count_above(scores, thresholds) - hits) / normal
     below = fpr < LIMIT
     fpr, pro = fpr[below], pro[below]
     if len(fpr) < 2 or not fpr[0]:
@@ -52,14 +52,13 @@ def why_no_mean(images: int, without_width: int, first: int) -> str:
     return "" if images else "no image has both normal and anomalous pixels"
 
 
-def _count_above(scores: Pixels, thresholds: Array, most: int) -> Array:
-    """Return [T] how many scores are > each threshold (float64, ascending), or `most` where there are more."""
-    if (xp := array_module(scores)) is np:
-        top = np.partition(scores, scores.size - most, axis=None)[-most:]
-        top.sort()
-        return most - np.searchsorted(top, thresholds, side="right")
-    top = scores.flatten().topk(most).values.flip(0).double()
-    return most - to_numpy(xp.searchsorted(top, xp.from_numpy(thresholds).to(scores.device), right=True))
+def _count_above(scores: Pixels, thresholds: Array) -> Array:
+    """Return [T] how many scores are > each threshold (float64, ascending)."""
+    pixels = scores.reshape(-1)
+    if str(scores.dtype).endswith("float32"):  # it can stay what it is: between two of its numbers lies no score
+        nearest = thresholds.astype(np.float32)
+        thresholds = np.where(nearest > thresholds, np.nextafter(nearest, np.float32(-np.inf)), nearest)
+    return len(pixels) - count(Tally(Buckets(thresholds)).add(pixels)).reached
 
 
 def _passing_more(share: Array) -> Array:

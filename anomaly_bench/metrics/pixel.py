@@ -15,7 +15,7 @@ import numpy as np
 from .aupimo import aupimo
 from .aupro import aupro
 from .auroc import ranking_metrics, ranking_names
-from .counting import Counts, count_normal, distinct, rank
+from .counting import BLOCK, Buckets, Counts, count_normal, distinct, rank
 from .inputs import (
     Array,
     Pixels,
@@ -32,8 +32,6 @@ from .inputs import (
 from .per_image_pro import per_image_pro, why_no_mean
 from .regions import Defects, counted_pixels, defects, normal_pixels
 
-CHUNK_SIZE = 2**25  # pixels that are sorted at a time: 128 MiB of float32
-
 
 class Curve(NamedTuple):
     """The counts behind all curves: between two of these thresholds only normal pixels enter."""
@@ -44,6 +42,7 @@ class Curve(NamedTuple):
     overlap: Array  # [D] the share of a region's pixels >= the threshold, the mean over regions
     anomalous: int  # pixels in all
     normal: int
+    per_image_pro: dict[int, float] | None = None  # of the images with both kinds of pixels; None where not kept
 
 
 class AnomalousPixels(NamedTuple):
@@ -65,7 +64,7 @@ def pixel_metrics(
     *,
     ignored: Sequence[Pixels] | Pixels | None = None,
     threads: int = 1,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int = BLOCK,
 ) -> dict[str, float]:
     """Return `pixel_auroc`, `pixel_ap`, `pixel_f1_max`, `aupro_<limit>` for each limit, `pro_per_image` and `aupimo`.
 
@@ -73,14 +72,14 @@ def pixel_metrics(
     scores of any range, larger = more anomalous.  masks: the same shapes; any value but 0 is anomalous.  fpr_limits:
     false-positive rates in (0, 1].  ignored: bool of the same shapes, or None; such a pixel is neither normal nor
     anomalous, whatever its mask says.  A sequence may read its images from disk: each is read twice.  Values in [0, 1];
-    any order of the images, chunk_size (pixels sorted at a time), threads and device give the same bits.
+    any order of the images, chunk_size (pixels counted at a time), threads and device give the same bits.
 
     Tied scores enter a curve together; AP is scikit-learn's step sum.  Regions are the 8-connected components of each
     mask without its ignored pixels, which may cut one into several; false positives are counted over all images, and a
     straight line cuts the curve at the limit.
     `pro_per_image` is the mean over the images with both normal and anomalous pixels, the others left out; `aupimo` is
-    the mean over the images with a defect.  Memory above the inputs: the anomalous pixels (about 100 bytes each) and a
-    chunk.
+    the mean over the images with a defect.  Memory above the inputs: the anomalous pixels (about 100 bytes each) and 16
+    MiB.
 
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are
     not [H, W], ignored pixels that are not bool, a limit outside (0, 1], and a score, ignored or not, that is not
@@ -99,7 +98,7 @@ def pixel_metrics_and_curve(
     masks: Sequence[Pixels],
     limits: dict[str, float],
     threads: int,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int = BLOCK,
     ignored: Sequence[Pixels] | None = None,
 ) -> tuple[dict[str, float], Curve | None]:
     """Return `pixel_metrics`, and the curve that its values come from; None where there is none.
@@ -110,13 +109,14 @@ def pixel_metrics_and_curve(
     found = find_anomalous(maps, masks, threads, ignored)
     if not len(found.region) or not found.normal:
         return undefined(pixel_names(limits), why_undefined(len(found.region)), 2), None
+    buckets = Buckets(found.values)
 
     def count(images: Iterable[int]) -> Counts:
         def normals(i: int) -> Pixels:
             mask, others = to_numpy(masks[i]) != 0, of_image(ignored, i)
             return normal_pixels(to_native(maps[i]), mask, None if others is None else to_numpy(others))
 
-        return count_normal(found.values, images, normals, chunk_size, threads)
+        return count_normal(buckets, images, normals, chunk_size, threads)
 
     defective = np.unique(found.image)
     good = count(np.setdiff1d(range(len(maps)), defective))
@@ -134,7 +134,7 @@ def pixel_metrics_and_curve(
     else:
         metrics["aupimo"] = aupimo(rank(found.equal, good), found.image[found.region])
     overlap = np.cumsum(1 / found.sizes[found.region])[ranks.true - 1] / len(found.sizes)
-    return metrics, Curve(found.values[::-1], ranks.true, ranks.false, overlap, ranks.anomalous, ranks.normal)
+    return metrics, Curve(found.values[::-1], ranks.true, ranks.false, overlap, ranks.anomalous, ranks.normal, pros)
 
 
 def pixel_names(limits: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .aupro import aupro
-from .counting import Counts, count_normal, rank
+from .counting import BLOCK, Buckets, Counts, count_normal, rank
 from .inputs import (
     Array,
     Pixels,
@@ -32,7 +32,6 @@ from .inputs import (
     to_numpy,
     undefined,
 )
-from .pixel import CHUNK_SIZE
 from .regions import normal_pixels, select
 
 LIMITS = (0.01, 0.05, 0.1, 0.3, 1.0)  # of the authors' code; 0.05 is the paper's first figure
@@ -83,7 +82,7 @@ def spro_metrics(
     *,
     ignored: Sequence[Pixels] | Pixels | None = None,
     threads: int = 1,
-    chunk_size: int = CHUNK_SIZE,
+    chunk_size: int = BLOCK,
 ) -> dict[str, float]:
     """Return `spro_<limit>` for each limit, in [0, 1]; with several kinds of defect, `spro_<limit>_<kind>` as well.
 
@@ -111,12 +110,13 @@ def spro_metrics(
     def find(i: int) -> _Found:
         return _find(i, maps[i], regions[i], kinds[i], of_image(ignored, i))
 
-    found = map_in_threads(find, range(len(maps)), threads)
+    found = list(map_in_threads(find, range(len(maps)), threads))
     groups = sorted({kind for kind, each in zip(kinds, found, strict=True) if each.scores})
     if not groups:
         return undefined(limits, "no image has a defect")
     dtype = real_dtype(scores for each in found for scores in each.scores)
     values = np.unique(np.concatenate([scores for each in found for scores in each.scores], dtype=dtype))
+    buckets = Buckets(values)
 
     def count(kind: str) -> Counts:
         def normals(i: int) -> Pixels:
@@ -126,7 +126,7 @@ def spro_metrics(
             marked = np.unpackbits(bits, count=math.prod(scores.shape)).astype(bool)
             return normal_pixels(scores, marked.reshape(scores.shape))
 
-        return count_normal(values, [i for i in range(len(maps)) if kinds[i] == kind], normals, chunk_size, threads)
+        return count_normal(buckets, [i for i in range(len(maps)) if kinds[i] == kind], normals, chunk_size, threads)
 
     good = count(GOOD)
     areas = {}

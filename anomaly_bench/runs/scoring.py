@@ -193,7 +193,9 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
         for name, each in scored.items()
     }
     scores, maps, found = scored[""].scores, scored[""].maps, measured.pop("")
-    found.metrics.update(spro_of_records(records, maps, images.frame, settings.hardware.threads or 1))
+    found.metrics.update(
+        spro_of_records(records, maps, images.frame, settings.hardware.threads or torch.get_num_threads())
+    )
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps, rounded=settings.save_maps == "float16")
@@ -211,7 +213,7 @@ def measured_scores(settings: Settings, images: ImageSet, scored: Scored, resamp
         *(scored.scores, labels, scored.maps, images.masks, images.ignored),
         memory_mb=settings.hardware.metrics_memory_mb,
         resamples=resamples,
-        threads=settings.hardware.threads or 1,
+        threads=settings.hardware.threads or torch.get_num_threads(),
         track=track,
     )
 
