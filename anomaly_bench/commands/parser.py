@@ -68,7 +68,9 @@ TRAIN = """Train and measure a run.  A finished run is not repeated, an interrup
 
 Without method, dataset and experiment: three methods on generated images, the first runs of `make demo`."""
 EVAL = """Measure a finished run again from its stored maps; its metrics are confirmed or corrected.
-Or measure the maps of any program: --maps DIR --masks DIR."""
+Or measure the maps of any program: --maps DIR --masks DIR; and list them in the report beside the runs:
+
+  bench eval --maps DIR --masks data/mvtec --as theirs dataset=mvtec"""
 PREDICT = """Score new images with a finished run: a line an image, or files in --out DIR.
 
   bench predict RUN parts --out results --overlays
@@ -117,13 +119,16 @@ def _train(bench: Verb) -> None:
 def _eval(bench: Verb) -> None:
     evaluate = bench.verb("eval", "measure a finished run, or any maps, again", EVAL, function="evaluate:eval_command")
     evaluate.argument("RUN", "folder of a finished run", "*")
-    evaluate.other_keys("dataset.root=DIR: where the run's images lie now")
+    keys = "dataset.root=DIR: where the run's images lie now; with --as: dataset=mvtec/bottle, output_dir=DIR, seed=N"
+    evaluate.other_keys(keys)
     option = evaluate.option
     option("--maps", type=Path, metavar="DIR", help="[CATEGORY/][test/]KIND/ID.tiff, .npy or grey .png")
     option("--masks", type=Path, metavar="DIR", help="masks of the same names")
     option("--resize-masks", action="store_true", help="bring the masks to the size of the maps")
     ignore = "pixels of this value in a mask, 1 to 255, are neither normal nor anomalous"
     option("--ignore-value", type=whole_number(1, 255), metavar="N", help=ignore)
+    listed = "with --maps: `bench report` lists the result as a method of this name"
+    option("--as", dest="method", default="", metavar="NAME", help=listed)
     option("--write-tiff", type=Path, metavar="DIR", help="write a run's maps as TIFF in MVTec's layout instead")
     option("--source-size", action="store_true", help="with --write-tiff: maps, images and masks at the images' sizes")
     option("--accept-changes", action="store_true", help="take files that do not fit their checksums as they are")

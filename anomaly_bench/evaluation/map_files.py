@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from anomaly_bench.console import say, track, warnings_in_lines
 from anomaly_bench.errors import UserError
+from anomaly_bench.evaluation.foreign import ForeignMethod
 from anomaly_bench.evaluation.match_masks import Pair, match
 from anomaly_bench.evaluation.measured import measure_with_progress, print_json
 from anomaly_bench.evaluation.options import EvalOptions
@@ -21,13 +23,23 @@ Show = Callable[[dict[str, Measurement], list[str]], None]
 
 
 def eval_maps(maps: Path, masks: Path, options: EvalOptions, show: Show) -> None:
-    """Measure the maps of every category below a folder.  show: prints them, and lines about them.
+    """Measure the maps of every category below a folder, and store them as runs of `options.method`, if that is given.
 
-    Raises UserError for a file that is missing, too many or not usable (`match`, `read_map`).
+    show: prints them, and lines about them.
+    Raises UserError for a file that is missing, too many or not usable (`match`, `read_map`), and for keys that do not
+    say where to store them.
     """
+    foreign = ForeignMethod.of(options.method, options.overrides) if options.method else None
     with warnings_in_lines():
         categories = match(maps, masks)
-    found = {category: measure_files(category, pairs, options) for category, pairs in categories.items()}
+    names = foreign.category_of([*categories]) if foreign else {}
+    words = ["--maps", str(maps), "--masks", str(masks), "--as", options.method]
+    told = shlex.join(["bench", "eval", *words, *(f"{key}={value}" for key, value in options.overrides.items())])
+    found, stored = {}, []
+    for category, pairs in categories.items():
+        scores, found[category] = measure_files(category, pairs, options)
+        if foreign:
+            stored.append(foreign.store(names[category], pairs, scores, found[category], told))
     if options.json:
         print_json(found)
         return
@@ -35,11 +47,11 @@ def eval_maps(maps: Path, masks: Path, options: EvalOptions, show: Show) -> None
         f"{category}: {len(pairs)} maps, {sum(pair.kind != 'good' for pair in pairs)} of anomalous images"
         for category, pairs in categories.items()
     ]
-    show(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'"])
+    show(found, [*lines, "score of an image: the largest value of its map; normal: kind 'good'", *stored])
 
 
-def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Measurement:
-    """Return the metrics of one category.  Each file is read anew whenever its image is needed."""
+def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> tuple[np.ndarray, Measurement]:
+    """Return the image scores [N] and the metrics of one category.  A file is read whenever its image is needed."""
     scores, shapes, value = np.empty(len(pairs)), list[tuple[int, int]](), options.ignore_value
     resize = options.resize_masks
 
@@ -62,7 +74,7 @@ def measure_files(category: str, pairs: list[Pair], options: EvalOptions) -> Mea
     if empty:
         text = f"{category}: {len(empty)} anomalous images have an empty mask (first: {min(empty)}); "
         say(text + "they count as anomalous images without an anomalous pixel")
-    return found
+    return scores, found
 
 
 def _mask(pair: Pair, marks: np.ndarray, empty: set[Path]) -> np.ndarray:

@@ -16,7 +16,7 @@ class EvalOptions:
     """Either `runs` or `maps` and `masks`; None where an option was not given."""
 
     runs: list[Path]
-    overrides: dict[str, str]  # dataset.root=DIR ...
+    overrides: dict[str, str]  # dataset.root=DIR ...; with `method` dataset=NAME ...
     maps: Path | None = None
     masks: Path | None = None
     resize_masks: bool = False
@@ -29,6 +29,7 @@ class EvalOptions:
     resamples: int | None = None  # of the bootstrap; 0: no intervals
     threads: int | None = None  # None: all
     ignore_value: int | None = None  # of pixels in masks that do not count
+    method: str = ""  # --as: the name under which a report lists the maps; empty: they are only measured
 
     def measuring(self, memory_mb: int = MEMORY_MB, resamples: int = RESAMPLES) -> dict[str, Any]:
         """Return the options of `measure`; memory_mb, resamples: where they were not given."""
@@ -48,7 +49,8 @@ class EvalOptions:
             missing, given = ("--masks", "--maps") if self.maps else ("--maps", "--masks")
             raise UserError("bench eval", f"{missing} is not given", f"it goes with {given}")
         for value, name, goes_with in (
-            (self.overrides, next(iter(self.overrides), ""), "RUN"),
+            ({} if self.method else self.overrides, next(iter(self.overrides), ""), "RUN"),
+            (self.method, "--as", "--maps"),
             (self.write_tiff, "--write-tiff", "RUN"),
             (self.resize_masks, "--resize-masks", "--maps"),
             (self.ignore_value, "--ignore-value", "--maps"),

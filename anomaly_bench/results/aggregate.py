@@ -19,6 +19,7 @@ METRICS = (
 NAMES = {"auroc": "AUROC", "ap": "AP", "f1_max": "F1-max", "aupro": "AUPRO", "aupimo": "AUPIMO", "spro": "AU-sPRO"}
 MAIN = ("image_auroc", "pixel_auroc", "aupro_0.3")  # printed; the files hold all
 BASELINE = " (baseline)"  # after the name of what is no paper's method, but a floor
+FOREIGN = " (foreign maps)"  # after the name of another program's results
 
 
 @dataclass(frozen=True)
@@ -142,13 +143,14 @@ def _table(dataset: str, metric: str, rows: Sequence[Row]) -> Table:
 def settings(rows: Sequence[Row]) -> dict[str, list[Row]]:
     """Return the runs of each setting, by seed and category, under its heading: its label without `method.`.
 
-    A baseline's heading says so.
+    The heading of a baseline and of foreign maps says so.
     """
     labels, runs = setting_labels(rows), defaultdict(list)
     for row in sorted(rows, key=lambda row: (row.seed, row.category)):
         runs[row.setting].append(row)
     found = {setting: runs[setting] for setting in sorted(runs, key=lambda setting: labels[setting])}
-    return {short(labels[key]) + BASELINE * group[0].baseline: group for key, group in found.items()}
+    marks = {key: BASELINE * group[0].baseline + FOREIGN * group[0].foreign for key, group in found.items()}
+    return {short(labels[key]) + marks[key]: group for key, group in found.items()}
 
 
 def _cells(metric: str, names: Sequence[str], runs: Sequence[Row]) -> list[Cell | None]:
@@ -198,7 +200,7 @@ def _published_columns(dataset: str, metric: str, names: Sequence[str], runs: Se
     lines = [*names, "mean"] if len(names) > 1 else names
     found: dict[str, dict[str, Published]] = defaultdict(dict)
     for name in lines:
-        if name != "mean" or whole:
+        if (name != "mean" or whole) and not run.foreign:
             for figure in published(run.method, run.config, dataset, name):
                 if figure.metric == metric:
                     found[figure.variant][name] = figure

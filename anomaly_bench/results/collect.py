@@ -59,6 +59,7 @@ class Row:
     thresholds: dict[str, dict[str, Any]] = field(default_factory=dict, repr=False)  # as `stored_thresholds` returns
     place: str = field(default="", repr=False)  # the folder of images, where the data set is `folder`
     baseline: bool = False  # its method is no paper's, but a floor
+    foreign: bool = False  # another program made its maps
     confound: Confound | None = field(default=None, repr=False)  # what separates the test images without a method
     learning: str = field(default="", repr=False)  # a warning where the run learned next to nothing
     oracle: dict[str, Any] = field(default_factory=dict, repr=False)  # as `oracle_of` returns it
@@ -228,6 +229,7 @@ def _row(folder: IndexedFolder, manifest: dict[str, Any]) -> Row:
         data=str(manifest.get("checksums", {}).get("data", "")),
         place=str(manifest.get("place", "")),
         baseline=bool(manifest.get("baseline")),
+        foreign=bool(manifest.get("foreign")),
         confound=_confound(manifest),
         learning=str(manifest.get("learning", {}).get("warning", "")),
         oracle=manifest.get("oracle", {}),

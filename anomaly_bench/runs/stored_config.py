@@ -15,7 +15,13 @@ ANEW = "force=true trains the run anew"
 
 
 def stored_config(folder: RunFolder) -> DictConfig:
-    """Return a run's configuration, every interpolation resolved.  Raises UserError where it is missing or damaged."""
+    """Return a run's configuration, every interpolation resolved.
+
+    Raises UserError where it is missing or damaged, and where another program made the maps.
+    """
+    if folder.manifest.get("foreign"):
+        what = "holds maps of another program; there is no model of them"
+        raise UserError(str(folder.path), what, "bench eval --maps DIR --masks DIR --as NAME measures them again")
     file = folder.path / "config.yaml"
     try:
         cfg = OmegaConf.load(file) if file.is_file() else None
