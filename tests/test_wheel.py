@@ -54,7 +54,12 @@ def test_the_wheel_holds_every_module_yaml_and_table_and_nothing_else(wheel: Pat
     assert "anomaly_bench/html_report/templates/index.html" in templates
     report = {
         f"anomaly_bench/{name}"
-        for name in ("results/published.csv", "html_report/static/report.css", "html_report/static/report.js")
+        for name in (
+            "results/published.csv",
+            "html_report/static/report.css",
+            "html_report/static/report.js",
+            "html_report/static/gallery.js",
+        )
     }
     assert names == modules | yamls | teachers | templates | report
 

@@ -16,11 +16,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from anomaly_bench import __version__
 from anomaly_bench.files import write_text
 from anomaly_bench.html_report.charts import tick_label
-from anomaly_bench.html_report.gallery import MOST, gallery, script
+from anomaly_bench.html_report.gallery import MOST, gallery, sample, script
 from anomaly_bench.html_report.pages import DatasetResults, category_page, index_page, protocol_lines
 from anomaly_bench.html_report.pareto import pareto_page
 from anomaly_bench.html_report.run_data import by_setting, file_name, joined, runs_by_category
-from anomaly_bench.html_report.tables import COSTS, short_number
+from anomaly_bench.html_report.tables import COSTS, mark_of, short_number, top_of_column, top_of_line
 from anomaly_bench.html_report.thumbnails import colour_steps
 from anomaly_bench.results.aggregate import Table, as_published, four
 from anomaly_bench.results.collect import Collected
@@ -31,12 +31,12 @@ from anomaly_bench.results.oracle import CHOSEN_NOTE
 from anomaly_bench.results.text import BASELINES_NOTE, PUBLISHED_NOTE
 from anomaly_bench.runs.promise import WAYS, alarms_text, defects_found, exceeded, promise
 
-STATIC = ("report.css", "report.js")
+STATIC = ("report.css", "report.js", "gallery.js")
 PARETO = "pareto.html"
 WORKERS = 2
 FILTERS = (
     *(four, as_published, short_number, tick_label, joined, by_setting, protocol_lines),
-    *(promise, exceeded, alarms_text, defects_found, share_text),
+    *(promise, exceeded, alarms_text, defects_found, share_text, mark_of, top_of_line, top_of_column),
 )
 
 
@@ -59,9 +59,10 @@ def write_html(
     written = {f"pages/{dataset.slug}.html" for dataset in datasets}
     with ThreadPoolExecutor(WORKERS) as pool:
         for dataset in datasets:
-            _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", {"dataset": dataset})
             for category in dataset.categories:
                 written |= _write_category(dataset, category, target, pool)
+            page = {"dataset": dataset, "styles": dataset.styles, "ranked": dataset.ranked}
+            _write_page(target, f"pages/{dataset.slug}.html", "dataset.html", page)
     pareto = pareto_page([run for dataset in datasets for run in dataset.runs])
     if pareto["machines"]:
         _write_page(target, PARETO, PARETO, pareto)
@@ -80,9 +81,11 @@ def _write_category(dataset: DatasetResults, category: str, target: Path, pool: 
     page = category_page(dataset, category) | {"gallery": data, "colours": colour_steps(), "most": MOST}
     _write_page(target, f"pages/{name}.html", "category.html", page, script=f"data/{name}.js")
     finish()
+    dataset.samples[category] = sample(data, dataset.categories[category])
     write_text(target / "data" / f"{name}.js", script(data))
     maps = {f"pictures/{run['maps']}" for run in data["runs"] if run["maps"]}
-    return {f"pages/{name}.html", f"data/{name}.js", *maps, *(f"pictures/images/{i['file']}" for i in data["images"])}
+    files = {f"pictures/images/{i['file']}{end}" for i in data["images"] for end in (".jpg", "_o.png")}
+    return {f"pages/{name}.html", f"data/{name}.js", *maps, *files}
 
 
 @cache
@@ -114,10 +117,9 @@ def _write_page(target: Path, name: str, template: str, page: dict[str, Any], sc
 
 def _remove_others(target: Path, written: set[str]) -> None:
     """Remove pages, data and pictures of earlier reports that this one does not show."""
-    patterns = (PARETO, "pages/*.html", "data/*.js", "pictures/images/*.jpg")
+    patterns = (PARETO, "pages/*.html", "data/*.js", "pictures/images/*")
     for file in [file for pattern in patterns for file in target.glob(pattern)]:
-        name = file.relative_to(target).as_posix()
-        if name.removesuffix(".jpg").removesuffix("_o") not in written:
+        if file.relative_to(target).as_posix() not in written:
             file.unlink(missing_ok=True)
     for folder in target.glob("pictures/*"):
         if re.fullmatch("[0-9a-f]{16}", folder.name) and f"pictures/{folder.name}" not in written:

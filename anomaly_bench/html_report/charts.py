@@ -6,6 +6,7 @@ marker.  Colours are variables of the style sheet, so that they follow the light
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -90,13 +91,14 @@ class Line:
 
 @dataclass(frozen=True)
 class Dot:
-    """A point with an upright bar of `error` to either side."""
+    """A point with an upright bar from `low` to `high`; without one where these are nan."""
 
     style: Style
     title: str
     x: float
     y: float
-    error: float = 0.0
+    low: float = math.nan
+    high: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,23 @@ class Chart:
     dots: Sequence[Dot] = ()
     diagonal: bool = False  # the line of pure chance
     front: Sequence[tuple[float, float]] = ()  # Pareto-optimal points, the lowest x first
-    width, height = 360, 270
-    left, right, top, bottom = 46, 348, 26, 230  # of the plotted area
+    width, height = 370, 270
+    right, top, bottom = 348, 26, 230  # of the plotted area
+
+    @property
+    def left(self) -> int:
+        """The left end of the plotted area, with room for the longest tick label and the axis label."""
+        return 26 + 7 * max(len(tick_label(value)) for value in self.y.ticks() or [0.0])
+
+    @property
+    def axes(self) -> str:
+        """What report.js needs to read a value under the pointer, as JSON.
+
+        Of x and y: the low end, the high end, where they lie, whether the axis is logarithmic, and its label.
+        """
+        x, y = self.x, self.y
+        ends = (x, self.left, self.right), (y, self.bottom, self.top)
+        return json.dumps([[axis.low, axis.high, start, end, axis.log, axis.label] for axis, start, end in ends])
 
     def at_x(self, value: float) -> str:
         """Return where a value lies on the horizontal axis."""
@@ -146,7 +163,7 @@ class Histograms:
     x: Axis
     rows: Sequence[tuple[str, str, bool, Sequence[float]]]  # kind of image, remark, is it normal, share in each bin
     threshold: float | None = None  # drawn as an upright line
-    width, left, right, top = 400, 96, 316, 26
+    width, left, right, top = 420, 106, 320, 26
     step = 26  # height of a row
 
     @property
@@ -158,6 +175,11 @@ class Histograms:
     def height(self) -> int:
         """The height of the whole chart."""
         return self.bottom + 40
+
+    @property
+    def axes(self) -> str:
+        """As of a Chart, of x alone."""
+        return json.dumps([[self.x.low, self.x.high, self.left, self.right, self.x.log, "score"]])
 
     def outline(self, shares: Sequence[float], base: int) -> str:
         """Return the path around a histogram that stands at the height `base`."""

@@ -11,7 +11,8 @@ from typing import Any
 from anomaly_bench.html_report import thumbnails
 from anomaly_bench.html_report.run_data import Run
 from anomaly_bench.runs.folder import RunFolder
-from anomaly_bench.runs.heatmaps import VERDICTS, Mistake, find_mistakes
+from anomaly_bench.runs.mistakes import AMONG, Mistake, find_mistakes
+from anomaly_bench.runs.promise import promise
 
 MOST = 500  # normal test images, and as many anomalous ones: the worst mistakes of any run
 
@@ -36,12 +37,38 @@ def gallery(runs: Sequence[Run], target: Path, pool: Executor) -> tuple[dict[str
     def finish() -> None:
         cropped.result()
         for image in images:
-            image["drawn"] = (target / "images" / f"{image['file']}.jpg").exists()
+            for key, name in {"drawn": "{}.jpg", "outlined": "{}_o.png"}.items():
+                image[key] = (target / "images" / name.format(image["file"])).exists()
         for entry, maps in zip(entries, drawn, strict=True):
             entry["maps"] = maps.result()
 
     total = len(set().union(*mistakes))
-    return {"images": images, "runs": entries, "total": total, "verdicts": VERDICTS}, finish
+    return {"images": images, "runs": entries, "total": total, "among": AMONG}, finish
+
+
+def sample(data: dict[str, Any], runs: Sequence[Run]) -> dict[str, str]:
+    """Return the files, below `pictures`, of one defect for an overview: image, outline, map; empty without pictures.
+
+    It is of middling difficulty, the median by how many normal images score as high; its map is that of the run with
+    the highest image AUROC.
+    """
+    shown = [i for i, image in enumerate(data["images"]) if image["drawn"] and image["label"]]
+    if not shown:
+        return {}
+
+    def mean_wrong(i: int) -> float:
+        found = [entry["wrong"][i] for entry in data["runs"] if entry["wrong"][i] is not None]
+        return sum(found) / max(len(found), 1)
+
+    middle = sorted(shown, key=mean_wrong)[len(shown) // 2]
+    image = data["images"][middle]
+    files = {"image": f"images/{image['file']}.jpg", "path": image["path"], "map": "", "head": ""}
+    files["outline"] = f"images/{image['file']}_o.png" if image["outlined"] else ""
+    pairs = zip(data["runs"], runs, strict=True)
+    if drawn := [(entry, run) for entry, run in pairs if entry["maps"] and entry["at"][middle] is not None]:
+        entry, _ = max(drawn, key=lambda pair: pair[1].row.metrics.get("image_auroc", -1.0))
+        files |= {"map": f"{entry['maps']}/{entry['at'][middle]}.png", "head": entry["head"]}
+    return files
 
 
 def _crop_images(folders: Sequence[RunFolder], names: Sequence[dict[int, str]], target: Path) -> None:
@@ -63,18 +90,23 @@ def _worst_mistakes(mistakes: Sequence[Mistake]) -> dict[str, Mistake]:
 
 
 def _run_entry(run: Run, mistakes: dict[str, Mistake], shown: dict[str, Mistake]) -> dict[str, Any]:
-    """Return what the gallery shows of a run: the index, score and rank of each image that is `shown`."""
+    """Return what the gallery shows of a run: index, score and rank of each image that is `shown`, the scores of all
+    test images by label, and its threshold."""
     index = {path: i for i, path in enumerate(mistakes)}
-    normal = sum(1 for m in mistakes.values() if not m.row.label)
+    scores = [sorted(m.row.score for m in mistakes.values() if m.row.label == label) for label in (0, 1)]
     mistakes_shown = [mistakes.get(path) for path in shown]
+    threshold = run.row.thresholds.get("image")
     return {
         "head": run.heading,
         "name": run.row.method,
         "colour": run.style.colour,
+        "marker": run.style.marker,
         "seed": run.row.seed,
-        "others": [len(mistakes) - normal, normal],  # images of the other class, by label
+        "scores": scores,
+        "threshold": threshold and [threshold["threshold"], promise(threshold)],
         "at": [index.get(path) for path in shown],
-        "score": [m and float(f"{m.row.score:.5g}") for m in mistakes_shown],
+        "score": [m and m.row.score for m in mistakes_shown],
+        "rank": [m and m.rank for m in mistakes_shown],
         "wrong": [m and m.wrong for m in mistakes_shown],
     }
 

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, loss_charts, score_histograms
+from anomaly_bench.html_report.charts import Style
+from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, score_histograms, training_charts
 from anomaly_bench.html_report.run_data import Run, file_name
-from anomaly_bench.html_report.tables import SettingRow, best_settings, means_by_dataset, setting_rows
+from anomaly_bench.html_report.tables import (
+    SettingRow,
+    best_settings,
+    means_by_dataset,
+    setting_rows,
+    settings_side_by_side,
+)
 from anomaly_bench.results.aggregate import MAIN, Table, baselines_below, summarise
 from anomaly_bench.results.collect import Collected
 from anomaly_bench.results.comparisons import Comparison
@@ -29,11 +36,17 @@ class DatasetResults:
     categories: Mapping[str, Sequence[Run]]
     tables: Sequence[Table]
     compared: Sequence[Comparison]
+    samples: dict[str, dict[str, str]] = field(default_factory=dict)  # category -> as `gallery.sample` returns
 
     @property
     def slug(self) -> str:
         """The data set's name as part of a file's name."""
         return file_name(self.name)
+
+    @property
+    def csv(self) -> str:
+        """The file of its tables, beside index.html."""
+        return f"table_{self.name}.csv"
 
     @property
     def pages(self) -> dict[str, str]:
@@ -55,6 +68,20 @@ class DatasetResults:
         """Metric -> settings that are distinguishably better than each of the others."""
         baselines = {run.heading for run in self.runs if run.row.baseline}
         return best_settings(self.tables, self.compared, baselines)
+
+    @cached_property
+    def styles(self) -> dict[str, Style]:
+        """The style of each setting."""
+        return {run.heading: run.style for run in self.runs}
+
+    @cached_property
+    def ranked(self) -> set[str]:
+        """The settings that may have the highest figure: all but baselines."""
+        return {run.heading for run in self.runs if not run.row.baseline}
+
+    def side_by_side(self) -> list[tuple[str, list[str]]]:
+        """Return what the settings differ in."""
+        return settings_side_by_side(self.runs)
 
     def setting_rows(self, tables: Sequence[Table]) -> list[SettingRow]:
         """Return the rows of a table of settings x metrics."""
@@ -95,6 +122,8 @@ def index_page(collected: Collected, datasets: Sequence[DatasetResults], notes: 
         "runs": [run for dataset in datasets for run in dataset.runs],
         "time": now()[:16].replace("T", " "),
         "datasets": datasets,
+        "styles": {heading: style for dataset in datasets for heading, style in dataset.styles.items()},
+        "ranked": set().union(*(dataset.ranked for dataset in datasets)),
         "means": means_by_dataset({dataset.name: dataset.tables for dataset in datasets}),
         "notes": notes,
     }
@@ -112,7 +141,9 @@ def category_page(dataset: DatasetResults, category: str) -> dict[str, Any]:
         "remarks": remarks([run.row for run in runs])[dataset.name],
         "curves": curve_charts(runs),
         "histograms": score_histograms(runs),
-        "losses": loss_charts(runs),
+        "training": training_charts(runs),
+        "styles": dataset.styles,
+        "ranked": dataset.ranked,
         "runs": runs,
     }
 

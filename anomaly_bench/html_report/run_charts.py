@@ -1,4 +1,4 @@
-"""Which charts a page has: ROC and PRO curves, histograms of scores, losses, and accuracy against cost."""
+"""Which charts a page has: ROC and PRO curves, histograms of scores, training, and accuracy against cost."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from anomaly_bench.html_report.charts import Axis, Chart, Dot, Histograms, Line, Style, spanning
 from anomaly_bench.html_report.run_data import Run, by_setting, mean_cost
-from anomaly_bench.html_report.tables import COSTS, short_number
+from anomaly_bench.html_report.tables import COSTS, metric_title, short_number
 from anomaly_bench.results.aggregate import MAIN, Column, Table, four
 
 SEEDS, SETTINGS = 5, 12  # drawn at most, so that lines can be told apart
@@ -20,6 +20,10 @@ CURVES = {  # curve -> title, axis of y, end of x, metric in the hover text
     "image_roc": ("ROC of images", "anomalous images found", 1.0, "image_auroc"),
     "pixel_roc": ("ROC of pixels", "anomalous pixels found", 1.0, "pixel_auroc"),
     "pro": ("PRO: overlap of regions", "mean share of a region found", 0.3, "aupro_0.3"),
+}
+OVER = {  # cost -> title after the metric's, axis
+    "train_s": ("over training time", "training time, s (logarithmic)"),
+    "ms_per_image": ("over time per image", "time per image, ms (logarithmic)"),
 }
 
 
@@ -52,7 +56,7 @@ def curve_charts(runs: Sequence[Run]) -> Charts:
         for run, curves in stored:
             if name in curves:
                 value = four(run.row.metrics.get(metric, math.nan))
-                lines.append(Line(run.style, f"{run.title}: {metric} {value}", *curves[name]))
+                lines.append(Line(run.style, f"{run.title}: {metric_title(metric)} {value}", *curves[name]))
         if lines:
             x = Axis("false-positive rate", 0, end)
             charts.append(Chart(title, x, Axis(label, 0, 1), lines, diagonal=name != "pro"))
@@ -88,38 +92,43 @@ def _histograms(run: Run) -> Histograms | None:
     return Histograms(run.title, axis, rows, threshold)
 
 
-def loss_charts(runs: Sequence[Run]) -> Charts:
-    """Return a chart for each stage of each setting, with a line for each seed."""
+def training_charts(runs: Sequence[Run]) -> Charts:
+    """Return a chart for each stage of each setting and each value that it logged, a line for each seed."""
     runs, limit = _limited(runs)
-    stages: dict[str, list[Line]] = {}
+    found: dict[tuple[str, str, str], list[Line]] = {}
     for run in runs:
-        for stage, (epochs, losses) in run.losses().items():
-            title = f"{run.title}: {losses[-1]:.4g} after {len(epochs)} epochs"
-            stages.setdefault(f"{stage} · {run.heading}", []).append(Line(run.style, title, epochs, losses))
-    note = f"Mean loss of each epoch, one line for each seed.{limit}"
-    return Charts([_loss_chart(title, lines) for title, lines in stages.items()], note, _legend(runs))
+        for (stage, name), (epochs, values) in run.training().items():
+            title = f"{run.title}: {values[-1]:.4g} after {len(epochs)} epochs"
+            key = (stage, run.heading, name.replace("_", " "))
+            found.setdefault(key, []).append(Line(run.style, title, epochs, values))
+    keys = sorted(found, key=lambda key: key[2] != "loss")  # stable: settings stay in their order
+    note = f"Loss and other logged values, the mean of each epoch; a line for each seed.{limit}"
+    charts = [_training_chart(f"{stage} · {heading}: {name}", name, found[stage, heading, name])
+              for stage, heading, name in keys]  # fmt: skip
+    return Charts(charts, note, _legend(runs))
 
 
-def _loss_chart(title: str, lines: Sequence[Line]) -> Chart:
+def _training_chart(title: str, label: str, lines: Sequence[Line]) -> Chart:
     values = [v for line in lines for v in line.y if math.isfinite(v)]
     log = bool(values) and min(values) > 0 and max(values) > 20 * min(values)
     epochs = [epoch for line in lines for epoch in line.x]
-    return Chart(title, Axis("epoch", 1, max(2, *epochs)), spanning("loss", values, log), lines)
+    return Chart(title, Axis("epoch", 1, max(2, *epochs)), spanning(label, values, log), lines)
 
 
 def cost_charts(tables: Sequence[Table], runs: Sequence[Run]) -> Charts:
     """Return accuracy against costs, both means over categories, a point for each setting; no chart without points."""
     settings, charts = by_setting(runs), []
     measured = [table for metric in MAIN for table in tables if table.metric == metric]
-    for table, name in product(measured[:1], ("train_s", "ms_per_image")):
+    for table, (name, (title, label)) in product(measured[:1], OVER.items()):
         dots = [dot for column in table.columns if (dot := _dot(column, settings, name))]
         if dots:
-            title, meaning = COSTS[name]
-            x = spanning(meaning, [d.x for d in dots], log=True)
-            y = spanning(table.metric, [v for d in dots for v in (d.y - d.error, d.y + d.error)])
-            charts.append(Chart(f"{table.metric} and {title}", x, y, dots=dots))
-    devices = sorted({str(run.manifest.get("device")) for run in runs})
-    note = f"Bars: standard deviation over seeds. Measured on {' and '.join(devices)}"
+            metric = metric_title(table.metric)
+            x = spanning(label, [d.x for d in dots], log=True)
+            y = spanning(metric, [v for d in dots for v in (d.y, d.low, d.high)])
+            charts.append(Chart(f"{metric} {title}", x, y, dots=dots))
+    devices = sorted({str(run.manifest["device"]) for run in runs if run.manifest.get("device")})
+    note = "Bars: standard deviation over seeds; of a single run in one category its interval over the test images."
+    note += f" Measured on {' and '.join(devices)}"
     note += ": times of different devices cannot be compared." if len(devices) > 1 else "."
     return Charts(charts, note, _legend(runs))
 
@@ -130,4 +139,7 @@ def _dot(column: Column, settings: Mapping[str, Sequence[Run]], name: str) -> Do
     if not last or math.isnan(last.value) or not cost > 0:
         return None
     title = f"{column.head}: {four(last.value)}, {short_number(cost)} {COSTS[name][1]}"
-    return Dot(settings[column.head][0].style, title, cost, last.value, 0 if math.isnan(last.std) else last.std)
+    low, high = last.value - last.std, last.value + last.std
+    if math.isnan(last.std) and last.interval:
+        low, high = last.interval
+    return Dot(settings[column.head][0].style, title, cost, last.value, low, high)

@@ -1,4 +1,4 @@
-"""What the pages show of a run: its results, manifest, scores, curves, losses and costs; and the style of its lines."""
+"""What the pages show of a run: results, manifest, scores, curves, training, costs; and the style of its lines."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from anomaly_bench.results.collect import Row
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError)  # what a missing or damaged file leads to
+BOOKKEEPING = {"stage", "epoch", "steps", "seconds", "first_loss", "last_loss"}  # columns of training.csv, no curves
 Points = tuple[list[float], list[float]]  # x and y of a curve
 
 
@@ -50,7 +51,7 @@ class Run:
     @property
     def commit(self) -> str:
         """The first ten digits of the commit."""
-        return (self.manifest.get("git_commit") or "not recorded")[:10]
+        return (self.manifest.get("git_commit") or "")[:10] or "not recorded"
 
     @property
     def weights(self) -> str:
@@ -70,16 +71,17 @@ class Run:
             return {name: (list(map(float, c["x"])), list(map(float, c["y"]))) for name, c in stored.items()}
         return {}
 
-    def losses(self) -> dict[str, Points]:
-        """Return the epochs of each stage, counted from 1, and their losses, from training.csv."""
-        found: dict[str, Points] = defaultdict(lambda: ([], []))
+    def training(self) -> dict[tuple[str, str], Points]:
+        """Return what training.csv has of each stage and logged value: epochs, counted from 1, and values."""
+        found: dict[tuple[str, str], Points] = defaultdict(lambda: ([], []))
         with suppress(*UNREADABLE):
             text = (self.row.path / "training.csv").read_text(encoding="utf-8")
             for line in csv.DictReader(text.splitlines()):
-                if line.get("loss"):
-                    found[line["stage"]][0].append(int(line["epoch"]) + 1)
-                    found[line["stage"]][1].append(float(line["loss"]))
-            return found
+                for name in (name for name in line if name not in BOOKKEEPING and line[name]):
+                    epochs, values = found[line["stage"], name]
+                    values.append(float(line[name]))
+                    epochs.append(int(line["epoch"]) + 1)
+            return dict(found)
         return {}
 
     @property

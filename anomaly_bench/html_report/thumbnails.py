@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from PIL import Image
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import sha256, write_atomic
 from anomaly_bench.runs.folder import RunFolder
-from anomaly_bench.runs.heatmaps import Sheet, palette, picture_names
+from anomaly_bench.runs.heatmaps import picture_names
+from anomaly_bench.runs.sheet import CYAN, IMAGE, OUTLINED, Sheet, palette
 
-SIDE, IMAGE_SIDE = 128, 256  # pixels of a map, of an image
+SIDE, IMAGE_SIDE = 256, 512  # pixels of a map, of an image
 HIGHEST, LOWEST, STEPS = 0.1, 1e-4, 24  # false-positive rates: darkest, brightest; colours between them
 MOST_PIXELS = 2**23  # normal pixels on which rates are counted; evenly spaced ones where there are more
 log = logging.getLogger("anomaly_bench")
@@ -79,10 +81,12 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
         maps = open_stored_maps(file, folder.manifest.get("maps"))
         if len(maps) != len(labels):
             raise ValueError(f"{len(maps)} maps of {len(labels)} images")
-        limits = _limits(maps, normal) if missing else np.empty(0)
+        ignored = _ignored_region(folder, maps[0].shape)
+        limits = _limits(maps, normal, ignored) if missing else np.empty(0)
         (target / key).mkdir(parents=True, exist_ok=True)
         for i in missing:
-            picture = Image.fromarray(levels(shrink(maps[i]), limits), "P")
+            counted = maps[i] if ignored is None else np.where(ignored, -np.inf, maps[i])
+            picture = Image.fromarray(levels(shrink(counted), limits), "P")
             picture.putpalette(colour_steps().tobytes())
             _save(picture, target / key / f"{i}.png", bits=5)
     except (UserError, ValueError) as error:  # a damaged run must not hide the others
@@ -91,10 +95,22 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
     return key
 
 
-def _limits(maps: Sequence[np.ndarray], normal: Sequence[int]) -> np.ndarray:
-    """Return `thresholds` for the pixels of the normal images, or for MOST_PIXELS of them."""
+def _ignored_region(folder: RunFolder, shape: tuple[int, int]) -> np.ndarray | None:
+    """Return the pixels that no map of a run counts, bool [H, W]; None where all count.  Raises as `stored_ignore`."""
+    if not folder.manifest.get("ignored", {}).get("region"):
+        return None
+    from anomaly_bench.loading.frame import Frame
+    from anomaly_bench.runs.ignored import stored_ignore
+
+    frame = Frame.stored(folder.manifest, shape)
+    return replace(frame, ignore=stored_ignore(folder, folder.manifest)).ignored_region
+
+
+def _limits(maps: Sequence[np.ndarray], normal: Sequence[int], ignored: np.ndarray | None) -> np.ndarray:
+    """Return `thresholds` for the pixels of the normal images that count, or for MOST_PIXELS of them."""
     step = -(-len(normal) * maps[0].size // MOST_PIXELS)
-    return thresholds(np.concatenate([maps[i].ravel()[k % step :: step] for k, i in enumerate(normal)]))
+    counted = [maps[i].ravel() if ignored is None else maps[i][~ignored] for i in normal]
+    return thresholds(np.concatenate([values[k % step :: step] for k, values in enumerate(counted)]))
 
 
 def _key(*values: object) -> str:
@@ -107,7 +123,7 @@ def image_name(data: str, path: str) -> str:
 
 
 def crop_images(folder: RunFolder, names: dict[int, str], target: Path) -> None:
-    """Write target/<name>.jpg, and <name>_o.jpg with the defect outlined, from the heat map pictures of a run.
+    """Write target/<name>.jpg, and <name>_o.png with the outline of the defect alone, from the heat maps of a run.
 
     names: index of a test image -> name; images that have a file already are left out.
     """
@@ -122,13 +138,25 @@ def crop_images(folder: RunFolder, names: dict[int, str], target: Path) -> None:
             continue
         try:
             with Image.open(source) as picture:
-                image, outlined = Sheet.panels(picture.convert("RGB"))
+                panels = Sheet.panels(picture.convert("RGB"))
         except (OSError, SyntaxError, ValueError) as error:  # SyntaxError is what Pillow says of a broken PNG
             log.warning("%s: not shown: %s", source, error)
             continue
-        if folder.scores[i].label:
-            _save(_small(outlined), target / f"{name}_o.jpg", quality=82)
-        _save(_small(image), target / f"{name}.jpg", quality=82)
+        if folder.scores[i].label and OUTLINED in panels:
+            _save(outline(*(np.asarray(panels[key]) for key in (IMAGE, OUTLINED))), target / f"{name}_o.png", bits=1)
+        _save(_small(panels[IMAGE]), target / f"{name}.jpg", quality=82)
+
+
+def outline(image: np.ndarray, outlined: np.ndarray) -> Image.Image:
+    """Return the line around a defect as a picture that is transparent elsewhere.
+
+    image, outlined: uint8 [H, W, 3], without and with the line.
+    """
+    line = (outlined == CYAN).all(2) & (image != outlined).any(2)
+    picture = Image.fromarray(shrink(line).astype(np.uint8), "P")
+    picture.putpalette([0, 0, 0, *CYAN])
+    picture.info["transparency"] = 0
+    return picture
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from anomaly_bench.runs.heatmaps import colours, outlined
+from anomaly_bench.runs.sheet import colours, outlined
 
 GAP = 8  # pixels between image and map
 

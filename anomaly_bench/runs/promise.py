@@ -36,6 +36,12 @@ def promised_text(entry: Mapping[str, Any]) -> str:
     return f"about {percent(entry['promised'])}" if entry.get("approximate") else percent(stated_rate(entry))
 
 
+def side_of(score: float, entry: Mapping[str, Any]) -> str:
+    """Return on which side of a threshold a score lies, and what that promises: `above the threshold that ...`."""
+    side = "above" if score > entry["threshold"] else "below"
+    return f"{side} the threshold that promises {promised_text(entry)} false alarms at most"
+
+
 def stated_rate(entry: Mapping[str, Any]) -> float:
     """Return the share of false alarms that a threshold promises at most: the requested one, or what could be kept."""
     return max(entry["rate"], entry["promised"])

@@ -46,7 +46,7 @@ from anomaly_bench.runs.logs import console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import KeepPoints, measure_points
 from anomaly_bench.runs.precision import use_tf32
-from anomaly_bench.runs.scoring import calibration_rows, measure, score
+from anomaly_bench.runs.scoring import calibration_rows, draw_heatmaps, measure, score
 from anomaly_bench.runs.weights import store_weights
 from anomaly_bench.runs.whole_images import View, view_of
 
@@ -149,6 +149,7 @@ def execute(
                 row for name, each in normals.items() for row in calibration_rows(method, each, name, view, workers)
             ]
             calibrate_run(folder, scored[""].maps, images.masks, rows, images.ignored)
+            draw_heatmaps(folder, images, scored[""].maps, settings.save_heatmaps)
             if last and settings.points:
                 first = partial(built, settings, device, image_size=method.image_size)
                 measure_points(folder, settings, last.stage, first, data, images, Path(scratch), view)

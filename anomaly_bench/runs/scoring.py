@@ -19,7 +19,7 @@ from anomaly_bench.console import track
 from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
-from anomaly_bench.loading.anomaly_maps import LazySequence, map_at_source
+from anomaly_bench.loading.anomaly_maps import map_at_source
 from anomaly_bench.loading.device_loader import device_loader
 from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
@@ -186,7 +186,7 @@ def refuse_not_finite(values: np.ndarray, paths: list[str]) -> None:
 
 
 def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dict[str, Scored]) -> None:
-    """Measure the scores; write scores.csv, maps.npy, heat maps, the manifest's entry, curves, and the metrics last."""
+    """Measure the scores; write scores.csv, maps.npy, the manifest's entry, curves, and the metrics last."""
     records = images.records
     measured = {
         name: measured_scores(settings, images, each, 0 if name else settings.resamples)
@@ -199,8 +199,6 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
     if maps is not None and settings.save_maps:
         folder.write_maps(maps, rounded=settings.save_maps == "float16")
-    if maps is not None and settings.save_heatmaps:
-        draw_heatmaps(folder, images, maps, settings.save_heatmaps)
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
@@ -218,18 +216,23 @@ def measured_scores(settings: Settings, images: ImageSet, scored: Scored, resamp
     )
 
 
-def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray, save: bool | int | str) -> None:
-    """Draw the heat maps at the size of the maps, or each at that of its image.  save: `save_heatmaps`."""
-    frame, place = images.frame, (folder.path, folder.scores, maps)
-    if save == "source":
-        write_heatmaps(
-            *(*place, lambda i: at_source(images.records[i], frame)[:2]),
-            ignored=LazySequence(len(images), lambda i: at_source(images.records[i], frame)[2]),
-            at_source=lambda i, size: map_at_source(maps[i], frame, size),
-        )
-    else:
-        write_heatmaps(
-            *(*place, lambda i: (images.picture(i), images[i]["mask"].numpy())),
-            ignored=images.ignored,
-            most=None if save is True else int(save),
-        )
+def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray | None, save: bool | int | str) -> None:
+    """Draw the heat maps at the size of the maps, or each at that of its image; none without maps.
+
+    save: `save_heatmaps`.
+    """
+    if maps is None or save is False:
+        return
+    frame, at_sources = images.frame, save == "source"
+    load = (
+        (lambda i: at_source(images.records[i], frame))
+        if at_sources
+        else (lambda i: (images.picture(i), images[i]["mask"].numpy()))
+    )
+    write_heatmaps(
+        *(folder.path, folder.scores, maps, load, images.ignored),
+        at_source=(lambda i, size: map_at_source(maps[i], frame, size)) if at_sources else None,
+        most=save if isinstance(save, int) and save is not True else None,
+        masks=images.masks is not None,
+        threshold=folder.manifest.get("thresholds", {}).get("image"),
+    )

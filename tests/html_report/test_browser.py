@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ from synthetic import synthetic
 
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.runs.calibration import CalibrationRow, threshold_entry
-from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.promise import LEVELS
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test-browser")
 CHROMIUM = next((p for name in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(name))), None)
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: make test-browser")
 CARDS = 24  # drawn at first
+WIDTHS = [390, 768, 1440]
 IMAGES = 40
 
 
@@ -49,7 +51,7 @@ def chromium() -> Iterator[Any]:
 @pytest.fixture(params=["light", "dark"])
 def page(chromium: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
     """A page that must not complain and must not ask for anything but files."""
-    context = chromium.new_context(viewport={"width": 1280, "height": 800}, color_scheme=request.param)
+    context = chromium.new_context(viewport={"width": 1440, "height": 800}, color_scheme=request.param)
     page, wrong = context.new_page(), []
     page.on("console", lambda message: wrong.append(f"console: {message.text}"))
     page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
@@ -89,7 +91,7 @@ def test_every_link(page: Any, report: Path) -> None:
     assert {Path(a.partition("#")[0]).name for a in seen} == {f.name for f in report.rglob("*.html")}
 
 
-@pytest.mark.parametrize("width", [360, 768, 1280])
+@pytest.mark.parametrize("width", WIDTHS)
 def test_nothing_is_wider_than_the_page(page: Any, report: Path, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 740})
     for file in sorted(report.rglob("*.html")):
@@ -165,7 +167,7 @@ def test_the_gallery_draws_and_loads_what_is_seen(page: Any, report: Path) -> No
     assert page.locator(".card").count() == CARDS
     assert page.locator("#count").inner_text() == f"{IMAGES} of {IMAGES} images"
     loaded = "[...document.querySelectorAll('img')].filter(i => i.complete && i.naturalWidth).length"
-    assert page.evaluate(loaded) < 3 * CARDS  # lazily
+    assert page.evaluate(loaded) < page.locator("img").count() / 2  # lazily
     page.locator(".card").first.scroll_into_view_if_needed()
     page.wait_for_function("[...document.querySelectorAll('.card:first-child img')].every(i => i.naturalWidth > 0)")
     page.click("#more")
@@ -177,7 +179,7 @@ SORTED = """([sort, of]) => {
   const { images, runs } = window.GALLERY, at = new Map(images.map((image, i) => [image.path, i]));
   const lowest = runs.filter(r => r.seed === 0 && (!of || r.head === of));
   return [...document.querySelectorAll('.card .name')].map(n => at.get(n.title)).map(i => {
-    const shares = lowest.map(r => r.wrong[i] / r.others[images[i].label]), label = images[i].label;
+    const label = images[i].label, shares = lowest.map(r => r.wrong[i] / r.scores[1 - label].length);
     if (sort === 'spread') return Math.max(...shares) - Math.min(...shares);
     return sort === 'miss' && !label || sort === 'alarm' && label ? -1 : Math.max(...shares);
   });
@@ -211,10 +213,10 @@ def test_every_sort_and_filter(page: Any, report: Path) -> None:
     sources = []
     for seed in ("0", "1"):
         page.select_option("#seed", seed)
-        sources.append(page.evaluate("document.querySelector('.card .cell:nth-of-type(3) img').src"))
+        sources.append(page.evaluate("document.querySelector('.card .cell:nth-of-type(3) .map').src"))
     assert sources[0] != sources[1]
     page.select_option("#category", "synthetic.category01.html")
-    page.wait_for_url("**/synthetic.category01.html#gallery")
+    page.wait_for_url("**/synthetic.category01.html?*#gallery")
     assert page.locator("#category").input_value() == "synthetic.category01.html"
 
 
@@ -222,7 +224,7 @@ def test_the_gallery_by_keyboard(page: Any, report: Path) -> None:
     go(page, report, CATEGORY)
     page.select_option("#sort", "path")
     order = page.evaluate("[...document.querySelectorAll('.card .name')].map(n => n.title)")
-    page.locator("#outline").focus()
+    page.locator("[aria-label='false alarms and misses']").focus()
     page.keyboard.press("Tab")
     assert focused(page) == order[0]
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") != "none"
@@ -251,27 +253,193 @@ def test_the_gallery_by_keyboard(page: Any, report: Path) -> None:
     page.wait_for_function("path => document.activeElement.querySelector('.name')?.title === path", arg=order[1])
 
 
-def test_the_outline_is_switched(page: Any, report: Path) -> None:
+def test_the_outline_is_switched_and_the_place_is_kept(page: Any, report: Path) -> None:
     go(page, report, CATEGORY)
     page.select_option("#kind", "hole")
-    source = "document.querySelector('.card img').src"
-    with_outline = page.evaluate(source)
-    page.locator(".card").first.focus()
+    page.locator(".card").nth(3).click()
+    path, scrolled = page.locator(".card .name").nth(3).get_attribute("title"), page.evaluate("scrollY")
+    outlines = page.locator("dialog .outline")
+    assert outlines.count() == 3  # on the image and on both maps
+    assert outlines.first.is_visible()
     page.keyboard.press("o")
-    assert with_outline.endswith("_o.jpg")
-    assert page.evaluate(source) == with_outline.replace("_o.jpg", ".jpg")
+    assert not outlines.first.is_visible()
+    assert not page.locator(".card .outline").first.is_visible()
+    assert path in page.locator("dialog").inner_text()
+    page.keyboard.press("Escape")
+    page.wait_for_function("path => document.activeElement.querySelector('.name')?.title === path", arg=path)
+    assert page.evaluate("scrollY") == scrolled
+    page.keyboard.press("o")
+    assert page.locator(".card .outline").first.is_visible()
+    assert focused(page) == path
 
 
-def test_a_picture_is_opened_and_closed_by_the_pointer(page: Any, report: Path) -> None:
+def test_a_picture_is_shown_alone_in_full_size(page: Any, report: Path) -> None:
     go(page, report, CATEGORY)
     page.select_option("#kind", "stain")
     page.locator(".card").nth(2).click()
-    dialog = page.locator("dialog")
-    assert "defect outlined" in dialog.inner_text()
+    dialog, cells = page.locator("dialog"), page.locator("dialog .cell")
     page.wait_for_function("[...document.querySelectorAll('dialog img')].every(i => i.naturalWidth > 0)")
-    assert dialog.locator("img").count() == 4  # image, outline, two methods
+    assert cells.count() == 3  # the image, two methods
+    before = cells.nth(1).bounding_box()["width"]
+    cells.nth(1).locator(".stack").click()
+    assert [cell.is_visible() for cell in cells.all()] == [False, True, False]
+    assert cells.nth(1).bounding_box()["width"] > 2 * before
+    page.keyboard.press("ArrowRight")
+    assert [cell.is_visible() for cell in cells.all()] == [False, True, False]
+    page.keyboard.press("Escape")
+    assert all(cell.is_visible() for cell in cells.all())
     dialog.locator(".close").click()
     assert not dialog.is_visible()
+
+
+def test_the_map_lies_over_the_image(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    cell = page.locator(".card").first.locator(".cell").nth(1)
+    assert cell.locator("img").count() >= 2
+    page.locator("#opacity").fill("40")
+    assert page.evaluate("getComputedStyle(document.querySelector('.card .map')).opacity") == "0.4"
+    boxes = [image.bounding_box() for image in cell.locator("img").all()]
+    assert all(box == boxes[0] for box in boxes)
+
+
+def test_the_threshold_slider_counts_false_alarms_and_misses(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    folders = [f for f in find(report.parent) if f.manifest["category"] == "category00" and not f.manifest["seed"]]
+    folders.sort(key=lambda folder: str(folder.manifest["method"]))
+    assert "no promise" in page.locator("#decided").inner_text()
+    for allowed in (0, 2, 5):
+        page.select_option("#rule", "alarms")
+        page.locator("#alarms").fill(str(allowed))
+        for folder, row in zip(folders, page.locator("#decided tbody tr").all(), strict=True):
+            normal = sorted(r.score for r in folder.scores if not r.label)
+            anomalous = [r.score for r in folder.scores if r.label]
+            threshold = normal[-1 - allowed]
+            missed = sum(score <= threshold for score in anomalous)
+            head, *cells = row.locator("th, td").all_inner_texts()
+            assert folder.manifest["method"] in head
+            assert float(cells[0]) == pytest.approx(threshold, rel=1e-5)
+            assert cells[1].startswith(f"{allowed} of {len(normal)}")
+            assert cells[2].startswith(f"{missed} of {len(anomalous)}")
+    page.select_option("#decision", "alarm")
+    wrong = {r.path for f in folders for r in f.scores if not r.label and r.score > _threshold(f, 5)}
+    assert set(page.evaluate("[...document.querySelectorAll('.card .name')].map(n => n.title)")) == wrong
+    page.select_option("#rule", "own")
+    assert "at most 5 % false alarms" in page.locator("#decided").inner_text()
+
+
+def _threshold(folder: RunFolder, allowed: int) -> float:
+    return sorted(row.score for row in folder.scores if not row.label)[-1 - allowed]
+
+
+def test_the_address_holds_what_was_chosen(chromium: Any, page: Any, report: Path) -> None:
+    go(page, report, "pages/synthetic.html")
+    page.click("#theme")
+    page.locator("input[type=radio]").nth(3).check()
+    page.locator("table.sortable").first.locator("thead button").nth(2).click()
+    page.locator("table.sortable").first.locator("thead button").nth(2).click()
+    shown = (
+        "[document.querySelector('table.sortable tbody').textContent, getComputedStyle(document.body).backgroundColor,"
+    )
+    shown += "document.querySelector('input:checked').value]"
+    _same_elsewhere(chromium, page, shown)
+    page.locator(".tiles a").last.click()  # the theme goes along
+    assert "theme=" in page.url
+    page.select_option("#sort", "path")
+    page.select_option("#kind", "hole")
+    page.locator("#opacity").fill("35")
+    page.locator("#outline").uncheck()
+    page.locator(".card").nth(1).click()
+    shown = "[document.querySelector('dialog[open]').textContent, document.querySelector('#cards').textContent,"
+    shown += (
+        "getComputedStyle(document.querySelector('.card .map')).opacity, document.querySelector('#gallery').className]"
+    )
+    _same_elsewhere(chromium, page, shown)
+
+
+def _same_elsewhere(chromium: Any, page: Any, shown: str) -> None:
+    """The address alone, in a browser that remembers nothing, must show the same."""
+    context = chromium.new_context(viewport={"width": 1440, "height": 800})
+    other = context.new_page()
+    other.goto(page.url)
+    assert other.evaluate(shown) == page.evaluate(shown)
+    context.close()
+
+
+def test_a_value_is_read_out_under_the_pointer(page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    (folder,) = [f for f in find(report.parent) if "csflow/synthetic/category00/s0" in f.path.as_posix()]
+    curve = json.loads((folder.path / "curves.json").read_text())["pixel_roc"]
+    line = page.locator("#curves .chart").nth(1).locator("polyline").first
+    line.scroll_into_view_if_needed()
+    k = len(curve["x"]) // 2
+    place = "(l, k) => { const p = l.points[k], m = l.getScreenCTM(); return [p.x * m.a + m.e, p.y * m.d + m.f]; }"
+    page.mouse.move(*line.evaluate(f"(l) => ({place})(l, {k})"))
+    said = page.locator("#readout").inner_text()
+    values = [float(text.rpartition(": ")[2]) for text in said.splitlines()[-2:]]
+    assert values == pytest.approx([curve["x"][k], curve["y"][k]], abs=2e-3)  # a point is drawn to 0.1 units
+    page.mouse.move(2, 2)
+    assert not page.locator("#readout").is_visible()
+
+
+def test_two_settings_stand_side_by_side(page: Any, report: Path) -> None:
+    go(page, report, "pages/synthetic.html")
+    part = page.locator(".compare")
+    assert [text.strip() for text in part.locator("thead th:visible").all_inner_texts()] == ["entry", "csflow", "rd"]
+    assert part.locator("tbody tr:visible").first.inner_text().split() == ["method.name", "csflow", "rd"]
+    page.select_option("#second", "0")
+    assert part.locator("tbody tr:visible").count() == 0
+
+
+def test_a_setting_looks_the_same_on_all_pages(page: Any, report: Path) -> None:
+    looks = set()
+    for name in ("index.html", "pages/synthetic.html", CATEGORY, "pages/synthetic.category01.html"):
+        go(page, report, name)
+        code = r"""[...document.querySelectorAll('th, .cell, .legend li, summary')]
+          .filter(e => /^\s*rd/.test(e.textContent))
+          .map(e => [...e.querySelectorAll("svg path")].at(-1)).filter(Boolean)
+          .map(path => path.getAttribute('d') + getComputedStyle(path).color)"""
+        found = page.evaluate(code)
+        assert len(found) > 2
+        looks |= set(found)
+    assert len(looks) == 1
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Nine methods, single runs."""
+    outputs = tmp_path_factory.mktemp("wide")
+    synthetic(outputs, categories=2, methods=9, seeds=1, images=IMAGES)
+    return write_report(outputs)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nine_methods_fit(page: Any, wide: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    for file in sorted(wide.rglob("*.html")):
+        go(page, wide, str(file.relative_to(wide)))
+        code = "e => e.scrollWidth > e.clientWidth + 1"
+        cut = [
+            part.get_attribute("aria-label") for part in page.locator(".scroll:visible").all() if part.evaluate(code)
+        ]
+        assert not cut or width < 1440, (file, cut)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.evaluate("document.documentElement.scrollHeight") < 10 * 844, file
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_no_text_of_a_chart_is_cut(page: Any, wide: Path, width: int) -> None:
+    page.set_viewport_size({"width": width, "height": 844})
+    texts = 0
+    for name in ("index.html", CATEGORY):
+        go(page, wide, name)
+        code = """[...document.querySelectorAll('.chart text')].map(t => {
+          const a = t.getBoundingClientRect(), b = t.ownerSVGElement.getBoundingClientRect();
+          const outside = [b.left - a.left, a.right - b.right, b.top - a.top, a.bottom - b.bottom];
+          return [t.textContent, Math.max(...outside)]; })"""
+        for text, outside in page.evaluate(code):
+            assert outside <= 1, text
+            texts += 1
+    assert texts > 100
 
 
 def test_without_javascript_all_but_the_gallery_is_there(chromium: Any, report: Path) -> None:

@@ -21,9 +21,11 @@ from synthetic import ROOT, synthetic
 from anomaly_bench.commands.report import write_report
 from anomaly_bench.html_report import thumbnails as pictures
 from anomaly_bench.html_report.charts import Axis, Chart, Line, nth_style, spanning
-from anomaly_bench.html_report.run_data import file_name
+from anomaly_bench.html_report.run_charts import cost_charts, training_charts
+from anomaly_bench.html_report.run_data import file_name, runs_by_category
 from anomaly_bench.html_report.tables import best_settings
-from anomaly_bench.results.aggregate import Cell, Column, Table
+from anomaly_bench.results.aggregate import Cell, Column, Table, summarise
+from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.results.text import BASELINES_NOTE
 from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
@@ -112,7 +114,7 @@ def test_every_link_leads_somewhere_on_this_disk(pages: dict[str, Page]) -> None
 
 def test_nothing_is_asked_of_a_network(outputs: Path, pages: dict[str, Page]) -> None:
     texts = [page.text for page in pages.values()] + [file.read_text() for file in outputs.rglob("report/*/*.[jc]s*")]
-    assert len(texts) == len(pages) + 2 + 2  # two categories' data, a style sheet, a script
+    assert len(texts) == len(pages) + 2 + 3  # two categories' data, a style sheet, two scripts
     for text in texts:
         assert not re.search(r"https?://|//[a-z]+\.|@import|fetch\(|XMLHttp|WebSocket|url\(", text)
 
@@ -135,6 +137,50 @@ def test_the_overview_has_the_means_over_seeds(outputs: Path, pages: dict[str, P
     means = np.mean([aurocs["rd", c] for c in ("category00", "category01")], 0)
     assert rd[1] == f"{means.mean():.4f}±{means.std(ddof=1):.4f}"
     assert rd[-4:] == ["100", "11.1", "100", "10.00 M"]
+
+
+def test_the_best_figure_of_each_column_is_bold(outputs: Path, pages: dict[str, Page]) -> None:
+    bold = re.findall(r"<b title=[^>]*>([^<]+)</b>", pages["pages/synthetic.html"].text)
+    means: dict[str, list[float]] = {}
+    done = [folder for folder in find(outputs) if folder.status == "done"]
+    for metric in done[0].metrics:
+        for method in ("rd", "csflow"):
+            values = [folder.metrics[metric] for folder in done if folder.manifest["method"] == method]
+            means.setdefault(metric, []).append(np.mean(values))
+    assert len(means) == 10
+    for values in means.values():
+        assert f"{max(values):.4f}" in bold
+        assert f"{min(values):.4f}" not in bold
+    assert {"100", "11.1"} <= {*bold}  # the cheaper one
+    assert "10.00 M" not in bold  # both
+
+
+def test_settings_differ_in_what_stands_side_by_side(pages: dict[str, Page]) -> None:
+    lines = [cells for cells in pages["pages/synthetic.html"].cells if cells[0].startswith("method.")]
+    assert lines == [["method.name", "csflow", "rd"]]
+
+
+def test_a_single_run_has_its_interval_as_a_bar(tmp_path: Path) -> None:
+    synthetic(tmp_path, categories=1, methods=2, seeds=1)
+    rows = collect(tmp_path).rows
+    (runs,) = runs_by_category(rows)["synthetic"].values()
+    chart = cost_charts(summarise(rows), runs).charts[0]
+    assert chart.title == "image AUROC over training time"
+    assert [(dot.low, dot.high) for dot in chart.dots] == [run.row.measured.intervals["image_auroc"] for run in runs]
+    assert all(dot.low < dot.y < dot.high for dot in chart.dots)
+
+
+def test_every_logged_value_has_a_curve(tmp_path: Path) -> None:
+    synthetic(tmp_path, categories=1, methods=1, seeds=1)
+    (folder,) = find(tmp_path)
+    lines = "".join(f"{stage},{e},1,1,{e + 1},0.1,{e / 7}\n" for stage in ("teacher", "students") for e in range(3))
+    folder.write_text("training.csv", f"stage,epoch,steps,seconds,loss,first_loss,mean_distance\n{lines}")
+    (runs,) = runs_by_category(collect(tmp_path).rows)["synthetic"].values()
+    charts = training_charts(runs).charts
+    titles = [f"{stage} · rd: {name}" for name in ("loss", "mean distance") for stage in ("teacher", "students")]
+    assert [chart.title for chart in charts] == titles
+    assert [*charts[3].lines[0].x] == [1, 2, 3]
+    assert [*charts[3].lines[0].y] == pytest.approx([0, 1 / 7, 2 / 7])
 
 
 def test_published_figures_stand_beside_their_setting(run: Run, tmp_path: Path) -> None:
@@ -197,7 +243,7 @@ def test_text_is_text(run: Run, tmp_path: Path) -> None:
         assert "b" not in {tag for tag, _ in page.tags}
         scripts = [given for tag, given in page.tags if tag == "script"]
         assert all(given.get("src") for given in scripts)
-        assert len(scripts) <= 2
+        assert len(scripts) <= 3
         assert "&lt;script&gt;" in page.text
 
 
@@ -254,7 +300,7 @@ def test_what_cannot_be_drawn_is_no_point() -> None:
     line = Line(nth_style(0), "loss", [1, 2, 3, 4], [0.5, float("nan"), 0.0, 2.0])
     chart = Chart("loss", Axis("epoch", 1, 4), spanning("loss", line.y, log=True), [line])
     pairs = chart.path(chart.points(line)).split()
-    assert [float(pair.split(",")[0]) for pair in pairs] == [46.0, 348.0]  # the ends of the frame
+    assert [float(pair.split(",")[0]) for pair in pairs] == [chart.left, chart.right]
 
 
 @pytest.mark.parametrize(
@@ -280,11 +326,41 @@ def test_pictures_do_not_depend_on_a_methods_scale(tmp_path: Path) -> None:
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes()
     with Image.open(files[0][1]) as picture:
-        assert picture.size == (67, 100)  # three pixels become one
-        blocks = np.maximum.reduceat(np.maximum.reduceat(maps[4], range(0, 300, 3), 0), range(0, 200, 3), 1)
+        assert picture.size == (100, 150)  # two pixels become one
+        blocks = np.maximum.reduceat(np.maximum.reduceat(maps[4], range(0, 300, 2), 0), range(0, 200, 2), 1)
         expected = pictures.levels(blocks, pictures.thresholds(maps[:3].ravel()))
         np.testing.assert_array_equal(np.asarray(picture), expected)
         assert len(np.unique(expected)) > 10
+
+
+def test_ignored_pixels_have_no_rate(tmp_path: Path) -> None:
+    maps = np.random.default_rng(0).normal(size=(5, 64, 64)).astype(np.float32)
+    ignored = np.zeros((64, 64), bool)
+    ignored[:20] = True
+    maps[:, ignored] += 100
+    folder = RunFolder(tmp_path / "a")
+    folder.start({"ignored": {"value": None, "region": True}}, "", [], afresh=True)
+    folder.write_maps(maps)
+    Image.fromarray(ignored).convert("L").save(tmp_path / "a" / "ignore.png")
+    key = pictures.draw_maps(folder, [0, 0, 0, 1, 1], [4], tmp_path / "out")
+    shown = np.asarray(Image.open(tmp_path / "out" / key / "4.png"))
+    expected = pictures.levels(maps[4], pictures.thresholds(maps[:3, ~ignored].ravel()))
+    np.testing.assert_array_equal(shown[~ignored], expected[~ignored])
+    assert not shown[ignored].any()
+
+
+def test_the_outline_alone_is_kept(tmp_path: Path) -> None:
+    synthetic(tmp_path, categories=1, methods=1, seeds=1, side=64)
+    (folder,) = find(tmp_path)
+    pictures.crop_images(folder, {11: "x", 0: "y"}, tmp_path / "out")
+    assert sorted(f.name for f in (tmp_path / "out").iterdir()) == ["x.jpg", "x_o.png", "y.jpg"]  # 0 is normal
+    with Image.open(tmp_path / "out" / "x_o.png") as picture:
+        line = np.asarray(picture.convert("RGBA"))
+    seen = line[..., 3] > 0
+    assert (line[seen] == [0, 255, 255, 255]).all()
+    assert 0 < seen.mean() < 0.3
+    inside = np.asarray(Image.open(tmp_path / "out" / "x.jpg")).shape[:2]
+    assert line.shape[:2] == inside
 
 
 def test_the_gallery_counts_mistakes_as_they_are(outputs: Path, pages: dict[str, Page]) -> None:
@@ -301,10 +377,12 @@ def test_the_gallery_counts_mistakes_as_they_are(outputs: Path, pages: dict[str,
         row = scores[image["path"]]
         others = [r.score for r in folder.scores if r.label != row.label]
         wrong = sum(other >= row.score for other in others) if row.label else sum(o <= row.score for o in others)
-        assert (run["wrong"][k], run["others"][row.label]) == (wrong, len(others))
+        assert run["wrong"][k] == wrong
+        assert run["rank"][k] == 1 + sum(r.score > row.score for r in folder.scores)
+        assert run["scores"][1 - row.label] == sorted(others)
         assert folder.scores[run["at"][k]].path == image["path"]
         assert (outputs / "report" / "pictures" / run["maps"] / f"{run['at'][k]}.png").is_file()
-        assert run["score"][k] == pytest.approx(row.score, rel=1e-4)
+        assert run["score"][k] == row.score
 
 
 def test_a_second_report_draws_only_what_changed(tmp_path: Path) -> None:

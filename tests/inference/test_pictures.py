@@ -10,7 +10,7 @@ from PIL import Image
 from scipy import ndimage
 
 from anomaly_bench.inference.pictures import GAP, overlay, result_png
-from anomaly_bench.runs.heatmaps import CYAN
+from anomaly_bench.runs.sheet import CYAN
 
 IMAGE = np.full((20, 24, 3), 100, np.uint8)
 MAP = np.zeros((20, 24), np.float32)

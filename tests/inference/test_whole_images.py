@@ -19,8 +19,8 @@ from anomaly_bench.loading.anomaly_maps import read_map
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.tiles import Tiling
 from anomaly_bench.runs.folder import RunFolder
-from anomaly_bench.runs.heatmaps import Sheet
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.sheet import Sheet
 from anomaly_bench.runs.whole_images import View, score_whole, view_of
 from tests.inference.small_models import METHODS, images_of, overrides
 from tests.small_runs import save
@@ -122,7 +122,7 @@ def test_maps_and_heat_maps_at_the_size_of_the_files(train: Train, oblong: Path,
     folder = train(*WAYS[way][0], "save_heatmaps=source")
     pictures = {p.name.partition("_")[2]: p for p in (folder.path / "heatmaps").iterdir()}
     with Image.open(pictures["spot_001.png"]) as picture:
-        shown = np.asarray(Sheet.panels(picture)[0])
+        shown = np.asarray(Sheet.panels(picture)["image"])
     source = np.asarray(Image.open(oblong / "test/spot/001.png"))
     assert np.array_equal(shown[::2, ::2], source)  # small pictures are shown in larger pixels
     assert main(["eval", str(folder.path), "--write-tiff", str(tmp_path / "maps"), "--source-size"]) == 0

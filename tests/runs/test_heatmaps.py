@@ -10,17 +10,9 @@ from PIL import Image
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs import heatmaps as figures
 from anomaly_bench.runs.folder import ScoreRow
-from anomaly_bench.runs.heatmaps import (
-    CYAN,
-    GAP,
-    HEADER,
-    colour_range,
-    colours,
-    find_mistakes,
-    outlined,
-    worst_first,
-    write_heatmaps,
-)
+from anomaly_bench.runs.heatmaps import colour_range, write_heatmaps
+from anomaly_bench.runs.mistakes import find_mistakes, worst_first
+from anomaly_bench.runs.sheet import CYAN, GAP, HATCHED, HEADER, IMAGE, OUTLINED, OWN, SHARED, Sheet, colours, outlined
 
 SIDE = 200  # between the sizes that are enlarged and shrunk: one pixel of a map is one pixel of the picture
 ROWS = [
@@ -85,9 +77,23 @@ def test_of_very_many_images_the_worst_mistakes_of_either_class_are_drawn(
 def test_mistakes_are_counted_against_the_other_class() -> None:
     found = find_mistakes(ROWS)
     assert [(m.wrong, m.others, m.rank) for m in found] == [(1, 3, 4), (2, 3, 2), (1, 2, 3), (2, 2, 5), (0, 2, 1)]
-    assert found[3].verdict == "missed: 2 of 2 normal images score as high"
-    assert found[1].verdict == "false alarm: 2 of 3 anomalous images score as low"
-    assert found[4].verdict == "found: above all 2 normal images"
+    assert found[3].among == "2 of 2 normal images score as high"
+    assert found[1].among == "2 of 3 anomalous images score as low"
+    assert found[4].among == "above all 2 normal images"
+
+
+ENTRY = {"threshold": 4.5, "rate": 0.05, "promised": 0.04}
+
+
+@pytest.mark.parametrize(("i", "side", "wrong"), [(0, "below", False), (1, "above", True), (3, "below", True)])
+def test_a_caption_says_rank_and_promise(i: int, side: str, wrong: bool) -> None:
+    mistake = find_mistakes(ROWS)[i]
+    caption = mistake.caption(ENTRY)
+    assert f"ranked {mistake.rank} of 5" in caption.lines[1]
+    assert caption.lines[2] == f"{side} the threshold that promises 5 % false alarms at most"
+    assert caption.wrong == wrong
+    assert mistake.caption(None).lines[2] == "no threshold was set"
+    assert not mistake.caption(None).wrong
 
 
 def test_equal_scores_are_mistakes_of_both() -> None:
@@ -102,18 +108,18 @@ def test_one_class_is_sorted_by_score_alone(tmp_path: Path, label: int) -> None:
     write_heatmaps(tmp_path, rows, make_maps()[:3], load)
     stems = [path.stem[-1] for path in sorted((tmp_path / "heatmaps").iterdir())]
     assert stems == (["2", "0", "1"] if label else ["1", "0", "2"])
-    assert "to compare with" in find_mistakes(rows)[0].verdict
+    assert "to compare with" in find_mistakes(rows)[0].among
 
 
 def test_the_same_value_has_the_same_colour_in_all_pictures(tmp_path: Path) -> None:
     maps = make_maps()
     write_heatmaps(tmp_path, ROWS, maps, load)
     pictures = [read(path) for path in sorted((tmp_path / "heatmaps").iterdir())]
-    shared = {tuple(panel(picture, 2)[105, 105]) for picture in pictures}
+    shared = {tuple(panel(picture, 3)[105, 105]) for picture in pictures}
     low, high = colour_range(maps, np.array([row.label for row in ROWS]))
     assert shared == {tuple(colours(np.array(2.0), low, high))}
     assert low < 2.0 < high
-    calm, glowing = panel(pictures[3], 2)[15, 15], panel(pictures[4], 2)[15, 15]  # scores 1 and 9
+    calm, glowing = panel(pictures[3], 3)[15, 15], panel(pictures[4], 3)[15, 15]  # scores 1 and 9
     assert int(calm.sum()) < int(glowing.sum())
 
 
@@ -158,7 +164,7 @@ def test_values_outside_the_range_keep_the_end_colours() -> None:
 
 def test_constant_maps_are_dark(tmp_path: Path) -> None:
     write_heatmaps(tmp_path, ROWS, np.ones((len(ROWS), SIDE, SIDE), np.float32), load)
-    assert panel(read(tmp_path / "heatmaps" / "0001_cut_001.png"), 2).max() < 10
+    assert panel(read(tmp_path / "heatmaps" / "0001_cut_001.png"), 3).max() < 10
 
 
 @pytest.mark.parametrize(("side", "shown"), [(32, 192), (28, 196), (200, 200), (1024, 512), (1025, 342)])
@@ -169,7 +175,7 @@ def test_small_maps_are_enlarged_and_large_ones_keep_a_single_hot_pixel(tmp_path
     image, mask = np.zeros((side, side, 3), np.uint8), maps[1] > 0
     write_heatmaps(tmp_path, rows, maps, lambda i: (image, mask))
     picture = read(tmp_path / "heatmaps" / "0001_cut_b.png")
-    left = GAP + 2 * (shown + GAP)
+    left = GAP + 3 * (shown + GAP)
     heat = picture[HEADER : HEADER + shown, left : left + shown]
     assert heat.shape == (shown, shown, 3)
     zoom = max(1, shown // side)
@@ -220,3 +226,56 @@ def test_images_are_asked_for_one_at_a_time_and_maps_may_stay_on_disk(tmp_path: 
 
     write_heatmaps(tmp_path, ROWS, np.load(tmp_path / "maps.npy", mmap_mode="r"), counted)
     assert sorted(asked) == list(range(len(ROWS)))
+
+
+def test_the_panels_are_cut_by_name_also_of_earlier_pictures(tmp_path: Path) -> None:
+    write_heatmaps(tmp_path, ROWS, make_maps(), load)
+    with Image.open(tmp_path / "heatmaps" / "0003_cut_000.png") as picture:
+        panels = Sheet.panels(picture.convert("RGB"))
+    assert [*panels] == [IMAGE, OUTLINED, OWN, SHARED]
+    assert np.array_equal(panels[IMAGE], load(2)[0])
+    former = Image.new("RGB", (3 * (SIDE + GAP) + GAP + figures_bar(), HEADER + SIDE + 60))
+    assert {name: panel.size for name, panel in Sheet.panels(former).items()} == dict.fromkeys(
+        (IMAGE, OUTLINED, SHARED), (SIDE, SIDE)
+    )
+
+
+def figures_bar() -> int:
+    sheet = Sheet(SIDE, SIDE, 0.0, 1.0)
+    return sheet.empty.width - 4 * (SIDE + GAP) - GAP
+
+
+def test_without_masks_nothing_is_outlined(tmp_path: Path) -> None:
+    write_heatmaps(tmp_path, ROWS, make_maps(), load, masks=False)
+    with Image.open(tmp_path / "heatmaps" / "0003_cut_000.png") as picture:
+        assert [*Sheet.panels(picture)] == [IMAGE, OWN, SHARED]
+    write_heatmaps(tmp_path, ROWS, make_maps(), load, [np.eye(SIDE, dtype=bool)] * len(ROWS), masks=False)
+    with Image.open(tmp_path / "heatmaps" / "0003_cut_000.png") as picture:
+        assert [*Sheet.panels(picture)] == [IMAGE, HATCHED, OWN, SHARED]
+
+
+def test_a_map_in_its_own_scale_is_never_just_dark(tmp_path: Path) -> None:
+    maps = make_maps()
+    maps[0] /= 100  # far below the others
+    write_heatmaps(tmp_path, ROWS, maps, load)
+    picture = read(tmp_path / "heatmaps" / "0004_good_000.png")
+    shared, own = panel(picture, 3), panel(picture, 2)
+    assert shared.max() < 10
+    low, high = maps[0].min(), maps[0].max()
+    assert np.array_equal(own, colours(maps[0], float(low), float(high)))
+    assert own.max() > 200
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_ignored_pixels_do_not_count_for_the_colours(label: int) -> None:
+    maps, labels = make_maps(), np.array([row.label for row in ROWS])
+    ignored = np.zeros(maps.shape, bool)
+    ignored[labels == label, :60] = True  # not where all have the value 2
+    raised = maps.copy()
+    raised[ignored] = 1e6
+    kept = [maps[i][~ignored[i]] for i in range(len(maps))]
+    low = np.quantile(np.concatenate([kept[i].ravel() for i in range(len(maps)) if not labels[i]]), 0.95)
+    high = np.median([kept[i].max() for i in range(len(maps)) if labels[i]])
+    assert colour_range(raised, labels, ignored) == pytest.approx((low, high), abs=0.01)
+    assert colour_range(raised, labels)[label] > 1e5
+    assert colour_range(raised, labels, np.ones_like(ignored)) == (0.0, 1.0)

@@ -23,8 +23,8 @@ from anomaly_bench.loading.frame import FILL
 from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import pixel_metrics, seg_f1
 from anomaly_bench.runs.folder import IGNORE, RunFolder
-from anomaly_bench.runs.heatmaps import GREY, Sheet, hatched
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.sheet import GREY, Sheet, hatched
 
 FIXED = ["dataset=folder", "hardware=cpu", "hardware.threads=1", "resamples=0", "calibration_share=0.25"]
 METHODS = {
@@ -207,4 +207,4 @@ def test_pictures_are_hatched_where_pixels_are_ignored() -> None:
     assert (picture[:64] == GREY).all(2).mean() == 0.25
     assert (image == 200).all()
     sheet = Sheet(256, 256, 0.0, 1.0)
-    assert [panel.size for panel in sheet.panels(sheet.empty)] == [(256, 256)] * 2
+    assert [panel.size for panel in sheet.panels(sheet.empty).values()] == [(256, 256)] * 4
