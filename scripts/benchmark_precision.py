@@ -1,0 +1,159 @@
+"""What lower precision, channels last and stored features gain in time, and what they do to the results.
+
+    python scripts/benchmark_precision.py OUT [--methods rd_fast,...] [--datasets mtd,demo/gravel] [--seeds 6]
+        [--steps N] [--repeat 3] [--timed 12] [--accelerator gpu] [--write]
+
+Of each method: the time of a training step and of scoring an image, the ways taking turns in one process, each as a
+ratio to plain float32 (above 1: faster), CPU time and wall time; then the image AUROC, pixel AUROC and AUPRO of whole
+runs with each way and seed, paired by seed with those of plain float32, and the verdict of the comparison of settings.
+Six seeds are the fewest of which the verdict can be anything but "too few runs".  OUT keeps the runs, none is repeated.
+--steps: of a training, in place of the method's; --timed: steps, and batches, that are timed each time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pages
+import torch
+from precision_times import METHODS, PLAIN, UNTRAINED, faster, scoring_turns, settings_of, training_turns, ways, words
+
+from anomaly_bench import image_metrics, load, pixel_metrics, train
+from anomaly_bench.loading.device_loader import device_loader
+from anomaly_bench.loading.image_dataset import ImageSet
+from anomaly_bench.results.aggregate import MAIN
+from anomaly_bench.results.collect import Row, collect
+from anomaly_bench.results.comparisons import Comparison, compare_settings
+from anomaly_bench.runs.callbacks import quiet
+from anomaly_bench.runs.find import find_data
+from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.precision import scoring
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
+FASTER = 1.2  # from here on a way is worth it
+
+
+def main() -> None:
+    """Measure what is missing, then print the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--datasets", default="mtd,demo/gravel")
+    parser.add_argument("--seeds", type=int, default=6)
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--timed", type=int, default=12)
+    parser.add_argument("--accelerator", default="cpu", choices=("cpu", "gpu"))
+    parser.add_argument("--write", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    quiet()
+    parts = [method_part(method, args) for method in args.methods.split(",")]
+    text = "\n".join([INTRODUCTION, *parts, pages.provenance("torch", "pytorch-lightning", "timm")])
+    sys.stdout.write(text)
+    if args.write:
+        pages.write(PAGE, text)
+
+
+INTRODUCTION = """# Lower precision, channels last, stored features
+
+Written by `scripts/benchmark_precision.py`, which says what is compared.  Times faster than plain float32, CPU time and
+wall time; differences of metrics from plain float32 over all seeds, with their 95 % interval.  **Worth it**: at least
+1.2 times faster in training or scoring, in CPU time or on a GPU in wall time, and no metric of any data set
+distinguishably different.  `no stored features`: the inverse of its ratio is what the store gains.
+"""
+
+
+def method_part(method: str, args: argparse.Namespace) -> str:
+    """Return the section of a method."""
+    rows = {way: trained(method, way, args) for way in ways(method)}
+    rows["bf16 scoring"] = [rescored(row, method, args) for row in rows[PLAIN]]
+    found = {way: compared(rows[PLAIN], rows[way], way) for way in rows if way != PLAIN}
+    place = args.datasets.split(",")[0]
+    steps = {} if method in UNTRAINED else faster(training_turns(method, place, args), args.repeat)
+    images = faster(scoring_turns(rows[PLAIN][0].path, method, place, args), args.repeat)
+    lines = [
+        f"## {method}\n",
+        f"`method={method} {' '.join(words(method, PLAIN, args)[:-1])}`, {args.seeds} seeds.\n",
+        f"| way | training step | scoring | data set | {' | '.join(MAIN)} | |",
+        f"|---|---:|---:|---|{'---:|' * len(MAIN)}---|",
+    ]
+    for way, comparisons in found.items():
+        times = [f"{ratio[0]:.2f}, {ratio[1]:.2f}" if (ratio := each.get(way)) else "" for each in (steps, images)]
+        clock = 0 if args.accelerator == "cpu" else 1
+        gain = max(each.get(way, (0.0, 0.0))[clock] for each in (steps, images))
+        for dataset, each in comparisons.items():
+            cells = [way, *times, dataset, *(difference(c, way) for c in each), conclusion(comparisons, gain)]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, ""])
+
+
+def conclusion(comparisons: dict[str, list[Comparison]], gain: float) -> str:
+    """Return whether a way is worth it."""
+    every = [c for each in comparisons.values() for c in each]
+    if worse := [c for c in every if c.distinguishable]:
+        return f"{worse[0].dataset} {worse[0].metric}: {worse[0].verdict}"
+    if any(c.verdict.startswith("too few runs") for c in every):
+        return "too few runs"
+    return "**worth it**" if gain >= FASTER else "no difference, not faster"
+
+
+def difference(found: Comparison, way: str) -> str:
+    """Return a metric's mean difference from plain float32 with its interval."""
+    sign = 1 if found.first == way else -1
+    low, high = sorted((sign * found.low, sign * found.high))
+    return f"{sign * found.difference:+.4f} [{low:+.4f}, {high:+.4f}]"
+
+
+def trained(method: str, way: str, args: argparse.Namespace) -> list[Row]:
+    """Train what is missing, and return a row for each data set and seed."""
+    paths = [
+        train(method, dataset, seed, words(method, way, args)).path.resolve()
+        for dataset in args.datasets.split(",")
+        for seed in range(args.seeds)
+    ]
+    rows = {row.path.resolve(): row for row in collect(args.out / way.replace(" ", "_")).rows}
+    return [rows[path] for path in paths]
+
+
+def rescored(row: Row, method: str, args: argparse.Namespace) -> Row:
+    """Return a run of plain float32 as it would be with its networks in bfloat16 when it scores."""
+    folder = args.out / "bf16_scoring" / row.path.relative_to(args.out / PLAIN)
+    file = folder / "metrics.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = settings_of(method, f"{row.dataset}/{row.category}", args)
+        model = load(row.path)
+        model.method.scoring_precision = "bf16-mixed"
+        images = ImageSet(find_data(settings).test, model.view.frame, settings.cache_dir)
+        with torch.inference_mode(), scoring(model.method):
+            loader = device_loader(images, model.batch_size, model.method.device)
+            found = [model.method.score(batch["image"]) for batch in loader]
+        scores = torch.cat([each.image.float() for each in found]).cpu().numpy()
+        maps = torch.cat([each.map.float() for each in found if each.map is not None]).cpu().numpy()
+        records = images.records
+        measured = image_metrics(scores, [r.label for r in records]) | pixel_metrics(maps, list(images.masks or []))
+        lines = (ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
+        RunFolder(folder).write_scores(lines)
+        file.write_text(json.dumps({name: measured[name] for name in MAIN}))
+    return replace(row, metrics=json.loads(file.read_text()), path=folder)
+
+
+def compared(plain: Sequence[Row], other: Sequence[Row], way: str) -> dict[str, list[Comparison]]:
+    """Return the comparisons of a way with plain float32: data set -> one for each main metric."""
+    rows = [replace(row, setting=name, label=name) for name, each in ((PLAIN, plain), (way, other)) for row in each]
+    found: dict[str, list[Comparison]] = defaultdict(list)
+    for comparison in compare_settings(rows):
+        if not comparison.check:
+            found[comparison.dataset].append(comparison)
+    return found
+
+
+if __name__ == "__main__":
+    main()
