@@ -77,7 +77,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
         (["eval", "--maps", "a", "--masks", "a"], "bench: a: no such folder"),
         (
             ["eval", "a", "--mask=b"],
-            "bench eval: '--mask' is none of --accept-changes, --config-dir, --help, --ignore-value, ",
+            "bench eval: '--mask' is none of --accept-changes, --as, --config-dir, --help, --ignore-value, ",
         ),
         (["eval", "a", "--resamples", "many"], "bench eval: --resamples: 'many' given, allowed: an integer from 0 "),
         (["eval", "a", "--threads=0"], "bench eval: --threads: '0' given, allowed: an integer from 1 to 1024"),

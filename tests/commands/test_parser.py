@@ -24,7 +24,7 @@ LEAVES = {path: verb for path, verb in VERBS.items() if not verb.verbs}
 SAMPLES = {"--threads": "2", "--memory-mb": "2", "--resamples": "2", "older": "2", "seed": "2",
            "--folds": "2", "--false-alarms": "0.1", "--confidence": "0.9", "--lot": "0.1",
            "--batch-size": "2", "--until-idle": "2", "--batch": "1,best", "--seconds": "2",
-           "--ignore-value": "128", "--margin": "0.01"}  # fmt: skip
+           "--ignore-value": "128", "--margin": "0.01", "--interval": "2"}  # fmt: skip
 
 
 def option_with_value(verb: Verb, name: str) -> list[str]:
