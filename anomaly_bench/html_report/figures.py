@@ -15,7 +15,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_atomic
 from anomaly_bench.html_report.charts import COLOURS, MARKERS, Axis, Chart, Style, spanning, tick_label
 from anomaly_bench.html_report.pareto import pareto_page
-from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, loss_charts
+from anomaly_bench.html_report.run_charts import Charts, cost_charts, curve_charts, training_charts
 from anomaly_bench.html_report.run_data import Run, by_setting, runs_by_category
 from anomaly_bench.results.aggregate import MAIN, METRICS, Table, metric_name
 from anomaly_bench.results.collect import Row
@@ -104,7 +104,7 @@ def _figures(
         for category, found in categories.items():
             place = " ".join(dict.fromkeys((dataset, category)))
             yield from named(place, curve_charts(found))
-            yield from named(place, Charts(loss_charts(found).charts, "", {}))
+            yield from named(place, Charts(training_charts(found).charts, "", {}))
     every = [run for categories in datasets.values() for found in categories.values() for run in found]
     for i, results in enumerate(pareto_page(every)["machines"], 1):
         yield from named(f"pareto machine {i}", results.charts)
