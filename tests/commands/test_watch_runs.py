@@ -60,7 +60,14 @@ def test_in_place_on_a_terminal(trained: Train, tmp_path: Path) -> None:
     controller, terminal = pty.openpty()
     words = [sys.executable, "-m", "anomaly_bench", "list", "runs", "--watch", "--interval", "0.1"]
     kind = environment(TERM="xterm", COLUMNS="120", LINES="30")
-    process = subprocess.Popen(words, cwd=tmp_path, env=kind, stdout=terminal, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        words,
+        cwd=tmp_path,
+        env=kind,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell starts with & ignores it
+    )
     os.close(terminal)
     seen, until = "", time.monotonic() + 100
     while seen.count("\x1b[1A") < 2 and time.monotonic() < until:  # the cursor goes up: drawn a second time
