@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,7 +145,8 @@ def _draw_chart(chart: Chart, legend: Mapping[str, Style]) -> Figure:
         axes.plot(*zip(*points, strict=True), **_look(line.style), marker=_mark(line.style) if len(points) == 1 else "")
     for dot in chart.dots:
         look = {**_look(dot.style), "linestyle": "", "marker": _mark(dot.style)}
-        axes.errorbar(dot.x, dot.y, dot.error or None, markersize=4, elinewidth=0.8, **look)
+        bar = None if math.isnan(dot.low) else [[dot.y - dot.low], [dot.high - dot.y]]
+        axes.errorbar(dot.x, dot.y, bar, markersize=4, elinewidth=0.8, **look)
     if chart.front:
         xs, ys = zip(*chart.front, strict=True)
         axes.step([*xs, chart.x.high], [*ys, ys[-1]], where="post", color="0.2", linewidth=0.8, zorder=1)

@@ -56,6 +56,7 @@ def pareto_page(runs: Sequence[Run]) -> dict[str, Any]:
     styles = {run.row.setting: run.style for run in runs}
     machines = dict.fromkeys(line.machine for line in lines if line.machine)
     return {
+        "styles": {run.heading: run.style for run in runs},
         "machines": [_results(machine, [x for x in lines if x.machine == machine], styles) for machine in machines],
         "untimed": [PageLine(x, styles[x.runs[0].setting], _page(x), False) for x in lines if not x.machine],
         "notes": notes,
@@ -78,7 +79,7 @@ def _results(machine: Machine, lines: Sequence[ParetoLine], styles: Mapping[str,
         optimal |= {id(comparable[i]) for i in front}
         dots = [_dot(line, styles[line.runs[0].setting]) for line in comparable]
         x = spanning("p99 latency, ms", [x for x, _ in points], log=True)
-        y = spanning("recall on the test images", [y for dot in dots for y in (dot.y - dot.error, dot.y + dot.error)])
+        y = spanning("recall on the test images", [y for dot in dots for y in (dot.y, dot.low, dot.high)])
         charts.append(Chart(f"{where}: {promise}", x, y, dots=dots, front=[points[i] for i in front]))
     shown = [PageLine(x, styles[x.runs[0].setting], _page(x), id(x) in optimal) for x in lines]
     legend = {x.line.heading: x.style for x in shown if any(x.line in group for group in groups.values())}
@@ -88,4 +89,5 @@ def _results(machine: Machine, lines: Sequence[ParetoLine], styles: Mapping[str,
 def _dot(line: ParetoLine, style: Style) -> Dot:
     p99 = line.figure("p99")
     title = f"{line.heading}, {line.way}: found {share_text(line.found)}, p99 {short_number(p99)} ms"
-    return Dot(style, title, p99, line.recall, line.recall_std)
+    spread = line.recall_std or math.nan  # of a single run none
+    return Dot(style, title, p99, line.recall, line.recall - spread, line.recall + spread)

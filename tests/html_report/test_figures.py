@@ -106,7 +106,7 @@ def test_old_figures_go_equal_runs_give_equal_files_and_equal_names_stay_apart(r
     assert all(content.startswith(b"<?xml") for content in found.values())
     assert "old.pdf" not in found
     assert drawn(tmp_path, "svg") == found
-    assert {"mvtec-screw-student-rd-a-1.svg", "mvtec-grid-student-rd-a-1.svg"} <= set(found)
+    assert {"mvtec-screw-student-rd-a-1-loss.svg", "mvtec-grid-student-rd-a-1-loss.svg"} <= set(found)
     taken = {tmp_path / "x.pdf", tmp_path / "x-2.pdf"}
     assert figures._free(tmp_path / "x.pdf", taken).name == "x-3.pdf"
 
