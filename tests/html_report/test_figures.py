@@ -44,9 +44,9 @@ def drawn(outputs: Path, format: str) -> dict[str, bytes]:
 def test_there_is_a_figure_for_each_chart_fit_for_print(outputs: Path) -> None:
     printed = drawn(outputs, "pdf")
     place = "synthetic-category00"
-    costs = [f"synthetic-image_auroc-and-{cost}" for cost in ("training-s", "ms-image")]
+    costs = [f"synthetic-image-auroc-over-{cost}" for cost in ("training-time", "time-per-image")]
     seeds = [f"synthetic-seeds-{metric}" for metric in ("image_auroc", "pixel_auroc", "aupro_0.3")]
-    losses = [f"{place}-training-{method}" for method in ("csflow", "rd")]
+    losses = [f"{place}-training-{method}-loss" for method in ("csflow", "rd")]
     names = {*(f"{place}-{curve}" for curve in CURVES), *costs, *seeds, *losses}
     assert set(printed) == {f"{name}.pdf" for name in names}
     assert all(content.startswith(b"%PDF") and b"Type3" not in content for content in printed.values())
@@ -57,7 +57,7 @@ def test_there_is_a_figure_for_each_chart_fit_for_print(outputs: Path) -> None:
 @needs_matplotlib
 def test_a_chart_has_the_page_s_lines_axes_and_colours() -> None:
     axis = Axis("false-positive rate", 0, 0.3)
-    dots = [Dot(nth_style(i), "", 10.0**i, 0.5 + 0.1 * i, 0.05 * i) for i in range(3)]
+    dots = [Dot(nth_style(i), "", 10.0**i, 0.5 + 0.1 * i, 0.5 + 0.05 * i, 0.5 + 0.15 * i) for i in range(3)]
     chart = Chart(
         "", spanning("p99 latency, ms", [1, 100], log=True), Axis("image_auroc", 0, 1), dots=dots, front=[(1.0, 0.5)]
     )
