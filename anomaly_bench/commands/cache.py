@@ -36,7 +36,7 @@ FILES = {
     "features": ("*.features",),
     "teachers": ("teachers/*.safetensors",),
     "demo": (),
-    "checksums": ("checksums.json",),
+    "checksums": ("checksums.json", "methods/*.json"),
     "parts": PARTS,
 }
 FOLDERS = {"demo": "demo/v*-seed*/[!.]*", "parts": "demo/v*-seed*/.*-*"}  # of one texture's images
@@ -134,9 +134,10 @@ def _demo(folder: Path, kind: str) -> Entry | None:
 
 
 def _checksums(path: Path) -> tuple[str, str]:
-    """Return how many checksums a file holds, and its state."""
+    """Return whose checksums a file holds, and its state."""
     if isinstance(known := read_sealed(path), dict):
-        return f"checksums of {len(known)} files", ""
+        method = path.parent.name == "methods"
+        return "of a method's values and weights" if method else f"checksums of {len(known)} files", ""
     try:
         with path.open("rb") as file:
             return path.name, "damaged" if re.match(rb"[0-9a-f]{64}\n", file.read(65)) else "foreign"

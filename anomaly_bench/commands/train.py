@@ -47,9 +47,12 @@ def train_command(arguments: Namespace) -> int:
         swept = sweep(overrides, main, extra)
         print_sweep([folder.path for folder in swept.folders])
         return swept.code
+    with_hydra = any(each.lstrip("+~").startswith("hydra") for each in overrides)
+    if not extra and not with_hydra and _is_done(overrides, arguments.quiet):
+        return 0
     ((overrides, cfg, _),) = config.compose_jobs(overrides, extra=extra)
     chosen = train_quietly if arguments.quiet else train
-    if not any(each.lstrip("+~").startswith("hydra") for each in overrides):
+    if not with_hydra:
         return chosen(cfg, overrides, extra)
     with config.hydra_app(extra) as hydra:  # it has keys for Hydra itself, such as hydra.job.chdir=true
         return run_with_hydra(hydra, overrides, partial(chosen, overrides=overrides, extra=extra))
@@ -83,13 +86,42 @@ def train_quietly(cfg: Any, overrides: list[str], extra: str | None) -> int:
         code = error.code if isinstance(error, UserError) else 1
         if isinstance(error, RunningElsewhere):
             state = "running elsewhere"
+    _print_line(state, began, said)
+    return code
+
+
+def _print_line(state: str, began: float, said: str) -> None:
     transient("")
     to_stderr(f"{state:9} {age(time.monotonic() - began):>7}  {said}\n")
-    return code
 
 
 def _options(extra: str | None) -> list[str]:
     return ["--config-dir", str(Path(extra).resolve())] if extra else []
+
+
+def _is_done(overrides: list[str], quiet: bool) -> bool:
+    """Print the metrics of a finished run, quiet: one line, where it is found without torch."""
+    from anomaly_bench.results.terminal import print_run, run_line
+    from anomaly_bench.runs.finished import find_done
+    from anomaly_bench.runs.logs import console_log
+
+    began = time.monotonic()
+    try:
+        cfg = config.compose(overrides)
+    except UserError:  # said with all other mistakes
+        return False
+    console_log(logging.ERROR if quiet else logging.INFO)
+    try:
+        folder = find_done(cfg)
+    except UserError:
+        if quiet:  # said in one line by `train_quietly`
+            return False
+        raise
+    if folder and quiet:
+        _print_line("done", began, run_line(folder))
+    elif folder:
+        print_run(folder)
+    return folder is not None
 
 
 def _print_configuration(overrides: list[str], arguments: Namespace) -> int:

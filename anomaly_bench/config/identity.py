@@ -34,8 +34,8 @@ class Identity(NamedTuple):
     setting: str  # the same for all seeds and categories
 
 
-def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
-    """Return what tells a run from all others.
+def identify(settings: Settings, files: WeightFiles | None = None, method: Mapping[str, Any] | None = None) -> Identity:
+    """Return what tells a run from all others.  method: what `identify_method` returned, else it is called.
 
     Where things lie does not count, what is in them does: files of weights (`weight_files`, looked for where they are
     not given), keys `*_file`, `ignore_mask` and the folder `teacher.images` are represented by their content,
@@ -43,14 +43,12 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
     represented by their place.  Weights that are not on this machine count as none.  Raises UserError where
     `ignore_mask` is missing.
     """
-    if files is None:
+    if method is None:
         try:
-            files = weight_files(settings)
+            files = weight_files(settings) if files is None else files
         except UserError:
             files = {}
-    values = _with_former_keys(settings.method)
-    method = {key: _content(key, value) for key, value in values.items() if key not in files}
-    method |= {key: _checksums(paths, values[key]) for key, paths in files.items()}
+        method = identify_method(settings.method, files)
     whole = without_defaults(settings.dataset)
     dataset = {key: _content(key, value) for key, value in whole.items()}
     setting = {"rule": RULE, "method": method, "dataset": {k: v for k, v in dataset.items() if k != "category"}}
@@ -61,6 +59,19 @@ def identify(settings: Settings, files: WeightFiles | None = None) -> Identity:
         dataset.pop("category", None)  # the place ends with it
     run = {"rule": RULE, "seed": settings.seed, "method": method, "dataset": dataset, **held_out}
     return Identity(_hash(run), _hash(setting))
+
+
+def identify_method(values: Mapping[str, Any], files: WeightFiles) -> dict[str, Any]:
+    """Return what stands for a method's checked values in an identity; files: of its weights."""
+    values = _with_former_keys(values)
+    method = {key: _content(key, value) for key, value in values.items() if key not in files}
+    return method | {key: _checksums(paths, values[key]) for key, paths in files.items()}
+
+
+def names_files(values: Mapping[str, Any], files: WeightFiles) -> bool:
+    """Return whether a method's checked values name a file or a folder that is none of its weights."""
+    named = _with_former_keys(values).items()
+    return any(_names_file(key) and value not in (None, RANDOM) for key, value in named if key not in files)
 
 
 def weight_files(settings: Settings, fetch: bool = False) -> WeightFiles:
@@ -161,9 +172,7 @@ def _content(key: str, value: Any) -> Any:
         return value.rpartition(".")[2]  # a class of this package may move to another module
     if key == IGNORE_MASK and not Path(value).expanduser().is_file():
         raise UserError(f"dataset.{key}", f"no such file: {value}", "a mask of the images' size, or null")
-    if value in (None, RANDOM) or not (
-        key in ("weights", "teacher", "teacher_images", IGNORE_MASK) or key.endswith("_file")
-    ):
+    if value in (None, RANDOM) or not _names_file(key):
         return value  # any other value may be a file's name by chance
     place = Path(value).expanduser()
     if place.is_file():
@@ -171,6 +180,10 @@ def _content(key: str, value: Any) -> Any:
     names = sorted(file for file in place.rglob("*") if file.is_file())
     paths = [file.relative_to(place).as_posix() for file in names]
     return _hash(list(zip(paths, checksums(names), strict=True))) if names else value
+
+
+def _names_file(key: str) -> bool:
+    return key in ("weights", "teacher", "teacher_images", IGNORE_MASK) or key.endswith("_file")
 
 
 def _content_by_rule_1(key: str, value: Any) -> Any:

@@ -97,6 +97,10 @@ def _bases(part: str) -> tuple[type, ...]:
         from pytorch_lightning.loggers import Logger
 
         return (Logger,)
-    from anomaly_bench.contracts import Dataset, Method
+    from anomaly_bench.records import Dataset
 
-    return {"method": (Method,), "dataset": (Dataset,)}.get(part, (Method, Dataset))
+    if part == "dataset":  # which needs no torch
+        return (Dataset,)
+    from anomaly_bench.contracts import Method
+
+    return (Method,) if part == "method" else (Method, Dataset)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +13,8 @@ from torch.utils.data import DataLoader, Sampler
 from torch.utils.data import Dataset as TorchDataset
 
 from anomaly_bench.contracts import FeatureBatch, NormalBatch
+
+Item = TypeVar("Item")
 
 
 class StoredRows(Protocol):
@@ -80,6 +83,16 @@ def device_loader(
         collate_fn=_stacked,
         pin_memory=device.type == "cuda",
     )
+
+
+def ahead(loader: Iterable[Item]) -> Iterator[Item]:
+    """Yield batches; a thread gets the next one while the caller works on the one before."""
+    batches = iter(loader)
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, batches, None)
+        while (batch := coming.result()) is not None:
+            coming = pool.submit(next, batches, None)
+            yield batch
 
 
 def _stacked(rows: list[tuple[np.ndarray, str]]) -> tuple[Tensor, list[str]]:

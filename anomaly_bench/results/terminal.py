@@ -65,7 +65,7 @@ def table_to_log(folder: RunFolder) -> None:
     """Append what `print_run` prints to the run's log.txt, if that can be written."""
     from rich.console import Console
 
-    from anomaly_bench.runs.logs import file_log  # imports torch
+    from anomaly_bench.runs.logs import file_log
 
     with suppress(UserError, OSError), closing(file_log(folder.path)) as handler:
         print_run(folder, Console(file=handler.stream, width=120))

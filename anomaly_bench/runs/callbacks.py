@@ -23,6 +23,7 @@ from anomaly_bench.runs.progress import Progress
 if TYPE_CHECKING:
     from anomaly_bench.runs.loggers import RunLogger
 
+SAVING = 0.05  # share of a training that its checkpoints may take
 EXPLODED = 1e6  # times the first loss, or times 1 where that is smaller: no training that learns reaches it
 DIVERGED = "the training diverged; a smaller method.lr?"
 NOT_LEARNED = "before anything was learned: are the pretrained weights in order? does hardware.precision=32-true help?"
@@ -210,10 +211,13 @@ class ProgressFile(Callback):
 
 
 class Checkpoint(Callback):
-    """Saves `last.ckpt` after an epoch if `seconds` have passed since the checkpoint before, and after the training."""
+    """Saves `last.ckpt` after an epoch if `seconds` have passed since the checkpoint before, and so many that writing
+    checkpoints takes at most `SAVING` of a training.  seconds: 0 saves after each epoch.
+    """
 
     def __init__(self, path: Path, seconds: float) -> None:
         self.path, self.seconds, self.saved = path, seconds, time.monotonic()
+        self.spent = 0.0  # seconds that the last one took to write
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Leave out what is not trained."""
@@ -222,18 +226,12 @@ class Checkpoint(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if it is time; all processes must agree, because saving is collective."""
-        due = time.monotonic() - self.saved >= self.seconds
+        began = time.monotonic()
+        due = began - self.saved >= (self.seconds and max(self.seconds, self.spent / SAVING))
         if trainer.strategy.broadcast(due):
-            self.save(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the fitted stage."""
-        self.save(trainer)
-
-    def save(self, trainer: Trainer) -> None:
-        """Save now."""
-        trainer.save_checkpoint(self.path)
-        self.saved = time.monotonic()
+            trainer.save_checkpoint(self.path)
+            self.saved = time.monotonic()
+            self.spent = self.saved - began
 
 
 def frozen(module: LightningModule) -> set[str]:

@@ -38,8 +38,8 @@ class CheckedIO(CheckpointIO):
         write(Path(path), checkpoint)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """Return a checkpoint as `read` does."""
-        return read(Path(path))
+        """Return a checkpoint that `find_usable` has just verified."""
+        return _load(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint, if it is there."""
@@ -83,11 +83,18 @@ def _fill(file: IO[bytes], content: dict[str, Any]) -> None:
     os.fsync(file.fileno())
 
 
-def read(path: Path) -> dict[str, Any]:
-    """Return a checkpoint's content, on the CPU; tensors and plain values only.  Raises DamagedCheckpoint."""
+def read(path: Path, mapped: bool = False) -> dict[str, Any]:
+    """Return a checkpoint's content, on the CPU; tensors and plain values only.  Raises DamagedCheckpoint.
+
+    mapped: a tensor is read from the file where it is used.
+    """
     verify(path)
+    return _load(path, mapped)
+
+
+def _load(path: Path, mapped: bool = False) -> dict[str, Any]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a pickle that asks for code, an archive of something else
         if isinstance(error, MemoryError) or "allocate memory" in str(error):  # not the file's fault
             raise
@@ -124,6 +131,8 @@ def verify(path: Path) -> None:
 def find_usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
     """Return the checkpoint that a training can go on from, `path` or the one before it, and its content, or None.
 
+    The content is mapped: what is not looked at is not read.
+
     Warns of each that cannot be used.  A damaged one is renamed to DAMAGED, so that the next one that is written does
     not make it `previous`.
     """
@@ -133,7 +142,7 @@ def find_usable(path: Path) -> tuple[Path, dict[str, Any]] | None:
         return None
     for candidate in (path, previous(path)):
         try:
-            content = read(candidate)
+            content = read(candidate, mapped=True)
             if lacking := [key for key in TRAINING if key not in content]:
                 raise DamagedCheckpoint(f"is not of a training that can go on: it lacks {', '.join(lacking)}")
             return candidate, content

@@ -121,7 +121,7 @@ def load_fitted(stage: Stage, path: Path) -> bool:
     nothing is left to train, or starts anew.  Raises UserError for a checkpoint of another method.
     """
     try:
-        content = read(path)
+        content = read(path, mapped=True)
     except DamagedCheckpoint as error:
         if not path.parent.is_dir():  # otherwise `fit` warns
             log.warning("%s %s, so this stage starts anew", path, error)

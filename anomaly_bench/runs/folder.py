@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -277,7 +278,7 @@ class RunFolder:
         self.write_text("scores.csv", csv_text([["path", "kind", "label", "score"], *lines]))
         self.__dict__.pop("scores", None)
 
-    def write_maps(self, maps: np.ndarray, rounded: bool = False) -> None:
+    def write_maps(self, maps: Sequence[np.ndarray] | np.ndarray, rounded: bool = False) -> None:
         """Write maps.npy: float32 [N, H, W], or float16 as `Rounding` says, which the manifest then holds."""
         file = self.path / "maps.npy"
         if not rounded:
@@ -288,6 +289,14 @@ class RunFolder:
         found: list[Rounding] = []
         write_atomic(file, lambda opened: found.append(write_rounded(opened, maps)))
         self.update(maps={"dtype": "float16", **found[0]._asdict()})
+
+    def take_maps(self, file: Path) -> np.memmap:
+        """Make a .npy file on the same disk, float32 [N, H, W], the run's maps.npy, and return it mapped."""
+        with file.open("rb") as written:
+            os.fsync(written.fileno())
+        file.replace(self.path / "maps.npy")
+        maps: np.memmap = np.load(self.path / "maps.npy", mmap_mode="r")
+        return maps
 
     def write_metrics(self, metrics: dict[str, float]) -> None:
         """Write metrics.json; nan becomes null."""

@@ -6,8 +6,10 @@ Of more than 500 normal or 500 anomalous images, the 500 worst mistakes are draw
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from anomaly_bench.files import new_folder, unwritable
 from anomaly_bench.records import Size
 from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.mistakes import find_mistakes, worst_first
+from anomaly_bench.runs.png import write_png
 from anomaly_bench.runs.sheet import HATCHED, LARGEST, OUTLINED, Sheet
 
 MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 take a minute and 180 MB
@@ -26,7 +29,7 @@ MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 t
 def write_heatmaps(
     folder: Path,
     rows: Sequence[ScoreRow],
-    maps: np.ndarray | None,
+    maps: Sequence[np.ndarray] | np.ndarray | None,
     load: Callable[[int], tuple[np.ndarray, ...]],
     ignored: Sequence[np.ndarray] | None = None,
     at_source: Callable[[int, Size], np.ndarray] | None = None,
@@ -38,10 +41,10 @@ def write_heatmaps(
 
     Of more than `MOST` normal or anomalous images only the worst mistakes are drawn, which the log says.
 
-    rows: N lines of scores.csv.  maps: float32 [N, H, W], may be memory-mapped; None writes nothing.  load(i): the i-th
-    image, uint8 [H, W, 3], its mask, bool [H, W], and with `at_source` what is ignored of it, bool [H, W]; called once
-    for each.  ignored: bool [H, W] of each, at the size of its map.  at_source(i, size): the i-th map at the size of
-    what `load` returns; it is then drawn pixel by pixel, however large.  most: draw so many of the worst mistakes,
+    rows: N lines of scores.csv.  maps: float32 [H, W] of each, perhaps read one by one; None: nothing.  load(i): the
+    i-th image, uint8 [H, W, 3], its mask, bool [H, W], and with `at_source` what is ignored of it, bool [H, W]; called
+    once for each.  ignored: bool [H, W] of each, at the size of its map.  at_source(i, size): the i-th map at the size
+    of what `load` returns; it is then drawn pixel by pixel, however large.  most: draw so many of the worst mistakes,
     whatever their class.  masks: whether the data set has masks.  threshold: of the scores, as in a manifest.  An older
     folder is replaced as a whole.  Raises UserError where the folder cannot be written.
     """
@@ -54,15 +57,17 @@ def write_heatmaps(
     if len(drawn) < len(rows):
         limit = f"the {most} worst mistakes" if most else f"at most the {MOST} worst mistakes of either class"
         logging.getLogger("anomaly_bench").info("heatmaps: %d of %d test images, %s", len(drawn), len(rows), limit)
+
+    def draw(i: int, file: Path) -> None:
+        image, mask, *others = load(i)
+        others += [] if ignored is None or others else [ignored[i]]
+        values = at_source(i, (mask.shape[0], mask.shape[1])) if at_source else maps[i]
+        write_png(file, sheets(*values.shape).draw(mistakes[i].caption(threshold), image, mask, values, *others))
+
     try:
-        with new_folder(folder / "heatmaps") as new:
-            for i, name in drawn.items():
-                image, mask, *others = load(i)
-                others += [] if ignored is None or others else [ignored[i]]
-                values = at_source(i, (mask.shape[0], mask.shape[1])) if at_source else maps[i]
-                sheet = sheets(*values.shape)
-                picture = sheet.draw(mistakes[i].caption(threshold), image, mask, values, *others)
-                picture.save(new / name, compress_level=1, pnginfo=sheet.chunks)
+        with new_folder(folder / "heatmaps") as new, ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+            for _ in pool.map(draw, drawn, [new / name for name in drawn.values()]):
+                pass
     except OSError as error:
         raise unwritable(folder / "heatmaps", error) from error
 
@@ -77,7 +82,7 @@ def picture_names(rows: Sequence[ScoreRow]) -> dict[int, str]:
 
 
 def colour_range(
-    maps: np.ndarray, labels: np.ndarray, ignored: Sequence[np.ndarray] | None = None
+    maps: Sequence[np.ndarray] | np.ndarray, labels: np.ndarray, ignored: Sequence[np.ndarray] | None = None
 ) -> tuple[float, float]:
     """Return the values shown darkest and brightest in all pictures of a run.  ignored: pixels that do not count.
 
@@ -95,7 +100,7 @@ def colour_range(
     if not seen.any():
         return 0.0, 1.0
     normal, anomalous = (np.flatnonzero(seen & (labels == label)) for label in (0, 1))
-    step = max(1, maps.shape[1] // 64)  # every step-th pixel in both directions is enough for a quantile
+    step = max(1, len(maps[0]) // 64)  # every step-th pixel in both directions is enough for a quantile
     dark = [counted(int(i), step) for i in (normal if len(normal) else np.flatnonzero(seen))]
     low = float(np.quantile(np.concatenate(dark), 0.95)) if any(map(len, dark)) else float(peaks[seen].min())
     high = float(np.median(peaks[anomalous])) if len(anomalous) else float(peaks.max())

@@ -28,6 +28,7 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.calibration import calibrate_run
 from anomaly_bench.runs.confounds import separations, strongest
 from anomaly_bench.runs.find import Data, find_run
+from anomaly_bench.runs.finished import remember_method
 from anomaly_bench.runs.fit import (
     checkpoint_path,
     fit,
@@ -68,6 +69,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
     with cache_at(settings.cache_dir):
         with remembered():
             plan = find_run(settings, fetch=True)
+            remember_method(cfg, settings)
         folder = plan.folder
         if plan.state == "done":
             folder.clear_leftovers()

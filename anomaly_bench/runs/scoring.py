@@ -19,8 +19,8 @@ from anomaly_bench.console import track
 from anomaly_bench.contracts import Method, Scores
 from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.files import unwritable
-from anomaly_bench.loading.anomaly_maps import map_at_source
-from anomaly_bench.loading.device_loader import device_loader
+from anomaly_bench.loading.anomaly_maps import LazySequence, lazy_rows, map_at_source
+from anomaly_bench.loading.device_loader import ahead, device_loader
 from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.calibration import CalibrationRow, peak
@@ -34,11 +34,12 @@ from anomaly_bench.runs.whole_images import View, score_whole
 
 
 class Scored:
-    """Collects image scores [N] and maps [N, H, W], which are on disk in `file`; None where the method gives none."""
+    """Collects image scores [N] and maps [N, H, W], which are in `file`; None where the method gives none."""
 
     def __init__(self, images: int, file: Path) -> None:
         self.scores, self.file = np.empty(images, np.float32), file
-        self.maps: np.ndarray | None = None
+        self.maps: LazySequence | None = None
+        self._begin = 0  # of the first map in the file
 
     def add(self, start: int, scores: Scores, paths: list[str]) -> None:
         """Add a batch from index `start` on.  Raises UserError naming an image whose score or map is not finite."""
@@ -47,9 +48,13 @@ class Scored:
         refuse_not_finite(self.scores[batch], paths)
         if scores.map is not None:
             if self.maps is None:
-                self.maps = open_maps(self.file, (len(self.scores), *scores.map.shape[-2:]))
-            self.maps[batch] = scores.map.float().cpu().numpy()
-            refuse_not_finite(self.maps[batch], paths)
+                empty = open_maps(self.file, (len(self.scores), *scores.map.shape[-2:]))
+                self.maps, self._begin = lazy_rows(empty), empty.offset
+            maps = np.ascontiguousarray(scores.map.float().cpu().numpy())
+            refuse_not_finite(maps, paths)
+            with self.file.open("r+b") as file:
+                file.seek(self._begin + start * maps[0].nbytes)
+                maps.tofile(file)
 
 
 def score(
@@ -76,7 +81,7 @@ def score_images(
     loader = device_loader(images, method.batch_size, method.device, workers)
     method.eval()
     with torch.inference_mode():
-        for batch in track(loader, "scoring"):
+        for batch in track(loader if workers else ahead(loader), "scoring", len(loader)):
             progress.tell(start, len(images))
             scores = score_batch(method, images, batch, start, view)
             by_name = {"": scores, **(scores.components or {})}
@@ -109,7 +114,7 @@ def calibration_rows(method: Method, images: ImageSet, source: str, view: View, 
     method.eval()
     with torch.inference_mode():
         loader = device_loader(images, method.batch_size, method.device, workers)
-        for batch in track(loader, f"scoring normal images, {source}"):
+        for batch in track(loader if workers else ahead(loader), f"scoring normal images, {source}", len(loader)):
             scores = score_batch(method, images, batch, len(rows), view)
             rows += rows_of_normals(scores, batch["path"], source, images.frame.ignored_region)
     return rows
@@ -165,10 +170,10 @@ def _check_tensor(where: str, name: str, value: object, images: torch.Size, shap
         raise UserError(where, f"`{name}` is a tensor of {kind}; floating-point numbers in memory are needed")
 
 
-def open_maps(file: Path, shape: tuple[int, ...]) -> np.ndarray:
+def open_maps(file: Path, shape: tuple[int, ...]) -> np.memmap:
     """Return a float32 array on disk whose space is reserved, if possible: a full disk is an error, no later crash."""
     try:
-        maps: np.ndarray = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
+        maps: np.memmap = np.lib.format.open_memmap(file, mode="w+", dtype=np.float32, shape=shape)
         if hasattr(os, "posix_fallocate"):  # not on macOS
             with file.open("r+b") as descriptor:
                 os.posix_fallocate(descriptor.fileno(), 0, file.stat().st_size)
@@ -197,8 +202,10 @@ def measure(folder: RunFolder, settings: Settings, images: ImageSet, scored: dic
         spro_of_records(records, maps, images.frame, settings.hardware.threads or torch.get_num_threads())
     )
     folder.write_scores(ScoreRow(r.path, r.kind, r.label, float(s)) for r, s in zip(records, scores, strict=True))
-    if maps is not None and settings.save_maps:
-        folder.write_maps(maps, rounded=settings.save_maps == "float16")
+    if maps is not None and settings.save_maps == "float16":
+        folder.write_maps(maps, rounded=True)
+    elif maps is not None and settings.save_maps:
+        scored[""].maps = lazy_rows(folder.take_maps(scored[""].file))
     folder.update(measurement=found.record(), parts={name: each.metrics for name, each in measured.items()})
     folder.write_text("curves.json", json.dumps(found.curves))
     folder.write_metrics(found.metrics)
@@ -216,7 +223,9 @@ def measured_scores(settings: Settings, images: ImageSet, scored: Scored, resamp
     )
 
 
-def draw_heatmaps(folder: RunFolder, images: ImageSet, maps: np.ndarray | None, save: bool | int | str) -> None:
+def draw_heatmaps(
+    folder: RunFolder, images: ImageSet, maps: Sequence[np.ndarray] | None, save: bool | int | str
+) -> None:
     """Draw the heat maps at the size of the maps, or each at that of its image; none without maps.
 
     save: `save_heatmaps`.

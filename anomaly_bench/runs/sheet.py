@@ -6,7 +6,6 @@ from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from PIL.PngImagePlugin import PngInfo
 
 from anomaly_bench.runs.mistakes import Caption
 
@@ -67,13 +66,6 @@ class Sheet:
         self.empty = Image.new("RGB", size, "white")
         self.empty.info[PANELS] = "|".join(self.names)
         self._headings()
-
-    @property
-    def chunks(self) -> PngInfo:
-        """What a PNG of a picture must hold so that `panels` can cut it."""
-        chunks = PngInfo()
-        chunks.add_text(PANELS, self.empty.info[PANELS])
-        return chunks
 
     def draw(
         self,

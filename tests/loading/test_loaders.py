@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from anomaly_bench.contracts import FrozenFeatures, Record
 from anomaly_bench.datasets.mvtec import MVTec
 from anomaly_bench.errors import UserError
 from anomaly_bench.loading import image_cache as cache
+from anomaly_bench.loading.device_loader import ahead
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.image_dataset import ImageSet, to_floats, to_tensor
 from anomaly_bench.loading.image_files import fingerprint
@@ -370,3 +372,21 @@ def test_a_resumed_training_sees_what_it_would_have_seen(tmp_path: Path) -> None
     assert len(whole.seen) == 30
     assert whole.seen[:10] != whole.seen[10:20]
     assert half.seen + rest.seen == whole.seen
+
+
+def test_the_next_item_is_got_while_this_one_is_worked_on() -> None:
+    second = threading.Event()
+
+    def items() -> Any:
+        yield 1
+        second.set()
+        yield 2
+        raise ValueError("the third")
+
+    got = ahead(items())
+    assert next(got) == 1
+    assert second.wait(10)
+    assert next(got) == 2
+    with pytest.raises(ValueError, match="the third"):
+        next(got)
+    assert list(ahead([])) == []

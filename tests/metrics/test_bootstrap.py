@@ -265,3 +265,9 @@ def test_mistakes(options, message):
         resampled_intervals([0.0, 1.0], [0, 1], **options)
     with pytest.raises(ValueError, match=message):
         intervals(*example(), **options)
+
+
+@pytest.mark.parametrize("threads", [2, 3, 16])
+def test_threads_change_no_bit(threads):
+    maps, masks = example()
+    assert intervals(maps, masks, resamples=20, threads=threads) == intervals(maps, masks, resamples=20)

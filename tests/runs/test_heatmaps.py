@@ -12,6 +12,7 @@ from anomaly_bench.runs import heatmaps as figures
 from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.heatmaps import colour_range, write_heatmaps
 from anomaly_bench.runs.mistakes import find_mistakes, worst_first
+from anomaly_bench.runs.png import write_png
 from anomaly_bench.runs.sheet import CYAN, GAP, HATCHED, HEADER, IMAGE, OUTLINED, OWN, SHARED, Sheet, colours, outlined
 
 SIDE = 200  # between the sizes that are enlarged and shrunk: one pixel of a map is one pixel of the picture
@@ -279,3 +280,17 @@ def test_ignored_pixels_do_not_count_for_the_colours(label: int) -> None:
     assert colour_range(raised, labels, ignored) == pytest.approx((low, high), abs=0.01)
     assert colour_range(raised, labels)[label] > 1e5
     assert colour_range(raised, labels, np.ones_like(ignored)) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 2), (64, 48)])
+def test_a_written_picture_is_the_one_that_was_drawn(tmp_path: Path, size: tuple[int, int]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    drawn = Image.fromarray(pixels)
+    drawn.info["panels"] = "image|map, its own scale"
+    write_png(tmp_path / "a.png", drawn)
+    with Image.open(tmp_path / "a.png") as image:
+        image.verify()
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.mode == "RGB"
+        assert image.info == drawn.info
+        assert np.array_equal(np.asarray(image), pixels)
