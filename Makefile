@@ -3,7 +3,7 @@ PYTHON_MINIMUM ?= python3.10
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help test test-all test-minimum bad-inputs test-browser test-latex test-slurm test-ray test-export-cpp demo reproduce lint docs bench bench-line clean
+.PHONY: help test test-all test-minimum bad-inputs test-browser test-latex test-slurm test-ray test-export-cpp demo reproduce lint docs bench bench-guard bench-line clean
 
 help:  ## what there is to make
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-15s %s\n", $$1, $$2}'
@@ -85,6 +85,10 @@ bench: .venv/installed  ## measure speed; writes docs/benchmarks
 	$(BIN)/python scripts/benchmark_dense.py --write
 	$(BIN)/python scripts/benchmark_csflow_step.py --write
 	$(BIN)/python scripts/benchmark_glf_windows.py --write
+	$(BIN)/python scripts/benchmark_end_to_end.py --write
+
+bench-guard: .venv/installed  ## which small workloads are slower than docs/benchmarks/guard.json says (quiet machine!)
+	$(BIN)/python scripts/benchmark_guard.py
 
 bench-line: .venv/installed  ## time small runs from a file to a decision (quiet machine!); writes docs/benchmarks/line.md
 	$(BIN)/python scripts/benchmark_line.py

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
+import re
 import shlex
 import sys
 from datetime import date
@@ -17,10 +19,18 @@ def provenance(*packages: str) -> str:
     command = shlex.join(["python", f"scripts/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"""- command: `{command}`
-- hardware: {cpu_model()}
+- hardware: {cpu_model()}, {os.cpu_count()} threads, {cpu_flags()}
 - versions: python {platform.python_version()}, {versions}
 - date: {date.today()}
 """
+
+
+def cpu_flags() -> str:
+    """What the processor computes with: `avx2 fma sha_ni`, as far as the system tells it."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"^flags\s*: (.*)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    flags = set(found[1].split() if found else [])
+    return " ".join(sorted(each for each in flags if re.match(r"avx|amx|fma$|sha_ni$", each))) or "flags unknown"
 
 
 def parser(description: str | None, page: Path, repeat: int) -> argparse.ArgumentParser:
