@@ -193,7 +193,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_later(
 ) -> None:
     import resource
 
-    words = ["method.epochs=1", "method.image_size=64", "save_heatmaps=false"]  # a checkpoint of 147 KiB, maps of 160
+    words = ["checkpoint_seconds=0", "method.epochs=1", "method.image_size=64", "save_heatmaps=false"]
+    # a checkpoint of 147 KiB, maps of 160
     whole = train(*words, outputs="whole")  # also decodes the images
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (kib * 1024, hard))
