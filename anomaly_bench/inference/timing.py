@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from anomaly_bench.runs.stored_config import stored_config
 
 DEVICES, PROTOCOLS = ("cpu", "gpu"), ("line", "mvtec")
 ALL, BEST = "all", "best"
+RUNTIME_PACKAGES = ("onnxruntime", "openvino")  # of the other runtimes, where they are installed
 MOST_IMAGES = 100  # of a folder, evenly spread
 
 
@@ -74,6 +76,7 @@ def machine() -> dict[str, Any]:
             "python": platform.python_version(),
             "anomaly_bench": __version__,
             **{package: version(package) for package in PACKAGES},
+            **{package: version(package) for package in RUNTIME_PACKAGES if find_spec(package)},
         },
         "date": date.today().isoformat(),
     }
