@@ -140,7 +140,7 @@ def notes(cells: Sequence[Cell]) -> list[str]:
             size = " {} x {}".format(*cell["size"]) if "size" in cell else f", batch {cell['batch']}"
             lines.append(f"{where}{size}: not timed: {why}")
         elif not cell.get("adds_up", True):
-            lines.append(f"{where}: sum and whole differ by more than 5 % in 3 tries: time it again on a quiet machine")
+            lines.append(f"{where}: sum and whole differ, each time it was tried: time it again on a quiet machine")
         elif "probed" in cell:
             speeds = ", ".join(f"{size}: {digits(speed)}" for size, speed in cell["probed"].items())
             lines.append(f"{where}: batch {cell['batch']} is the best by images/s of a short trial ({speeds})")

@@ -61,10 +61,10 @@ class ForeignMethod:
             check_name("category", name)
         return {name: self.category or name for name in found}
 
-    def store(self, category: str, pairs: Sequence[Pair], scores: np.ndarray, found: Measurement, told: str) -> str:
+    def store(self, category: str, pairs: Sequence[Pair], scores: np.ndarray, found: Measurement, command: str) -> str:
         """Write the run folder of a category, over an earlier one of the same name and seed.  Returns lines on it.
 
-        scores: [N], of the images of `pairs`.  told: the command.  Maps are kept where all have one size.
+        scores: [N], of the images of `pairs`.  command: as it was typed.  Maps are kept where all have one size.
         """
         identity = [self.name, self.dataset, category, self.seed]
         run, setting = sha256(json.dumps(identity))[:8], sha256(json.dumps([self.name, "foreign maps"]))[:8]
@@ -75,7 +75,7 @@ class ForeignMethod:
         anomalous = sum(pair.kind != "good" for pair in pairs)
         manifest = {
             **{"method": self.name, "label": self.name, "dataset": self.dataset, "category": category},
-            **{"seed": self.seed, "id": run, "setting": setting, "foreign": True, "command": told},
+            **{"seed": self.seed, "id": run, "setting": setting, "foreign": True, "command": command},
             "versions": {"anomaly_bench": __version__},
             "images": {"test_good": len(pairs) - anomalous, "test_anomalous": anomalous},
             "checksums": twin.manifest["checksums"] if twin else {},

@@ -33,13 +33,13 @@ def eval_maps(maps: Path, masks: Path, options: EvalOptions, show: Show) -> None
     with warnings_in_lines():
         categories = match(maps, masks)
     names = foreign.category_of([*categories]) if foreign else {}
-    words = ["--maps", str(maps), "--masks", str(masks), "--as", options.method]
-    told = shlex.join(["bench", "eval", *words, *(f"{key}={value}" for key, value in options.overrides.items())])
+    given = ["--maps", str(maps), "--masks", str(masks), "--as", options.method]
+    command = shlex.join(["bench", "eval", *given, *(f"{key}={value}" for key, value in options.overrides.items())])
     found, stored = {}, []
     for category, pairs in categories.items():
         scores, found[category] = measure_files(category, pairs, options)
         if foreign:
-            stored.append(foreign.store(names[category], pairs, scores, found[category], told))
+            stored.append(foreign.store(names[category], pairs, scores, found[category], command))
     if options.json:
         print_json(found)
         return

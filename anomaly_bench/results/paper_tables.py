@@ -94,7 +94,7 @@ def all_metrics(tables: Sequence[Table], compared: Sequence[Comparison], rows: S
     for k, name in enumerate(COSTS, 2):
         cells.append([name, *(ABSENT if source else costs[order[heading]][k] for heading, source in keys)])
     ours = [(k, heading) for k, (heading, source) in enumerate(keys, 1) if not source]
-    bold = frozenset((i, k) for i, heads in enumerate(best) for k, heading in ours if heading in heads)
+    bold = frozenset((i, k) for i, settings in enumerate(best) for k, heading in ours if heading in settings)
     mean = tables[0].lines[-1].replace("mean of", "Means over") + " categories"
     said = [
         *([mean] if tables[0].mean_line else []),

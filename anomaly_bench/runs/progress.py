@@ -51,10 +51,10 @@ def progress_line(folder: Path) -> str:
         known = json.loads((folder / FILE).read_bytes())
         totals = {name: known.get(f"{name}s") for name in ("epoch", "step") if name in known}
         counts = [f"{name} {known[name]:.0f}" + (f" of {total:.0f}" if total else "") for name, total in totals.items()]
-        words = [str(known["stage"]), *counts]
-        words += [f"loss {known['loss']:.4g}"] if "loss" in known else []
+        parts = [str(known["stage"]), *counts]
+        parts += [f"loss {known['loss']:.4g}"] if "loss" in known else []
         if known["left"] is not None:
-            words.append(f"{age(known['left'] - (time.time() - known['at']))} left")
-        return "  ".join(words)
+            parts.append(f"{age(known['left'] - (time.time() - known['at']))} left")
+        return "  ".join(parts)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return ""

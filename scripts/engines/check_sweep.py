@@ -84,6 +84,13 @@ class Checks:
         if not good:
             print(f"        {str(found)[:300]}\n        expected {str(expected)[:300]}", flush=True)
 
+    def end(self, place: Path) -> int:
+        """Say how it ended and remove the folder of checks that all passed; the exit code."""
+        print(f"{self.failed} checks failed; see {place}" if self.failed else "all checks passed")
+        if not self.failed:
+            shutil.rmtree(place)
+        return min(self.failed, 1)
+
 
 def states(sweep: Sweep) -> dict[str, int]:
     return dict(Counter(folder.status for folder in sweep.folders().values()))
@@ -136,10 +143,7 @@ def main(engine: str, *more: str) -> int:
     check("each job got one of the two GPUs", bool(gpus) and gpus <= {"0", "1"}, True)
     processes = {note["pid"] for seed in range(JOBS) for note in sweep.notes(seed)}
     check("each attempt had a process of its own", len(processes), JOBS + 3)
-    print(f"{check.failed} checks failed; see {place}" if check.failed else "all checks passed")
-    if not check.failed:
-        shutil.rmtree(place)
-    return min(check.failed, 1)
+    return check.end(place)
 
 
 if __name__ == "__main__":
