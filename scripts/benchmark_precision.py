@@ -1,13 +1,13 @@
 """What lower precision, channels last and stored features gain in time, and what they do to the results.
 
-    python scripts/benchmark_precision.py OUT [--methods rd_fast,...] [--datasets mtd,demo/gravel] [--seeds 6]
-        [--steps N] [--repeat 3] [--timed 12] [--accelerator gpu] [--write]
+    python scripts/benchmark_precision.py OUT [--methods rd_fast,...] [--datasets mtd:5,demo/gravel] [--seeds 6]
+        [--repeat 3] [--timed 12] [--accelerator gpu] [--write]
 
 Of each method: the time of a training step and of scoring an image, the ways taking turns in one process, each as a
 ratio to plain float32 (above 1: faster), CPU time and wall time; then the image AUROC, pixel AUROC and AUPRO of whole
 runs with each way and seed, paired by seed with those of plain float32, and the verdict of the comparison of settings.
 Six seeds are the fewest of which the verdict can be anything but "too few runs".  OUT keeps the runs, none is repeated.
---steps: of a training, in place of the method's; --timed: steps, and batches, that are timed each time.
+mtd:5: every fifth image of mtd.  --timed: steps, and batches, that are timed each time.
 """
 
 from __future__ import annotations
@@ -17,14 +17,28 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pages
 import torch
-from precision_times import METHODS, PLAIN, UNTRAINED, faster, scoring_turns, settings_of, training_turns, ways, words
+from bfloat16_by_hand import Bfloat16ByHand, has_bfloat16
+from precision_times import (
+    METHODS,
+    PLAIN,
+    UNTRAINED,
+    Ratios,
+    faster,
+    scoring_turns,
+    settings_of,
+    training_turns,
+    ways,
+    words,
+)
 
-from anomaly_bench import image_metrics, load, pixel_metrics, train
+from anomaly_bench import config, image_metrics, load, pixel_metrics
 from anomaly_bench.loading.device_loader import device_loader
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.results.aggregate import MAIN
@@ -34,6 +48,7 @@ from anomaly_bench.runs.callbacks import quiet
 from anomaly_bench.runs.find import find_data
 from anomaly_bench.runs.folder import RunFolder, ScoreRow
 from anomaly_bench.runs.precision import scoring
+from anomaly_bench.runs.runner import run
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
 FASTER = 1.2  # from here on a way is worth it
@@ -44,9 +59,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--datasets", default="mtd,demo/gravel")
+    parser.add_argument("--datasets", default="mtd:5,demo/gravel")
     parser.add_argument("--seeds", type=int, default=6)
-    parser.add_argument("--steps", type=int)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--timed", type=int, default=12)
     parser.add_argument("--accelerator", default="cpu", choices=("cpu", "gpu"))
@@ -73,14 +87,13 @@ distinguishably different.  `no stored features`: the inverse of its ratio is wh
 def method_part(method: str, args: argparse.Namespace) -> str:
     """Return the section of a method."""
     rows = {way: trained(method, way, args) for way in ways(method)}
-    rows["bf16 scoring"] = [rescored(row, method, args) for row in rows[PLAIN]]
+    places = [dataset for dataset in args.datasets.split(",") for _ in range(args.seeds)]
+    rows["bf16 scoring"] = [rescored(row, method, at, args) for row, at in zip(rows[PLAIN], places, strict=True)]
     found = {way: compared(rows[PLAIN], rows[way], way) for way in rows if way != PLAIN}
-    place = args.datasets.split(",")[0]
-    steps = {} if method in UNTRAINED else faster(training_turns(method, place, args), args.repeat)
-    images = faster(scoring_turns(rows[PLAIN][0].path, method, place, args), args.repeat)
+    steps, images = timed(method, rows[PLAIN][0].path, args)
     lines = [
         f"## {method}\n",
-        f"`method={method} {' '.join(words(method, PLAIN, args)[:-1])}`, {args.seeds} seeds.\n",
+        f"`method={method} {METHODS[method]}`, {args.seeds} seeds.\n",
         f"| way | training step | scoring | data set | {' | '.join(MAIN)} | |",
         f"|---|---:|---:|---|{'---:|' * len(MAIN)}---|",
     ]
@@ -92,6 +105,18 @@ def method_part(method: str, args: argparse.Namespace) -> str:
             cells = [way, *times, dataset, *(difference(c, way) for c in each), conclusion(comparisons, gain)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
+
+
+def timed(method: str, run: Path, args: argparse.Namespace) -> tuple[Ratios, Ratios]:
+    """Return how many times faster than plain float32 each way trains and scores."""
+    file = args.out / f"times_{method}.json"
+    if not file.exists():
+        place = args.datasets.split(",")[0]
+        steps = {} if method in UNTRAINED else faster(training_turns(method, place, args), args.repeat)
+        images = faster(scoring_turns(run, method, place, args), args.repeat)
+        file.write_text(json.dumps([steps, images]))
+    steps, images = json.loads(file.read_text())
+    return steps, images
 
 
 def conclusion(comparisons: dict[str, list[Comparison]], gain: float) -> str:
@@ -113,26 +138,31 @@ def difference(found: Comparison, way: str) -> str:
 
 def trained(method: str, way: str, args: argparse.Namespace) -> list[Row]:
     """Train what is missing, and return a row for each data set and seed."""
-    paths = [
-        train(method, dataset, seed, words(method, way, args)).path.resolve()
-        for dataset in args.datasets.split(",")
-        for seed in range(args.seeds)
-    ]
+    paths = []
+    for dataset, seed in product(args.datasets.split(","), range(args.seeds)):
+        cfg = config.compose([*words(method, dataset, way, args), f"seed={seed}"])
+        with products(way == "bf16 training"):
+            paths.append(run(cfg, []).path.resolve())
     rows = {row.path.resolve(): row for row in collect(args.out / way.replace(" ", "_")).rows}
     return [rows[path] for path in paths]
 
 
-def rescored(row: Row, method: str, args: argparse.Namespace) -> Row:
+def products(low: bool) -> AbstractContextManager[object]:
+    """Return the context for computing in bfloat16, or not: by hand where the processor has no instructions for it."""
+    return Bfloat16ByHand() if low and not has_bfloat16() else nullcontext()
+
+
+def rescored(row: Row, method: str, dataset: str, args: argparse.Namespace) -> Row:
     """Return a run of plain float32 as it would be with its networks in bfloat16 when it scores."""
     folder = args.out / "bf16_scoring" / row.path.relative_to(args.out / PLAIN)
     file = folder / "metrics.json"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        settings = settings_of(method, f"{row.dataset}/{row.category}", args)
+        settings = settings_of(method, dataset, args)
         model = load(row.path)
         model.method.scoring_precision = "bf16-mixed"
         images = ImageSet(find_data(settings).test, model.view.frame, settings.cache_dir)
-        with torch.inference_mode(), scoring(model.method):
+        with torch.inference_mode(), scoring(model.method), products(True):
             loader = device_loader(images, model.batch_size, model.method.device)
             found = [model.method.score(batch["image"]) for batch in loader]
         scores = torch.cat([each.image.float() for each in found]).cpu().numpy()

@@ -18,7 +18,7 @@ import numpy as np
 
 from .inputs import Array, Pixels, map_in_threads, to_numpy
 
-PER_VALUE, LEAST, MOST = 4, 2**14, 2**22  # buckets for each value, and in all: 64 KiB to 16 MiB
+PER_VALUE, LEAST, MOST = 4, 2**14, 2**23  # buckets for each value, and in all: 64 KiB to 32 MiB
 FEW = 7  # values of one bucket, or less, are found by a binary search of three steps
 BLOCK = 2**16  # scores that are counted at a time: their arrays stay in the caches
 

@@ -78,7 +78,7 @@ def pixel_metrics(
     mask without its ignored pixels, which may cut one into several; false positives are counted over all images, and a
     straight line cuts the curve at the limit.
     `pro_per_image` is the mean over the images with both normal and anomalous pixels, the others left out; `aupimo` is
-    the mean over the images with a defect.  Memory above the inputs: the anomalous pixels (about 100 bytes each) and 16
+    the mean over the images with a defect.  Memory above the inputs: the anomalous pixels (about 100 bytes each) and 32
     MiB.
 
     Undefined is nan with an UndefinedMetricWarning.  Raises ValueError for an empty input, shapes that differ or are
