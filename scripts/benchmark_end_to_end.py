@@ -5,7 +5,9 @@ Each run is a process of its own (benchmark_end_to_end_worker.py) with one epoch
 weights; the speed does not depend on them.
 
     python scripts/benchmark_end_to_end.py [--images 100,300,1000,3000,10000] [--sizes 128,256,512,1024]
-        [--methods rd_fast,...] [--at-images 100] [--at-size 256] [--threads 1] [--write]
+        [--methods rd_fast,...] [--at-images 100] [--at-size 256] [--threads 1] [--keep FILE] [--write]
+
+--keep: the measurements are kept in this file and none is repeated; the page shows all that it holds.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ EPOCH = ["method.steps=null", "method.epochs=1"]
 RANDOM = ["method.weights=random"]
 METHODS = {  # overrides that shorten the training
     "rd_fast": [*RANDOM, *EPOCH],
-    "csflow_fast": [*RANDOM, *EPOCH],
+    "csflow_fast": [*RANDOM, *EPOCH, "method.hidden=32"],
     "us_fast": EPOCH,
     "glf_fast": ["method.steps=20"],
     "padim_fast": [],
@@ -78,15 +80,25 @@ def measure(method: str, root: Path, size: int, threads: int) -> Result:
     return {"error": lines[-1]} if done.returncode else json.loads(lines[-1])
 
 
-def measure_all(methods: Iterable[str], points: Iterable[tuple[int, int]], threads: int) -> dict[str, Results]:
+def measure_all(
+    methods: Collection[str], points: Iterable[tuple[int, int]], threads: int, keep: Path | None
+) -> dict[str, Results]:
     """What each method takes for each number of images and size, the same images for all of them."""
-    found: dict[str, Results] = {method: {} for method in methods}
+    kept = json.loads(keep.read_text()) if keep and keep.exists() else []
+    found: dict[str, Results] = {method: {} for method in [*(row[0] for row in kept), *methods]}
+    for method, images, size, result in kept:
+        found[method][images, size] = result
     for images, size in points:
+        missing = [method for method in methods if (images, size) not in found[method]]
         with tempfile.TemporaryDirectory() as folder:
-            make_images(Path(folder), images, size)
-            for method in found:
+            if missing:
+                make_images(Path(folder), images, size)
+            for method in missing:
                 result = found[method][images, size] = measure(method, Path(folder), size, threads)
                 print(f"{method}, {images} images of {size} px: {result.get('error') or line(result)}", flush=True)
+                if keep:
+                    rows = [(name, *at, each) for name, results in found.items() for at, each in results.items()]
+                    keep.write_text(json.dumps(rows))
     return found
 
 
@@ -136,20 +148,17 @@ def bars(method: str, results: Mapping[int, Result]) -> list[tuple[str, bool]]:
     return [(f"{method}: exponents above {STEEPEST}: {said}", not steep), (memory, many - few <= MORE_MB)]
 
 
-def section(method: str, found: Results, images: Sequence[int], sizes: Sequence[int],
-            at: tuple[int, int]) -> tuple[str, list[tuple[str, bool]], str]:  # fmt: skip
-    """A method's part of the page, its bars, and its plot."""
+def section(method: str, found: Results, at: tuple[int, int]) -> tuple[str, list[tuple[str, bool]], str]:
+    """A method's part of the page, its bars, and its plot.  at: images where sizes differ, and the other way round."""
     text, held, panels = f"## {method}\n\n![{method}](end_to_end_{method}.svg)\n", [], []
-    for unit, counts, keys in (
-        ("images", images, [(n, at[1]) for n in images]),
-        ("px", sizes, [(at[0], side) for side in sizes]),
+    for unit, results, other in (
+        ("images", {n: found[n, side] for n, side in sorted(found) if side == at[1]}, f"{at[1]} px"),
+        ("px", {side: found[n, side] for n, side in sorted(found) if n == at[0]}, f"{at[0]} images"),
     ):
-        results = {n: found[key] for n, key in zip(counts, keys, strict=True)}
         done = {n: r for n, r in results.items() if "error" not in r}
         text += "".join(f"\n{n} {unit}: {r['error']}\n" for n, r in results.items() if n not in done)
         if not done:
             continue
-        other = f"{at[1]} px" if unit == "images" else f"{at[0]} images"
         text += f"\n{other}; the exponent is in the number of {'images' if unit == 'images' else 'pixels of a side'}.\n"
         text += f"\n{table(unit, done)}\n"
         held += bars(method, done) if unit == "images" and len(done) > 1 else []
@@ -168,16 +177,17 @@ def main() -> int:
     parser.add_argument("--at-images", type=int, default=100)
     parser.add_argument("--at-size", type=int, default=256)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
     args = parser.parse_args()
     methods = args.methods.split(",")
     if unknown := sorted(set(methods) - set(METHODS)):
         parser.error(f"{unknown[0]} is none of {', '.join(METHODS)}")
     points = dict.fromkeys([*((n, args.at_size) for n in args.images), *((args.at_images, s) for s in args.sizes)])
-    found = measure_all(methods, points, args.threads)
+    found = measure_all(methods, points, args.threads, args.keep)
     sections, held = [], []
     for method, results in found.items():
-        text, more, plot = section(method, results, args.images, args.sizes, (args.at_images, args.at_size))
+        text, more, plot = section(method, results, (args.at_images, args.at_size))
         sections.append(text)
         held += more
         if args.write:

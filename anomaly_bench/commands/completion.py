@@ -14,7 +14,7 @@ from anomaly_bench.commands.parser import grammar
 from anomaly_bench.commands.verb import Verb, list_of
 from anomaly_bench.errors import UserError
 
-GROUPS = ("method", "dataset", "hardware", "logger", "experiment")
+GROUPS = ("method", "dataset", "hardware", "logger", "save", "experiment")
 BASH = """_bench() {
   local line="${COMP_LINE:0:COMP_POINT}" word
   [[ $line == *" " ]] && word="" || word="${line##* }"

@@ -125,3 +125,14 @@ def test_a_run_without_maps_has_none(train: Train) -> None:
     folder: RunFolder = train("save_maps=false", "save_heatmaps=2", "resamples=0")
     assert "maps.npy" not in contents(folder)
     assert len(list((folder.path / "heatmaps").iterdir())) == 2
+
+
+def test_lean_is_both_keys_and_the_same_run() -> None:
+    def settings(*words: str) -> config.Settings:
+        return config.validate(config.compose(["method=brightness", "dataset=demo/brick", *words]))
+
+    lean, full, mixed = settings("save=lean"), settings(), settings("save=lean", "save_heatmaps=false")
+    assert (lean.save_maps, lean.save_heatmaps) == ("float16", 20)
+    assert (full.save_maps, full.save_heatmaps) == (True, True)
+    assert (mixed.save_maps, mixed.save_heatmaps) == ("float16", False)
+    assert config.identify(lean, {}).run == config.identify(full, {}).run
