@@ -105,7 +105,7 @@ def measure_all(
 def line(result: Result) -> str:
     """Seconds (CPU seconds) of each phase, then the peak memory."""
     parts = [f"{name} {seconds:.1f} ({cpu:.1f})" for name, (seconds, cpu) in result["phases"].items()]
-    return f"{', '.join(parts)}; {result['peak_mb']:.0f} MB, {result['anonymous_mb']:.0f} without files"
+    return f"{', '.join(parts)}; {result['peak_mb']:.0f} MB, {max(result['anonymous_mb'].values()):.0f} without files"
 
 
 def growth(results: Mapping[int, Result]) -> dict[str, float]:
@@ -134,8 +134,10 @@ def table(unit: str, results: Mapping[int, Result]) -> str:
         walls = [r["phases"][name][0] if name in r["phases"] else math.nan for r in results.values()]
         cells = [f"{v:.2f}" + ("" if math.isnan(w) else f" ({w:.2f})") for v, w in zip(values, walls, strict=True)]
         lines.append(f"| {name} | {' | '.join(cells)} | {'' if math.isnan(e := exponents[name]) else f'{e:.2f}'} |")
-    for name, key in (("peak MB", "peak_mb"), ("without pages of files", "anonymous_mb")):
-        lines.append(f"| {name} | {' | '.join(f'{r[key]:.0f}' for r in results.values())} | |")
+    lines.append(f"| peak MB | {' | '.join('{:.0f}'.format(r['peak_mb']) for r in results.values())} | |")
+    for name in PHASES[1:]:
+        cells = [f"{r['anonymous_mb'][name]:.0f}" if name in r["anonymous_mb"] else "" for r in results.values()]
+        lines.append(f"| MB without pages of files: {name} | {' | '.join(cells)} | |")
     return "\n".join(lines)
 
 

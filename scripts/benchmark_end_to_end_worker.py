@@ -5,7 +5,7 @@
 BEGAN: `time.time()` of whoever starts it.  OVERRIDE: as of `bench train`, `output_dir` and `cache_dir` too.  The last
 line printed is JSON: for each phase seconds and CPU seconds (of all threads), `step` for forward, backward and
 optimiser and `train` for the rest of the training; `peak_mb`, the high-water mark of the resident set (VmHWM, Linux),
-and `anonymous_mb`, the largest resident memory without pages of files, looked at every 20 ms.
+and `anonymous_mb`, the largest resident memory without pages of files in each phase, looked at every 20 ms.
 """
 
 from __future__ import annotations
@@ -92,12 +92,13 @@ def main() -> None:
     clock.time_calls("draw", runner, "draw_heatmaps")
     clock.time_calls("store", runner, "store_weights")
     clock.time_calls("store", RunFolder, "start", "write_maps", "take_maps", "write_scores", "finish")
-    largest, ended = 0.0, threading.Event()
+    largest: dict[str, float] = {}
+    ended = threading.Event()
 
     def watch() -> None:
-        nonlocal largest
         while not ended.wait(0.02):
-            largest = max(largest, memory_mb("RssAnon"))
+            phase = clock.phases[-1]
+            largest[phase] = max(largest.get(phase, 0.0), memory_mb("RssAnon"))
 
     watcher = threading.Thread(target=watch)
     watcher.start()

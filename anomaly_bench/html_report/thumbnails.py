@@ -2,7 +2,8 @@
 
 Raw values of different methods cannot be compared, so a map is coloured by what its values mean: the false-positive
 rate that a threshold at this value would have among the pixels of the run's normal test images.  A colour then means
-the same rate for all methods.  A block of pixels shows its highest value.
+the same rate for all methods.  A block of pixels shows its highest value.  A second picture shows each map from its own
+smallest to its own largest value, so that none is only black.
 """
 
 from __future__ import annotations
@@ -62,8 +63,17 @@ def colour_steps() -> np.ndarray:
     return palette()[np.linspace(0, 255, STEPS + 1).round().astype(int)]
 
 
+def on_own_scale(values: np.ndarray) -> np.ndarray:
+    """Return values from 0, the smallest, to 255, the largest; -inf becomes 0.  [...] -> uint8 [...]"""
+    finite = values[np.isfinite(values)].astype(np.float64)
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 0.0)
+    shares = (values - low) / ((high - low) or 1)
+    return (np.clip(shares, 0, 1) * 255).round().astype(np.uint8)
+
+
 def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], target: Path) -> str:
-    """Write target/<key>/<index>.png for each wanted test image that has none yet.
+    """Write target/<key>/<index>.png, and <index>_own.png on the map's own scale, for each wanted test image that has
+    none yet.
 
     labels [N]: 0 normal.  Returns the key, which changes when the run's maps change; empty where nothing can be drawn:
     there are no maps, they are damaged, or there is no normal image and so no rate.
@@ -76,7 +86,7 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
 
     stat = file.stat()
     key = _key(file.resolve(), stat.st_mtime_ns, stat.st_size, rates(), SIDE)
-    missing = [i for i in wanted if not (target / key / f"{i}.png").exists()]
+    missing = [i for i in wanted if not all((target / key / f"{i}{kind}.png").exists() for kind in ("", "_own"))]
     try:
         maps = open_stored_maps(file, folder.manifest.get("maps"))
         if len(maps) != len(labels):
@@ -86,13 +96,19 @@ def draw_maps(folder: RunFolder, labels: Sequence[int], wanted: Iterable[int], t
         (target / key).mkdir(parents=True, exist_ok=True)
         for i in missing:
             counted = maps[i] if ignored is None else np.where(ignored, -np.inf, maps[i])
-            picture = Image.fromarray(levels(shrink(counted), limits), "P")
-            picture.putpalette(colour_steps().tobytes())
-            _save(picture, target / key / f"{i}.png", bits=5)
+            peaks = shrink(counted)
+            _save(_coloured(levels(peaks, limits), colour_steps()), target / key / f"{i}.png", bits=5)
+            _save(_coloured(on_own_scale(peaks), palette()), target / key / f"{i}_own.png")
     except (UserError, ValueError) as error:  # a damaged run must not hide the others
         log.warning("%s: not drawn: %s", file, error)
         return ""
     return key
+
+
+def _coloured(places: np.ndarray, colours: np.ndarray) -> Image.Image:
+    picture = Image.fromarray(places, "P")
+    picture.putpalette(colours.tobytes())
+    return picture
 
 
 def _ignored_region(folder: RunFolder, shape: tuple[int, int]) -> np.ndarray | None:

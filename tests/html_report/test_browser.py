@@ -305,6 +305,22 @@ def test_the_map_lies_over_the_image(page: Any, report: Path) -> None:
     assert all(box == boxes[0] for box in boxes)
 
 
+def test_each_map_on_its_own_scale(chromium: Any, page: Any, report: Path) -> None:
+    go(page, report, CATEGORY)
+    page.locator(".card").nth(2).focus()
+    path, scales = focused(page), page.locator("#gallery .scale")
+    maps = "[...document.querySelectorAll('#gallery img.map')].map(i => i.getAttribute('src').endsWith('_own.png'))"
+    assert not any(page.evaluate(maps))
+    page.select_option("#colours", "_own")
+    assert all(page.evaluate(maps))
+    assert [scale.is_visible() for scale in scales.all()] == [False, True]
+    page.locator(".card").nth(2).click()
+    page.wait_for_function("[...document.querySelectorAll('dialog img')].every(i => i.naturalWidth > 0)")
+    assert all(page.evaluate(maps))
+    assert path in page.locator("dialog").inner_text()
+    _same_elsewhere(chromium, page, f"[document.querySelector('dialog[open]').textContent, ...{maps}]")
+
+
 def test_the_threshold_slider_counts_false_alarms_and_misses(page: Any, report: Path) -> None:
     go(page, report, CATEGORY)
     folders = [f for f in find(report.parent) if f.manifest["category"] == "category00" and not f.manifest["seed"]]

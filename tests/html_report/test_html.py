@@ -321,8 +321,8 @@ def test_pictures_do_not_depend_on_a_methods_scale(tmp_path: Path) -> None:
         folder = RunFolder(tmp_path / name)
         folder.write_maps(values)
         key = pictures.draw_maps(folder, [0, 0, 0, 1, 1], [1, 4], tmp_path / "out")
-        files.append(sorted((tmp_path / "out" / key).iterdir()))
-    assert [f.name for f in files[0]] == ["1.png", "4.png"]
+        files.append([tmp_path / "out" / key / f"{i}.png" for i in (1, 4)])
+        assert len(list((tmp_path / "out" / key).iterdir())) == 4  # each on its own scale, too
     for one, other in zip(*files, strict=True):
         assert one.read_bytes() == other.read_bytes()
     with Image.open(files[0][1]) as picture:
@@ -347,6 +347,15 @@ def test_ignored_pixels_have_no_rate(tmp_path: Path) -> None:
     expected = pictures.levels(maps[4], pictures.thresholds(maps[:3, ~ignored].ravel()))
     np.testing.assert_array_equal(shown[~ignored], expected[~ignored])
     assert not shown[ignored].any()
+    own = np.asarray(Image.open(tmp_path / "out" / key / "4_own.png"))
+    low, high = maps[4][~ignored].min(), maps[4][~ignored].max()
+    np.testing.assert_allclose(own[~ignored] / 255, (maps[4][~ignored] - low) / (high - low), atol=0.51 / 255)
+    assert (own[~ignored].min(), own[~ignored].max(), own[ignored].max()) == (0, 255, 0)
+
+
+def test_a_flat_map_has_one_colour() -> None:
+    assert not pictures.on_own_scale(np.full((4, 4), 3e38, np.float32)).any()
+    assert not pictures.on_own_scale(np.full((4, 4), -np.inf, np.float32)).any()
 
 
 def test_the_outline_alone_is_kept(tmp_path: Path) -> None:

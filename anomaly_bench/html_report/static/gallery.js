@@ -94,7 +94,7 @@ const startGallery = ({ images, runs, total, among }) => {
     if (run ? !map : !there) return make("span", "shot none", run ? "no map stored" : "no picture stored");
     const made = make("span", "shot stack");
     if (there) made.append(layer(`images/${file}.jpg`, run ? "" : path));
-    if (map) made.append(layer(`${run.maps}/${run.at[i]}.png`, `map of ${run.head}`, "map"));
+    if (map) made.append(layer(`${run.maps}/${run.at[i]}${field("colours")}.png`, `map of ${run.head}`, "map"));
     if (outlined) made.append(layer(`images/${file}_o.png`, "", "outline"));
     return made;
   };
@@ -191,6 +191,10 @@ const startGallery = ({ images, runs, total, among }) => {
     section.classList.toggle("bare", !$("#outline").checked);
     section.style.setProperty("--opacity", Number(field("opacity")) / 100);
   };
+  const recolour = () => {  // likewise
+    for (const image of $$("img.map", section)) image.src = image.src.replace(/(_own)?\.png$/, `${field("colours")}.png`);
+    for (const scale of $$(".scale", section)) scale.hidden = scale.dataset.colours !== field("colours");
+  };
   const decide = () => { if (field("decision")) { refresh(); return; } showThresholds(); redecide(); };
   const redecide = () => {
     const of = chosenRuns();
@@ -202,11 +206,11 @@ const startGallery = ({ images, runs, total, among }) => {
       }
     }
   };
-  for (const name of ["sort", "of", "kind", "seed", "rule", "alarms", "decision", "opacity", "outline"]) {
+  for (const name of ["sort", "of", "kind", "seed", "rule", "alarms", "decision", "colours", "opacity", "outline"]) {
     const part = $(`#${name}`);
     if (!part) continue;
     bind(part, name, part.type === "checkbox" ? "1" : part.value);
-    part.addEventListener("input", { opacity: showLayers, outline: showLayers, rule: decide, alarms: decide }[name] ?? refresh);
+    part.addEventListener("input", { opacity: showLayers, outline: showLayers, colours: recolour, rule: decide, alarms: decide }[name] ?? refresh);
   }
   const category = $("#category");
   if (category) {
@@ -220,6 +224,7 @@ const startGallery = ({ images, runs, total, among }) => {
   const wanted = chosen.get("image");  // before `refresh`, which draws
   refresh();
   showLayers();
+  recolour();
   if (wanted && shown.some((i) => images[i].path === wanted)) { focusCard(shown.findIndex((i) => images[i].path === wanted)); open(); }
 };
 startGallery(window.GALLERY);
