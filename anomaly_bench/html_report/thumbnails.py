@@ -125,8 +125,8 @@ def _ignored_region(folder: RunFolder, shape: tuple[int, int]) -> np.ndarray | N
 def _limits(maps: Sequence[np.ndarray], normal: Sequence[int], ignored: np.ndarray | None) -> np.ndarray:
     """Return `thresholds` for the pixels of the normal images that count, or for MOST_PIXELS of them."""
     step = -(-len(normal) * maps[0].size // MOST_PIXELS)
-    counted = [maps[i].ravel() if ignored is None else maps[i][~ignored] for i in normal]
-    return thresholds(np.concatenate([values[k % step :: step] for k, values in enumerate(counted)]))
+    counted = (maps[i].ravel() if ignored is None else maps[i][~ignored] for i in normal)
+    return thresholds(np.concatenate([values[k % step :: step].copy() for k, values in enumerate(counted)]))
 
 
 def _key(*values: object) -> str:

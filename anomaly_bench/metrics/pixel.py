@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -31,6 +32,8 @@ from .inputs import (
 )
 from .per_image_pro import per_image_pro, why_no_mean
 from .regions import Defects, counted_pixels, defects, normal_pixels
+
+TOGETHER = 64  # images whose anomalous pixels are joined at once: kept one by one, they leave holes between the maps
 
 
 class Curve(NamedTuple):
@@ -159,13 +162,27 @@ def find_anomalous(
         mixed = normal and len(found.scores)
         return normal, found, per_image_pro(counted_pixels(scores, others), found) if mixed else None
 
-    normal, found, pros = zip(*map_in_threads(one, range(len(maps)), threads), strict=True)
-    first = np.cumsum([0, *(len(f.sizes) for f in found)])
-    dtype = real_dtype(f.scores for f in found)
-    scores = np.concatenate([f.scores for f in found], dtype=dtype)
-    region = np.concatenate([f.region + n for f, n in zip(found, first, strict=False)], dtype=np.int32)
-    order = np.argsort(scores)  # of the anomalous pixels only
-    values, equal = distinct(scores[order])
-    image, sizes = np.repeat(np.arange(len(found)), np.diff(first)), np.concatenate([f.sizes for f in found])
+    images = map_in_threads(one, range(len(maps)), threads)
+    scores, regions, sizes, normal, pros, first = (
+        list[Array](),
+        list[Array](),
+        list[Array](),
+        0,
+        list[float | None](),
+        0,
+    )
+    while together := list(islice(images, TOGETHER)):
+        found = [each for _, each, _ in together]
+        starts = np.cumsum([first, *(len(f.sizes) for f in found)])
+        scores.append(np.concatenate([f.scores for f in found], dtype=real_dtype(f.scores for f in found)))
+        regions.append(np.concatenate([f.region + n for f, n in zip(found, starts, strict=False)], dtype=np.int32))
+        sizes += [f.sizes for f in found]
+        normal, first = normal + sum(count for count, _, _ in together), starts[-1]
+        pros += [pro for _, _, pro in together]
+    every = np.concatenate(scores, dtype=real_dtype(scores))
+    order = np.argsort(every)  # of the anomalous pixels only
+    values, equal = distinct(every[order])
+    image = np.repeat(np.arange(len(sizes)), [len(each) for each in sizes])
     per_image = {i: p for i, p in enumerate(pros) if p is not None}
-    return AnomalousPixels(values, equal, region[order[::-1]], sizes, image, sum(normal), per_image)
+    region = np.concatenate(regions)[order[::-1]]
+    return AnomalousPixels(values, equal, region, np.concatenate(sizes), image, normal, per_image)
