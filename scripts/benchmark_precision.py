@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
@@ -55,7 +56,7 @@ FASTER = 1.2  # from here on a way is worth it
 
 
 def main() -> None:
-    """Measure what is missing, then print the page."""
+    """Measure what is missing, then print the page with all methods whose sections OUT holds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--methods", default="rd_fast,csflow_fast,us_fast,glf_fast")
@@ -68,7 +69,10 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     quiet()
-    parts = [method_part(method, args) for method in args.methods.split(",")]
+    for method in args.methods.split(","):
+        (args.out / f"section_{method}.md").write_text(method_part(method, args))
+    sections = [args.out / f"section_{method}.md" for method in METHODS]
+    parts = [section.read_text() for section in sections if section.exists()]
     text = "\n".join([INTRODUCTION, *parts, pages.provenance("torch", "pytorch-lightning", "timm")])
     sys.stdout.write(text)
     if args.write:
@@ -81,6 +85,10 @@ Written by `scripts/benchmark_precision.py`, which says what is compared.  Times
 wall time; differences of metrics from plain float32 over all seeds, with their 95 % interval.  **Worth it**: at least
 1.2 times faster in training or scoring, in CPU time or on a GPU in wall time, and no metric of any data set
 distinguishably different.  `no stored features`: the inverse of its ratio is what the store gains.
+
+On a CPU without instructions for bfloat16 its products are computed in float32 and rounded
+(`scripts/bfloat16_by_hand.py`): the metrics then say what bfloat16 does, and there is no time, which would be 5 to 15
+times that of float32.
 """
 
 
@@ -100,9 +108,9 @@ def method_part(method: str, args: argparse.Namespace) -> str:
     for way, comparisons in found.items():
         times = [f"{ratio[0]:.2f}, {ratio[1]:.2f}" if (ratio := each.get(way)) else "" for each in (steps, images)]
         clock = 0 if args.accelerator == "cpu" else 1
-        gain = max(each.get(way, (0.0, 0.0))[clock] for each in (steps, images))
+        gain = max((each[way][clock] for each in (steps, images) if way in each), default=math.nan)
         for dataset, each in comparisons.items():
-            cells = [way, *times, dataset, *(difference(c, way) for c in each), conclusion(comparisons, gain)]
+            cells = [way, *times, dataset, *(difference(c, way) for c in each), conclusion(dataset, comparisons, gain)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, ""])
 
@@ -119,14 +127,16 @@ def timed(method: str, run: Path, args: argparse.Namespace) -> tuple[Ratios, Rat
     return steps, images
 
 
-def conclusion(comparisons: dict[str, list[Comparison]], gain: float) -> str:
-    """Return whether a way is worth it."""
-    every = [c for each in comparisons.values() for c in each]
-    if worse := [c for c in every if c.distinguishable]:
-        return f"{worse[0].dataset} {worse[0].metric}: {worse[0].verdict}"
-    if any(c.verdict.startswith("too few runs") for c in every):
+def conclusion(dataset: str, comparisons: dict[str, list[Comparison]], gain: float) -> str:
+    """Return whether a way is worth it, or what differs on this data set."""
+    worse = [c for each in comparisons.values() for c in each if c.distinguishable]
+    if here := [f"{c.metric}: {c.verdict}" for c in worse if c.dataset == dataset]:
+        return "; ".join(here)
+    if any(c.verdict.startswith("too few runs") for each in comparisons.values() for c in each):
         return "too few runs"
-    return "**worth it**" if gain >= FASTER else "no difference, not faster"
+    if worse or math.isnan(gain):
+        return "not distinguishable, not timed" if math.isnan(gain) else "not distinguishable here"
+    return "**worth it**" if gain >= FASTER else "not distinguishable, not faster"
 
 
 def difference(found: Comparison, way: str) -> str:

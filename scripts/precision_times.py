@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bfloat16_by_hand import has_bfloat16
 from every_nth import write_list
 from pytorch_lightning import Callback, seed_everything
 
@@ -119,7 +120,12 @@ def training_turns(method: str, dataset: str, args: argparse.Namespace) -> Turns
 
         return steps
 
-    return {way: turn(way) for way in ways(method)}
+    return {way: turn(way) for way in ways(method) if worth_timing(way, args)}
+
+
+def worth_timing(way: str, args: argparse.Namespace) -> bool:
+    """Return whether a way is timed: not bfloat16 on a CPU without instructions for it, which takes minutes a step."""
+    return "bf16" not in way or args.accelerator == "gpu" or has_bfloat16()
 
 
 def scoring_turns(run: Path, method: str, dataset: str, args: argparse.Namespace) -> Turns:
@@ -143,7 +149,7 @@ def scoring_turns(run: Path, method: str, dataset: str, args: argparse.Namespace
 
         return score
 
-    return {way: turn(way) for way in SCORING}
+    return {way: turn(way) for way in SCORING if worth_timing(way, args)}
 
 
 def faster(turns: Turns, repeat: int) -> Ratios:

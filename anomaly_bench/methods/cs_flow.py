@@ -141,6 +141,16 @@ class Likelihood(LightningModule):
         fused = self.trainer.precision != "16-mixed"  # which would unscale gradients after they were clipped
         return torch.optim.Adam(self.flow.parameters(), **self.adam, fused=fused)
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the norm as Lightning does, which refuses a fused optimiser in bfloat16, where nothing is scaled."""
+        if gradient_clip_val:
+            nn.utils.clip_grad_norm_(self.flow.parameters(), gradient_clip_val)
+
 
 def negative_log_likelihood(z: Maps, log_det: Tensor) -> Tensor:
     """Return the loss of z and log_det [B], a mean over images and entries of y, without the constant log(2 pi) / 2."""

@@ -1,4 +1,4 @@
-"""`hardware.scoring_precision`: networks compute in it, and what compares their features in float32."""
+"""`hardware.precision` and `hardware.scoring_precision`: networks compute in it, what compares features in float32."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import pytest
 import torch
 from small_methods import METHODS, small
 
+from anomaly_bench import config
 from anomaly_bench.contracts import as_size
+from anomaly_bench.runs.fit import make_trainer
 from anomaly_bench.runs.precision import scoring
 
 
@@ -31,3 +33,17 @@ def test_scores_in_bfloat16_are_near_those_in_float32(name: str, tmp_path: Path)
     assert change < 0.25
     assert (change > 0) == (name != "brightness")  # which has no network
     assert len(low.unique()) > 0.9 * len(exact.unique())  # not rounded to the steps of bfloat16
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_stage_trains_in_bfloat16(name: str, tmp_path: Path) -> None:
+    method, data = small(name, tmp_path)
+    words = ["method=brightness", "dataset=demo/brick", "hardware=cpu", "hardware.precision=bf16-mixed"]
+    hardware = config.validate(config.compose(words)).hardware
+    for stage in method.stages(data):
+        limits = {**stage.trainer, "max_epochs": -1, "max_steps": 2}
+        before = [p.detach().clone() for p in stage.module.parameters() if p.requires_grad]
+        make_trainer(tmp_path, hardware, [], [], **limits).fit(stage.module, stage.loader)
+        after = [p.detach() for p in stage.module.parameters() if p.requires_grad]
+        assert all(torch.isfinite(p).all() for p in after)
+        assert any((new != old).any() for new, old in zip(after, before, strict=True))
