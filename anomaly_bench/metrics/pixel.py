@@ -163,14 +163,8 @@ def find_anomalous(
         return normal, found, per_image_pro(counted_pixels(scores, others), found) if mixed else None
 
     images = map_in_threads(one, range(len(maps)), threads)
-    scores, regions, sizes, normal, pros, first = (
-        list[Array](),
-        list[Array](),
-        list[Array](),
-        0,
-        list[float | None](),
-        0,
-    )
+    scores, regions, sizes = list[Array](), list[Array](), list[Array]()
+    pros, normal, first = list[float | None](), 0, 0
     while together := list(islice(images, TOGETHER)):
         found = [each for _, each, _ in together]
         starts = np.cumsum([first, *(len(f.sizes) for f in found)])
