@@ -101,7 +101,7 @@ def method_part(method: str, args: argparse.Namespace) -> str:
     steps, images = timed(method, rows[PLAIN][0].path, args)
     lines = [
         f"## {method}\n",
-        f"`method={method} {METHODS[method]}`, {args.seeds} seeds.\n",
+        f"`method={method} {METHODS[method]}`, {args.seeds} seeds, `--datasets {args.datasets}`.\n",
         f"| way | training step | scoring | data set | {' | '.join(MAIN)} | |",
         f"|---|---:|---:|---|{'---:|' * len(MAIN)}---|",
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 from anomaly_bench import config
@@ -16,6 +17,7 @@ from anomaly_bench.records import Record
 from anomaly_bench.runs.find import find_data
 
 
+@cache
 def write_list(dataset: str, step: int, file: Path) -> list[str]:
     """Write every `step`-th image of a data set of files, whose name may be followed by `/category`, to a list.
 

@@ -43,7 +43,8 @@ def show_command(arguments: Namespace) -> int:
             sys.stdout.write("\n".join(section(group, name, cfg[group], extra)) + "\n\n")
     if "method" in given:
         rest = {str(key): cfg[key] for key in cfg if key not in GROUPS}
-        sys.stdout.write("run\n" + "\n".join(rows(rest, notes_of(config.conf_dir() / "config.yaml"))) + "\n")
+        notes = notes_of(config.conf_dir() / "config.yaml") | notes_of(config.conf_dir() / "save" / "full.yaml")
+        sys.stdout.write("run\n" + "\n".join(rows(rest, notes)) + "\n")
     return 0
 
 

@@ -136,3 +136,9 @@ def test_lean_is_both_keys_and_the_same_run() -> None:
     assert (full.save_maps, full.save_heatmaps) == (True, True)
     assert (mixed.save_maps, mixed.save_heatmaps) == ("float16", False)
     assert config.identify(lean, {}).run == config.identify(full, {}).run
+
+
+def test_show_says_what_the_keys_of_a_group_at_the_root_mean(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["show", "method=brightness"]) == 0
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.strip().startswith("save_heatmaps"))
+    assert "a picture for each test image" in line
