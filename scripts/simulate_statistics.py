@@ -1,8 +1,9 @@
 """How often the printed intervals hold the true value, and how often equal methods are told apart: docs/statistics.md.
 
 Image AUROC: scores of normal images from N(0, 1), of anomalous ones from N(d, s^2), d such that the true AUROC is as
-stated.  Comparisons: differences between two methods with a mean of 0 over categories, a deviation between categories
-(`interaction`) and one of 0.02 between seeds.  Paper versus ours: a published figure and our seeds from one normal law.
+stated; then with one normal image in twenty from N(2 d, 1), beyond the anomalous ones.  Comparisons: differences
+between two methods with a mean of 0 over categories, a deviation between categories (`interaction`) and one of 0.02
+between seeds.  Paper versus ours: a published figure and our seeds from one normal law.
 
     python scripts/simulate_statistics.py [--repeat 1000] [--write]
 """
@@ -20,7 +21,7 @@ from scipy.stats import norm
 
 from anomaly_bench.metrics.auroc_interval import auroc_interval
 from anomaly_bench.metrics.bootstrap import resampled_intervals
-from anomaly_bench.metrics.significance import ALPHA, Tested, compare
+from anomaly_bench.metrics.significance import ALPHA, ENOUGH, Compared, Tested, compare, effect_told_apart
 from anomaly_bench.results.published import figures
 from anomaly_bench.results.reproduction import Line
 from anomaly_bench.results.seed_means import mean_over_seeds
@@ -29,6 +30,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "statistics.md"
 IMAGES = ((6, 6), (10, 40), (20, 20), (30, 60), (60, 20), (119, 41))  # anomalous, normal
 AUROCS = (0.6, 0.8, 0.9, 0.97, 0.99, 0.999)
 SHAPES = ((15, 3), (15, 1), (10, 3), (6, 3), (6, 1), (3, 3), (2, 3), (1, 8))  # categories, seeds
+OUTLIERS = 0.05  # share of the normal images
+MARGIN = 4.0  # standard errors
 BOOTSTRAPPED = 400  # repetitions of what resamples
 
 
@@ -56,6 +59,24 @@ def auroc_coverage(repeat: int) -> str:
     return "\n".join(lines)
 
 
+def outlier_coverage(repeat: int) -> str:
+    """Markdown: coverage of the same interval where one normal image in twenty lies beyond the anomalous ones."""
+    aurocs = (0.6, 0.8, 0.9)
+    lines = ["| anomalous + normal images | " + " | ".join(f"AUROC {a}" for a in aurocs) + " |", "|---|---:|---:|---:|"]
+    for m, n in IMAGES:
+        cells = []
+        for true in aurocs:
+            rng, held = np.random.default_rng([m, n, int(1000 * true)]), 0
+            d = norm.ppf((true - OUTLIERS) / (1 - 2 * OUTLIERS)) * math.sqrt(2)
+            for _ in range(repeat):
+                centres = np.concatenate([np.full(m, d), np.where(rng.random(n) < OUTLIERS, 2 * d, 0)])
+                low, high = auroc_interval(rng.normal(centres, 1), np.arange(m + n) < m)
+                held += low <= true <= high
+            cells.append(f"{held / repeat:.1%}")
+        lines.append(f"| {m} + {n} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def comparisons(repeat: int) -> str:
     """Markdown: coverage of the intervals of a difference, and how often equal methods are told apart."""
     headings = [
@@ -70,8 +91,7 @@ def comparisons(repeat: int) -> str:
         rng, held, told = np.random.default_rng([*shape, int(100 * interaction)]), 0, [0, 0]
         for _ in range(repeat):
             values = rng.normal(0, interaction, (shape[0], 1)) + rng.normal(0, 0.02, shape)
-            first = {(str(c), s): float(v) for (c, s), v in np.ndenumerate(values)}
-            found = compare(first, dict.fromkeys(first, 0.0))
+            found = against_none(values)
             shown = found.beyond or found.here
             held += shown.low <= 0 <= shown.high
             told[0] += apart(found.here)
@@ -84,8 +104,45 @@ def comparisons(repeat: int) -> str:
     return "\n".join(lines)
 
 
+def against_none(values: np.ndarray) -> Compared:
+    """Compare two methods whose values differ by these [categories, seeds]."""
+    first = {(str(c), s): float(v) for (c, s), v in np.ndenumerate(values)}
+    return compare(first, dict.fromkeys(first, 0.0))
+
+
 def apart(answer: Tested) -> bool:
     return answer.p < ALPHA and not answer.low <= 0 <= answer.high
+
+
+def power(repeat: int) -> str:
+    """Markdown: how often what "could have been told apart" is, and how often methods are called equivalent."""
+    headings = ["categories x seeds", "interaction", "printed, median", "true", "told apart at that true difference"]
+    headings += ["equivalent within a margin that is the true difference", "where there is no difference"]
+    lines = [f"| {' | '.join(headings)} |", "|---|---:|---:|---:|---:|---:|---:|"]
+    for shape, interaction in product(SHAPES, (0.0, 0.05)):
+        if interaction and shape[0] < ENOUGH:
+            continue  # these categories do differ
+        rng = np.random.default_rng([*shape, int(100 * interaction), 1])
+        observations = shape[0] if interaction else math.prod(shape)
+        deviation = math.hypot(interaction, 0.02 / shape[1] ** 0.5) if interaction else 0.02
+        effect = effect_told_apart(observations, ALPHA) * deviation
+        margin = MARGIN * deviation / observations**0.5
+        printed, told, wrong, right = [], 0, 0, 0
+        for _ in range(repeat):
+            noise = rng.normal(0, interaction, (shape[0], 1)) + rng.normal(0, 0.02, shape)
+            found = [against_none(noise + difference) for difference in (effect, margin, 0.0)]
+            seen, off, same = [(f.beyond or f.here) if interaction else f.here for f in found]
+            printed.append(seen.detectable())
+            told += apart(seen)
+            wrong += equivalent(found[1].difference, off, margin)
+            right += equivalent(found[2].difference, same, margin)
+        cells = [f"{np.median(printed):.4f}", f"{effect:.4f}", *(f"{n / repeat:.1%}" for n in (told, wrong, right))]
+        lines.append(f"| {shape[0]} x {shape[1]} | {interaction or 'none'} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def equivalent(difference: float, answer: Tested, margin: float) -> bool:
+    return abs(difference) + answer.half_width(1 - 2 * ALPHA) < margin
 
 
 def verdicts(repeat: int) -> str:
@@ -109,7 +166,11 @@ def main() -> None:
     args = parser.parse_args()
     parts = {
         "The image AUROC of one run; in brackets the bootstrap's": auroc_coverage(args.repeat),
+        "The same where one normal image in twenty lies beyond the anomalous ones": outlier_coverage(args.repeat),
         "Two methods that are equal on average": comparisons(args.repeat),
+        f"What could have been told apart, and what is equivalent (margin: {MARGIN:g} standard errors)": power(
+            args.repeat
+        ),
         "Paper versus ours: called outside": verdicts(args.repeat),
     }
     text = "\n\n".join(f"**{title}**\n\n{body}" for title, body in parts.items())

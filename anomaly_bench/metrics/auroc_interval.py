@@ -5,19 +5,20 @@ observed one, with Hanley and McNeil's variance at t (Radiology 1982), mn the pa
     V(t) = t (1 - t) / (m n) (1 + N ((1 - t) / (2 - t) + t / (1 + t))),    N = (m + n) / 2 - 1.
 V takes scores of both classes to scatter alike.  Where they do not, DeLong's variance (Biometrics 1988) knows better,
 as soon as enough images overlap: V is multiplied by (k DeLong / V + PRIOR) / (k + PRIOR).  k: how many images lie on
-the wrong side of some image of the other class, of the class where these are fewer.  The factor is ours, chosen by
-simulation (docs/statistics.md).
+the wrong side of some image of the other class, of the class where these are fewer.  DeLong's variance is itself
+estimated, from few images of the class that scatters more: z is Student's t with the degrees of freedom of Welch and
+Satterthwaite, as Brunner and Munzel (Biometrical Journal 2000) use them.  The factor and the choice of these parts are
+ours, by simulation (docs/statistics.md).
 """
 
 from __future__ import annotations
 
-from statistics import NormalDist
-
 import numpy as np
+from scipy.special import stdtrit
 
 from .inputs import Array
 
-PRIOR = 4.0  # images that V counts for
+PRIOR = 8.0  # images that V counts for
 HALVINGS = 50  # of the search for a bound
 
 
@@ -39,11 +40,13 @@ def auroc_interval(scores: Array, anomalous: Array, level: float = 0.95) -> tupl
     above, below = _places(y, x), 1 - _places(x, y)  # of each anomalous image the share of normal ones below it ...
     value = float(above.mean())
     counted = min(np.count_nonzero((above > 0) & (above < 1)), np.count_nonzero((below > 0) & (below < 1)))
-    factor = 1.0
+    factor, freedom = 1.0, np.inf
     if counted and m > 1 and n > 1:
-        delong = above.var(ddof=1) / m + below.var(ddof=1) / n
-        factor = float((counted * delong / _variance(value, m, n) + PRIOR) / (counted + PRIOR))
-    z = NormalDist().inv_cdf((1 + level) / 2) * factor**0.5
+        a, b = above.var(ddof=1) / m, below.var(ddof=1) / n
+        if delong := a + b:
+            factor = (counted * delong / _variance(value, m, n) + PRIOR) / (counted + PRIOR)
+            freedom = delong**2 / (a**2 / (m - 1) + b**2 / (n - 1))
+    z = float(stdtrit(freedom, (1 + level) / 2) * factor**0.5)
     return _bound(value, 0.0, z, m, n), _bound(value, 1.0, z, m, n)
 
 

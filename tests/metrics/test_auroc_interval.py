@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.stats import norm
+from scipy.stats import t as student
 
 from anomaly_bench.metrics import measure
 from anomaly_bench.metrics.auroc_interval import PRIOR, auroc_interval
@@ -33,11 +34,11 @@ def written_out(scores: np.ndarray, anomalous: np.ndarray, level: float) -> tupl
     value = wins.mean()
     rows, columns = wins.mean(1), wins.mean(0)
     k = min(sum(0 < r < 1 for r in rows), sum(0 < c < 1 for c in columns))
-    factor = 1.0
+    factor, z = 1.0, norm.ppf((1 + level) / 2)
     if k:
-        delong = np.var(rows, ddof=1) / m + np.var(columns, ddof=1) / n
-        factor = (k * delong / hanley_mcneil(value) + PRIOR) / (k + PRIOR)
-    z = norm.ppf((1 + level) / 2)
+        a, b = np.var(rows, ddof=1) / m, np.var(columns, ddof=1) / n
+        factor = (k * (a + b) / hanley_mcneil(value) + PRIOR) / (k + PRIOR)
+        z = student.ppf((1 + level) / 2, (a + b) ** 2 / (a * a / (m - 1) + b * b / (n - 1)))
 
     def excess(t: float) -> float:
         return abs(value - t) - z * math.sqrt(factor * hanley_mcneil(t))
@@ -68,6 +69,12 @@ def test_an_auroc_of_1_is_no_certainty() -> None:
     assert measure(scores, scores >= 30, memory_mb=0).intervals["image_auroc"] == (low, high)
 
 
+def test_scores_that_are_all_equal() -> None:
+    low, high = auroc_interval(np.ones(12), np.arange(12) < 6)
+    assert 0 < low < 0.5
+    assert high == pytest.approx(1 - low)
+
+
 def test_one_class_alone_has_none_and_a_level_is_a_share() -> None:
     assert np.isnan(auroc_interval(np.arange(4.0), np.zeros(4, bool))).all()
     with pytest.raises(ValueError, match=r"level: 1 is outside \(0, 1\)"):
@@ -76,7 +83,8 @@ def test_one_class_alone_has_none_and_a_level_is_a_share() -> None:
 
 @pytest.mark.parametrize(("m", "n"), [(6, 6), (20, 20), (60, 20), (20, 60)])
 @pytest.mark.parametrize("auroc", [0.8, 0.95, 0.99])
-def test_it_covers_the_true_value(m: int, n: int, auroc: float) -> None:
-    found = [auroc_interval(*draw(seed, m, n, auroc)) for seed in range(600)]
+@pytest.mark.parametrize("deviation", [0.5, 1, 2])
+def test_it_covers_the_true_value(m: int, n: int, auroc: float, deviation: float) -> None:
+    found = [auroc_interval(*draw(seed, m, n, auroc, deviation)) for seed in range(600)]
     covered = np.mean([low <= auroc <= high for low, high in found])
     assert 0.925 <= covered <= 0.995  # three standard errors; near 1 few values are possible
