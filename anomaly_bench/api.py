@@ -11,8 +11,9 @@ import numpy as np
 from anomaly_bench.errors import UserError
 from anomaly_bench.metrics import Measurement, measure
 from anomaly_bench.runs.calibration import stored_thresholds
-from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import promise
+from anomaly_bench.runs.stored_run import MANIFEST
 
 if TYPE_CHECKING:
     import pandas

@@ -30,9 +30,9 @@ from anomaly_bench.loading.resize import resize_image
 from anomaly_bench.methods.cs_flow import CSFlow, negative_log_likelihood
 from anomaly_bench.methods.reverse_distillation import ReverseDistillation
 from anomaly_bench.metrics import measure, pixel_metrics
-from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
 from anomaly_bench.runs.manifest import cpu_model, version
+from anomaly_bench.runs.stored_run import ScoreRow
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "guard.json"
 CALIBRATION = "calibration"

@@ -47,9 +47,10 @@ from anomaly_bench.results.collect import Row, collect
 from anomaly_bench.results.comparisons import Comparison, compare_settings
 from anomaly_bench.runs.callbacks import quiet
 from anomaly_bench.runs.find import find_data
-from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.stored_run import ScoreRow
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "precision.md"
 FASTER = 1.2  # from here on a way is worth it

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
-from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.heatmaps import write_heatmaps
+from anomaly_bench.runs.stored_run import ScoreRow
 
 REPEATS = 3
 IMAGES, SIDE = 20, 256

@@ -15,8 +15,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from anomaly_bench.metrics import measure
-from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.heatmaps import write_heatmaps
+from anomaly_bench.runs.stored_run import ScoreRow
 
 KINDS = ("crack", "hole", "scratch", "stain")
 NORMAL = 0.35  # share of the test images

@@ -19,7 +19,7 @@ import anomaly_bench
 from anomaly_bench import Run, UserError, evaluate, load
 from anomaly_bench import train as train_run
 from anomaly_bench.metrics import measure
-from anomaly_bench.runs.folder import CALIBRATION
+from anomaly_bench.runs.stored_run import CALIBRATION
 
 CONF = TOYS / "conf"
 

@@ -139,6 +139,12 @@ def test_no_room_for_odds_and_ends() -> None:
     assert {p.stem for p in PACKAGE.rglob("*")} & {"utils", "util", "helpers", "helper", "common", "misc"} == set()
 
 
+def test_files_are_short_enough_to_read() -> None:
+    lines = {file.relative_to(PACKAGE).as_posix(): len(file.read_text("utf-8").splitlines()) for file in FILES}
+    allowed = {name: 350 if name.startswith("methods/") else 250 for name in lines}
+    assert {name: n for name, n in lines.items() if n > allowed[name]} == {}
+
+
 def reached(module: str) -> dict[str, str]:
     """All modules that importing this one imports, each with the chain that leads there."""
     chains = {module: module}

@@ -13,7 +13,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.evaluation.options import EvalOptions
 
 if TYPE_CHECKING:
-    from anomaly_bench.inference.certificate import RunImages
+    from anomaly_bench.inference.run_images import RunImages
 
 
 def export_command(arguments: Namespace) -> int:
@@ -67,7 +67,7 @@ def test_images(run: Path, arguments: Namespace) -> RunImages:
     Raises UserError where its data set is not here or not what it was, or where it has stored no maps.
     """
     from anomaly_bench.evaluation.stored_runs import open_run
-    from anomaly_bench.inference.certificate import RunImages
+    from anomaly_bench.inference.run_images import RunImages
 
     places = dict(each.split("=", 1) for each in arguments.overrides)
     stored = open_run(run, EvalOptions([run], places, config_dir=arguments.config_dir))

@@ -17,9 +17,10 @@ from anomaly_bench.commands.show import heading, parse
 from anomaly_bench.console import age, size_text
 from anomaly_bench.errors import UserError, none_of
 from anomaly_bench.results.aggregate import MAIN, four
-from anomaly_bench.runs.folder import CHECKED, LARGE, RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.index import indexed, state
 from anomaly_bench.runs.progress import progress_line
+from anomaly_bench.runs.stored_run import CHECKED, LARGE
 
 
 def list_command(arguments: Namespace) -> int:

@@ -14,7 +14,8 @@ from rich.live import Live
 from anomaly_bench.commands.listing import Line, line_of, refuse_unknown_names
 from anomaly_bench.commands.parser import RUN_STATES
 from anomaly_bench.console import new_table, print_at_once
-from anomaly_bench.runs.folder import MANIFEST, find
+from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.stored_run import MANIFEST
 
 ON_TERMINAL, ELSEWHERE, LEAST = 2.0, 30.0, 0.1  # seconds between two looks
 FIRST = ("running", "interrupted", "failed", "damaged", "new", "done")  # in this order

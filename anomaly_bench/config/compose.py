@@ -19,8 +19,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from anomaly_bench.config.hydra_private import Hydra, Loader, hydra_over, put_values
-from anomaly_bench.config.schema import Images, not_a_value
+from anomaly_bench.config.schema import Images
 from anomaly_bench.config.targets import allow_folder
+from anomaly_bench.config.wrong_values import not_a_value
 from anomaly_bench.config.yaml_files import damaged_yaml
 from anomaly_bench.errors import Mistakes, UserError, nearest, none_of
 from anomaly_bench.former_names import renamed

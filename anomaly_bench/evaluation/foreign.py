@@ -18,7 +18,8 @@ from anomaly_bench.evaluation.match_masks import Pair
 from anomaly_bench.files import sha256, write_atomic
 from anomaly_bench.loading.anomaly_maps import read_map
 from anomaly_bench.metrics import Measurement
-from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.stored_run import ScoreRow
 
 KEYS = ("dataset", "output_dir", "seed")  # as of `bench train`
 

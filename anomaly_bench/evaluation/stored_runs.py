@@ -29,10 +29,11 @@ from anomaly_bench.paths import cache_at, cache_root
 from anomaly_bench.records import Dataset, Record
 from anomaly_bench.runs.calibration import tested_anew
 from anomaly_bench.runs.find import data_checksums, image_changes
-from anomaly_bench.runs.folder import CHECKED, LARGE, MEASURED, RunFolder, ScoreRow, now
+from anomaly_bench.runs.folder import RunFolder, now
 from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.spro import spro_of_records
 from anomaly_bench.runs.stored_config import ANEW, set_places, stored_config
+from anomaly_bench.runs.stored_run import CHECKED, LARGE, MEASURED, ScoreRow
 
 ROUNDED = "maps are stored as float16: pixel metrics are of the rounded maps, image metrics of scores.csv"
 

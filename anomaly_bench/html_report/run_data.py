@@ -18,7 +18,8 @@ from typing import Any
 from anomaly_bench.html_report.charts import Style, nth_style
 from anomaly_bench.results.aggregate import settings
 from anomaly_bench.results.collect import Row
-from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import ScoreRow
 
 UNREADABLE = (OSError, KeyError, TypeError, ValueError, AttributeError)  # what a missing or damaged file leads to
 BOOKKEEPING = {"stage", "epoch", "steps", "seconds", "first_loss", "last_loss"}  # columns of training.csv, no curves

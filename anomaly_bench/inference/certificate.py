@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from anomaly_bench.inference.exported import metadata_of, open_exported
 from anomaly_bench.inference.graph import OUTPUTS, UNKNOWN
 from anomaly_bench.inference.odd_images import odd_images
 from anomaly_bench.inference.predict import Model, Result
+from anomaly_bench.inference.run_images import RunImages
 from anomaly_bench.loading.decode import read_image
 from anomaly_bench.loading.image_dataset import to_tensor
 from anomaly_bench.metrics import image_metrics, pixel_metrics
@@ -46,18 +47,6 @@ class NotTheRun(UserError):
     """An exported file does not give what its run gives.  `bench export` exits with code 1."""
 
     code = 1
-
-
-@dataclass(frozen=True)
-class RunImages:
-    """The run's test images with what it has stored of them; arrays may be read from disk one by one."""
-
-    images: Sequence[Path | np.ndarray]
-    names: Sequence[str]
-    labels: np.ndarray  # [N]
-    scores: np.ndarray  # [N]
-    maps: Sequence[np.ndarray] | None  # float32 [H, W] each
-    masks: Sequence[np.ndarray] | None  # bool [H, W] each
 
 
 def certificate_file(file: Path) -> Path:

@@ -22,10 +22,11 @@ from anomaly_bench.inference.exported import is_exported, load_exported
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.loading.resize import RESIZE_RULE
 from anomaly_bench.runs.calibration import read_rows, stored_thresholds
-from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.precision import use_tf32
 from anomaly_bench.runs.runner import require_contract, to_memory_format
 from anomaly_bench.runs.stored_config import ANEW, stored_config
+from anomaly_bench.runs.stored_run import MANIFEST
 
 WEIGHTS = "weights.safetensors"
 

@@ -25,9 +25,10 @@ from anomaly_bench.loading.anomaly_maps import write_map
 from anomaly_bench.loading.image_files import data_root, is_file, visible_paths
 from anomaly_bench.runs.benchmarks import Member, Submission, benchmark
 from anomaly_bench.runs.calibration import read_rows, stored_thresholds
-from anomaly_bench.runs.folder import MANIFEST, NORMALS, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import WAYS
 from anomaly_bench.runs.stored_config import set_places, stored_config
+from anomaly_bench.runs.stored_run import MANIFEST, NORMALS
 
 ENDING = ".tar.gz"
 BASELINE, CERTIFIED = "baseline", "certified"

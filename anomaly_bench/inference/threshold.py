@@ -33,21 +33,12 @@ from anomaly_bench.runs.calibration import (
     write_rows,
 )
 from anomaly_bench.runs.find import find_data, require_same_data
-from anomaly_bench.runs.folder import (
-    CALIBRATION,
-    CALIBRATIONS,
-    CHECKED,
-    FOLDS,
-    IGNORE,
-    IMAGES,
-    LARGE,
-    NORMALS,
-    RunFolder,
-)
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.ignored import stored_ignore
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, WAYS
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.stored_config import set_places, stored_config
+from anomaly_bench.runs.stored_run import CALIBRATION, CALIBRATIONS, CHECKED, FOLDS, IGNORE, IMAGES, LARGE, NORMALS
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,11 @@ from anomaly_bench.inference.sources import images_below
 from anomaly_bench.inference.timing_sizes import SIZES
 from anomaly_bench.loading.decode import read_image
 from anomaly_bench.loading.image_files import expand_user, is_folder
-from anomaly_bench.runs.folder import TIMING, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import write_json
 from anomaly_bench.runs.manifest import PACKAGES, cpu_model, version
 from anomaly_bench.runs.stored_config import stored_config
+from anomaly_bench.runs.stored_run import TIMING
 
 DEVICES, PROTOCOLS = ("cpu", "gpu"), ("line", "mvtec")
 ALL, BEST = "all", "best"

@@ -18,7 +18,6 @@ import copy
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
@@ -26,20 +25,24 @@ from . import aupimo
 from .inputs import Array, Pixels, check_image, check_lengths, check_limits, of_image, to_numpy, undefined
 from .per_image_pro import per_image_pro, why_no_mean
 from .pixel import Curve, pixel_names, why_undefined
-from .regions import Defects, counted_pixels, defects, normal_pixels
+from .regions import counted_pixels, defects, normal_pixels
+from .streaming_bins import (
+    ANOMALOUS,
+    GOOD,
+    IMAGE,
+    NORMAL,
+    REGION,
+    UNIT,
+    Bins,
+    counted,
+    joined,
+    of_defects,
+    of_normal,
+    runs,
+)
 
-UNIT = 2**36  # of a region's weight, so that 2^27 regions nearly fit into an int64
 SLACK = 1e-12  # of float64: terms >= 0 that make at most 1, each rounded less than 100 times, err by 1.2e-14 at most
 NONE = (math.nan, math.nan)
-NORMAL, ANOMALOUS, REGION, GOOD, IMAGE = range(5)  # rows of counts; GOOD: normal pixels of images without a defect
-
-
-class Bins(NamedTuple):
-    """A histogram over scores.  Its arrays are never written to."""
-
-    key: Array  # [B] uint64, of the lowest score in the bin
-    pure: Array  # [B] whether that is its only score
-    counts: Array  # [5, B] int64: pixels; REGION and IMAGE: anomalous ones by their weight
 
 
 class StreamingPixelMetrics:
@@ -98,7 +101,7 @@ class StreamingPixelMetrics:
         for name in ("_images", "_regions", "_pro", "_pros", "_flat"):
             setattr(after, name, getattr(self, name) + getattr(other, name))
         after._shift = max(self._shift, other._shift)
-        after._defects = _joined(self._defects, other._bins, other._defects)
+        after._defects = joined(self._defects, other._bins, other._defects)
         after._normal = [np.concatenate(pair) for pair in zip(self._normal, other._normal, strict=True)]
         after._settle()
         vars(self).update(vars(after))
@@ -137,7 +140,7 @@ class StreamingPixelMetrics:
             raise ValueError(f"image {self._images}: float64 cannot hold each score; integers must be below 2^53")
         found, normal = defects(scores, mask), normal_pixels(scores, mask, others)
         if not (good := not len(found.scores)):
-            self._defects = _joined(self._defects, _of_defects(found))
+            self._defects = joined(self._defects, of_defects(found))
             self._regions += len(found.sizes)
         if not good and len(normal):
             if math.isnan(pro := per_image_pro(counted_pixels(scores, others), found)):
@@ -154,11 +157,11 @@ class StreamingPixelMetrics:
         """Count what waits, and coarsen until the bins are few enough."""
         if self._regions >= 2**63 // UNIT:
             raise ValueError(f"{self._regions} regions; fewer than {2**63 // UNIT} can be counted")
-        waiting = [_of_normal(scores, self._shift, good) for good, scores in enumerate(self._normal)]
-        bins = _counted(_joined(self._bins, self._defects, *waiting), self._shift)
+        waiting = [of_normal(scores, self._shift, good) for good, scores in enumerate(self._normal)]
+        bins = counted(joined(self._bins, self._defects, *waiting), self._shift)
         if len(bins.key) > self.max_bins:
-            self._shift = bisect_left(range(64), -self.max_bins, self._shift, key=lambda s: -len(_runs(bins.key, s)[0]))
-            bins = _counted(bins, self._shift)
+            self._shift = bisect_left(range(64), -self.max_bins, self._shift, key=lambda s: -len(runs(bins.key, s)[0]))
+            bins = counted(bins, self._shift)
         self._bins, self._defects, self._normal = bins, Bins(*(a[..., :0] for a in bins)), [np.empty(0, np.uint8)] * 2
 
     def _steps(self) -> tuple[Bins, Array, Array]:
@@ -167,57 +170,6 @@ class StreamingPixelMetrics:
         held, total = np.flatnonzero(self._bins.counts[ANOMALOUS])[::-1], self._bins.counts.sum(1)
         above = total[:, None] - np.cumsum(self._bins.counts, 1)[:, held]
         return Bins(*(array[..., held] for array in self._bins)), above, total
-
-
-def _keys(scores: Array) -> Array:
-    """Return uint64 in the order of the scores: their float64 bits, all flipped if negative, else the sign alone."""
-    bits = (scores.astype(np.float64) + 0.0).view(np.uint64)  # -0.0 + 0.0 = 0.0
-    return bits ^ (-(bits >> 63) | 2**63)
-
-
-def _runs(keys: Array, shift: int) -> tuple[Array, Array]:
-    """Return the first and the last index of each run of equal key >> shift; keys in ascending order."""
-    bins = keys >> shift
-    last = np.flatnonzero(np.append(bins[1:] != bins[:-1], bins[:1] == bins[:1]))
-    return np.append(0, last + 1)[:-1], last
-
-
-def _joined(*bins: Bins) -> Bins:
-    return Bins(*(np.concatenate(arrays, axis=-1) for arrays in zip(*bins, strict=True)))
-
-
-def _counted(bins: Bins, shift: int) -> Bins:
-    """Return one bin for each key >> shift, in ascending order."""
-    order = np.argsort(bins.key, kind="stable")
-    key, impure = bins.key[order], np.cumsum(~bins.pure[order])
-    first, last = _runs(key, shift)
-    pure = (key[first] == key[last]) & (np.diff(impure[last], prepend=0) == 0)
-    return Bins(key[first], pure, np.diff(np.cumsum(bins.counts[:, order], 1)[:, last], prepend=0))
-
-
-def _of_normal(scores: Array, shift: int, good: int) -> Bins:
-    """Return bins of normal pixels [n]; good: 1 where their images have no defect, else 0.  Only scores are sorted."""
-    key = _keys(np.sort(scores))
-    first, last = _runs(key, shift)
-    return Bins(key[first], key[first] == key[last], np.outer([1, 0, 0, good, 0], last - first + 1))
-
-
-def _of_defects(found: Defects) -> Bins:
-    """Return the anomalous pixels of one image, a bin for each; the order of equal scores does not matter.
-
-    The highest j pixels of a region of C weigh floor(j UNIT / C), too little by less than a unit, so that a mean over
-    regions is too small by less than 1 / UNIT.  The same goes for the whole defect of an image.
-    """
-    order = np.argsort(found.scores)
-    counts = np.zeros((5, len(order)), np.int64)
-    counts[ANOMALOUS] = 1
-    for row, region in ((REGION, found.region[order]), (IMAGE, np.zeros_like(order))):
-        sizes = np.bincount(region)
-        size = np.repeat(sizes, sizes)  # C
-        reached = np.repeat(np.cumsum(sizes), sizes) - np.arange(len(order))  # j
-        upto, above = (j * (UNIT // size) + j * (UNIT % size) // size for j in (reached, reached - 1))  # fits int64
-        counts[row, np.argsort(region, kind="stable")] = upto - above
-    return Bins(_keys(found.scores[order]), np.ones(len(order), bool), counts)
 
 
 def _ranking(bins: Bins, higher: Array, total: Array) -> dict[str, tuple[float, float]]:

@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from anomaly_bench.results.collect import Row, setting_labels
+from anomaly_bench.results.collect import Row
+from anomaly_bench.results.labels import setting_labels
 from anomaly_bench.results.published import Published, baselines, categories, published
 from anomaly_bench.results.seed_means import mean_over_categories, mean_over_seeds
 

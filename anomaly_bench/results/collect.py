@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from anomaly_bench.errors import NAME, UserError, check_name
-from anomaly_bench.files import sha256
+from anomaly_bench.errors import UserError, check_name
+from anomaly_bench.results.labels import one_category_each, one_label_each
 from anomaly_bench.runs.calibration import stored_thresholds
 from anomaly_bench.runs.confounds import Confound, strongest
-from anomaly_bench.runs.folder import MANIFEST, find
+from anomaly_bench.runs.folder import find
 from anomaly_bench.runs.index import Index, IndexedFolder, indexed, state
+from anomaly_bench.runs.stored_run import MANIFEST
 
 CONFIG = "config.yaml"
 RUN_NAME = re.compile(r"s\d+-[0-9a-f]{8}")  # s<seed>-<id>
@@ -129,46 +130,7 @@ def _collected(folders: list[IndexedFolder]) -> Collected:
         first = rows.setdefault((row.method, row.dataset, row.category, str(row.seed), str(manifest["id"])), row)
         if first is not row:  # counted twice, it would pass for a second seed
             left_out.append(LeftOut("copy", folder.path, f"the same run as {first.path}"))
-    return Collected(_one_label_each(_one_category_each(list(rows.values()))), left_out)
-
-
-def _one_category_each(rows: list[Row]) -> list[Row]:
-    """Return the rows; image folders of one name in different places become the categories lineA_parts, lineB_parts."""
-    places: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows:
-        places[row.dataset, row.category].add(row.place)
-
-    def category_of(row: Row) -> str:
-        others = places[row.dataset, row.category]
-        if len(others) == 1:
-            return row.category
-        parent = Path(row.place).parent.name
-        if len({Path(place).parent.name for place in others}) < len(others) or not NAME.fullmatch(parent):
-            parent = sha256(row.place)[:6]
-        return f"{parent}_{row.category}"[:64]
-
-    return [replace(row, category=category_of(row)) for row in rows]
-
-
-def _one_label_each(rows: list[Row]) -> list[Row]:
-    """Return the rows with the `setting_labels` of their data set."""
-    datasets: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        datasets[row.dataset].append(row)
-    labels = {dataset: setting_labels(found) for dataset, found in datasets.items()}
-    return [replace(row, label=labels[row.dataset][row.setting]) for row in rows]
-
-
-def setting_labels(rows: Iterable[Row]) -> dict[str, str]:
-    """Return one label for each setting: the shortest that was typed for one of its runs.
-
-    Different settings with equal labels (a default or a weights file has changed) are told apart by their checksum.
-    """
-    labels: dict[str, str] = {}
-    for row in rows:
-        labels[row.setting] = min(labels.get(row.setting, row.label), row.label, key=lambda label: (len(label), label))
-    counts = Counter(labels.values())
-    return {key: f"{label} #{key}" if counts[label] > 1 else label for key, label in labels.items()}
+    return Collected(one_label_each(one_category_each(list(rows.values()))), left_out)
 
 
 def method_config(content: bytes) -> dict[str, Any]:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from anomaly_bench.errors import UserError
 from anomaly_bench.results.aggregate import settings
 from anomaly_bench.results.collect import Row
-from anomaly_bench.runs.folder import TIMING
 from anomaly_bench.runs.promise import defects_found, percent, promised_text, stated_rate
+from anomaly_bench.runs.stored_run import TIMING
 
 FIGURES = ("p50", "p99", "images_per_second", "peak_memory_mb", "gpu_memory_mb")
 

@@ -20,8 +20,9 @@ from anomaly_bench.results.oracle import CHOSEN_NOTE, gains_by_dataset, oracle_l
 from anomaly_bench.results.published import Published, published
 from anomaly_bench.results.remarks import remarks
 from anomaly_bench.runs.calibration import stored_thresholds
-from anomaly_bench.runs.folder import MANIFEST, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import threshold_lines
+from anomaly_bench.runs.stored_run import MANIFEST
 
 if TYPE_CHECKING:
     from rich.console import Console

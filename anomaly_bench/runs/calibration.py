@@ -14,8 +14,9 @@ import numpy as np
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import csv_text
-from anomaly_bench.runs.folder import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST, RunFolder, ScoreRow, deciding_checksum
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import CONFIDENCE, FALSE_ALARMS, LEVELS, SCORED, promise, test_line
+from anomaly_bench.runs.stored_run import CALIBRATION, CALIBRATIONS, FOLDS, MANIFEST, ScoreRow, deciding_checksum
 
 log = logging.getLogger("anomaly_bench")
 Maps = Sequence[np.ndarray] | np.ndarray  # [H, W] of each image

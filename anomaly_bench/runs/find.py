@@ -20,8 +20,9 @@ from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.loading.image_files import describe_images, fingerprint
 from anomaly_bench.loading.image_list import Entry, describe_changes, list_checksum, list_images, read_list
 from anomaly_bench.records import Dataset, Record
-from anomaly_bench.runs.folder import CHECKED, IMAGES, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.spro import defects_config
+from anomaly_bench.runs.stored_run import CHECKED, IMAGES
 
 log = logging.getLogger("anomaly_bench")
 DEFECTS = "defects_config"  # key of a manifest's checksums

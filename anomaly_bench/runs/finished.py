@@ -25,7 +25,8 @@ from anomaly_bench.files import read_sealed, sha256, write_sealed
 from anomaly_bench.former_names import present_class
 from anomaly_bench.paths import WEIGHTS_VARIABLE, cache_at, cache_root
 from anomaly_bench.runs.find import find_data, require_same_data, run_folder
-from anomaly_bench.runs.folder import CHECKED, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import CHECKED
 
 log = logging.getLogger("anomaly_bench")
 

@@ -21,17 +21,16 @@ from anomaly_bench.errors import UserError, check_name
 from anomaly_bench.runs.callbacks import (
     Checkpoint,
     EpochSeed,
-    LossCurve,
     ProcessSetup,
     ProgressBar,
     ProgressFile,
     StepLimit,
     frozen,
-    last_seconds,
     quiet,
 )
 from anomaly_bench.runs.checkpoints import CheckedIO, DamagedCheckpoint, find_usable, read, write
 from anomaly_bench.runs.loggers import RunLogger
+from anomaly_bench.runs.loss_curve import LossCurve, last_seconds
 
 log = logging.getLogger("anomaly_bench")
 

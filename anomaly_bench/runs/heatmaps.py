@@ -18,10 +18,10 @@ import numpy as np
 
 from anomaly_bench.files import new_folder, unwritable
 from anomaly_bench.records import Size
-from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.mistakes import find_mistakes, worst_first
 from anomaly_bench.runs.png import write_png
 from anomaly_bench.runs.sheet import HATCHED, LARGEST, OUTLINED, Sheet
+from anomaly_bench.runs.stored_run import ScoreRow
 
 MOST = 500  # pictures of normal images, and as many of anomalous ones: 10,000 take a minute and 180 MB
 

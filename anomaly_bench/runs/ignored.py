@@ -11,7 +11,8 @@ from PIL import Image
 from anomaly_bench.files import write_atomic
 from anomaly_bench.loading.frame import Frame
 from anomaly_bench.loading.ignore import Ignore
-from anomaly_bench.runs.folder import IGNORE, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import IGNORE
 
 
 def store_ignore(folder: RunFolder, ignore: Ignore | None) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from anomaly_bench.contracts import Method, Stage
 from anomaly_bench.nets.fake_defects import stain
-from anomaly_bench.runs.callbacks import read_rows
 from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.loss_curve import read_rows
 from anomaly_bench.runs.precision import scoring
 
 EXAMPLES = 4  # normal training images, and as many with a defect

@@ -18,7 +18,8 @@ from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger
 from anomaly_bench.config import Settings, build
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs.callbacks import quiet
-from anomaly_bench.runs.folder import CHECKED, MANIFEST, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import CHECKED, MANIFEST
 
 WORST = 10  # heat maps: of the worst mistakes
 FILES = (MANIFEST, *CHECKED, "overrides.txt", "training.csv", "log.txt")  # small ones: no weights, maps, checkpoints

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.promise import side_of
+from anomaly_bench.runs.stored_run import ScoreRow
 
 AMONG = {  # by label, and whether some images of the other class rank the wrong way; the report fills in the same
     1: ("above all {others} normal images", "{wrong} of {others} normal images score as high"),

@@ -21,10 +21,11 @@ from anomaly_bench.config import Settings
 from anomaly_bench.contracts import Method, NormalData, Stage
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.fit import checkpoint_path, load_fitted, stages_of, to_memory_format, write_weights
-from anomaly_bench.runs.folder import TRACK, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import strict
 from anomaly_bench.runs.progress import Progress
 from anomaly_bench.runs.scoring import measured_scores, score_images
+from anomaly_bench.runs.stored_run import TRACK
 from anomaly_bench.runs.whole_images import View
 
 log = logging.getLogger("anomaly_bench")

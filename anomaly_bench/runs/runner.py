@@ -39,7 +39,7 @@ from anomaly_bench.runs.fit import (
     to_memory_format,
     write_weights,
 )
-from anomaly_bench.runs.folder import IMAGES, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.ignored import describe_ignored, store_ignore
 from anomaly_bench.runs.learning import EXAMPLES, Beginning, beginning, check_learning
 from anomaly_bench.runs.loggers import RunLogger, run_loggers
@@ -48,6 +48,7 @@ from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import KeepPoints, measure_points
 from anomaly_bench.runs.precision import use_tf32
 from anomaly_bench.runs.scoring import calibration_rows, draw_heatmaps, measure, score
+from anomaly_bench.runs.stored_run import IMAGES
 from anomaly_bench.runs.weights import store_weights
 from anomaly_bench.runs.whole_images import View, view_of
 

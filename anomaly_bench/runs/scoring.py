@@ -25,11 +25,12 @@ from anomaly_bench.loading.image_cache import at_source
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.runs.calibration import CalibrationRow, peak
 from anomaly_bench.runs.fit import peak_memory_mb, reset_peak_memory
-from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.heatmaps import write_heatmaps
 from anomaly_bench.runs.precision import scoring
 from anomaly_bench.runs.progress import Progress
 from anomaly_bench.runs.spro import spro_of_records
+from anomaly_bench.runs.stored_run import ScoreRow
 from anomaly_bench.runs.whole_images import View, score_whole
 
 

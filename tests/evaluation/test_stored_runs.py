@@ -24,8 +24,9 @@ from anomaly_bench.loading.decode import read_mask
 from anomaly_bench.loading.image_files import fingerprint
 from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import image_metrics, pixel_metrics
-from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import write_json
+from anomaly_bench.runs.stored_run import LARGE, SMALL, ScoreRow
 from tests.references import metrics as slow
 
 

@@ -28,8 +28,9 @@ from anomaly_bench.results.aggregate import Cell, Column, Table, summarise
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.comparisons import Comparison
 from anomaly_bench.results.text import BASELINES_NOTE
-from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
+from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.promise import LEVELS
+from anomaly_bench.runs.stored_run import ScoreRow
 
 Run = Callable[..., RunFolder]
 STATIC = ROOT / "anomaly_bench" / "html_report" / "static"

@@ -18,8 +18,9 @@ from anomaly_bench.inference import timing
 from anomaly_bench.inference.timing_worker import answers
 from anomaly_bench.results.collect import collect
 from anomaly_bench.results.pareto import pareto_front, pareto_lines
-from anomaly_bench.runs.folder import TIMING, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import percent
+from anomaly_bench.runs.stored_run import TIMING
 
 Run = Callable[..., RunFolder]
 MACHINE = {

@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 
 from anomaly_bench import config
-from anomaly_bench.inference.certificate import RunImages, export
+from anomaly_bench.inference.certificate import export
 from anomaly_bench.inference.export import ExportRequest
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
+from anomaly_bench.inference.run_images import RunImages
 from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import run

@@ -18,11 +18,12 @@ from anomaly_bench.commands.main import main
 from anomaly_bench.contracts import Scores
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference import certificate as certificates
-from anomaly_bench.inference.certificate import NotTheRun, RunImages, certificate_file, certify, export
+from anomaly_bench.inference.certificate import NotTheRun, certificate_file, certify, export
 from anomaly_bench.inference.export import ExportRequest, replace_metadata
 from anomaly_bench.inference.exported import metadata_of, open_exported
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
+from anomaly_bench.inference.run_images import RunImages
 from anomaly_bench.runs.folder import RunFolder
 from tests.inference.conftest import CONF
 from tests.small_runs import ROOT

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from anomaly_bench.inference import standalone
-from anomaly_bench.inference.certificate import RunImages
+from anomaly_bench.inference.run_images import RunImages
 from tests.inference.bare_python import bare_python
 from tests.small_runs import ROOT, environment
 

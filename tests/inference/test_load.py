@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from anomaly_bench.errors import UserError
 from anomaly_bench.inference.load import load
 from anomaly_bench.runs.calibration import read_rows
-from anomaly_bench.runs.folder import CALIBRATION, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import CALIBRATION
 from tests.forks import Forks
 from tests.former_runs import with_former_keys
 from tests.inference.conftest import CONF

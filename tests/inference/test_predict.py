@@ -19,7 +19,8 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model, Result
 from anomaly_bench.runs.calibration import read_rows
-from anomaly_bench.runs.folder import CALIBRATION, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import CALIBRATION
 from tests.inference.small_models import METHODS, images_of, predicted, write_odd_images
 from tests.references.bilinear import bilinear
 from tests.small_runs import save

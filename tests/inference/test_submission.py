@@ -24,9 +24,10 @@ from anomaly_bench.inference.load import load
 from anomaly_bench.inference.submission import half
 from anomaly_bench.runs.benchmarks import benchmark
 from anomaly_bench.runs.calibration import read_rows
-from anomaly_bench.runs.folder import CALIBRATION, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.json_files import write_json
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.stored_run import CALIBRATION
 from tests.small_runs import ROOT, save
 
 COUNTS = {"can": 3, "vial": 2}

@@ -14,7 +14,8 @@ from omegaconf import OmegaConf
 
 from anomaly_bench.commands.main import main
 from anomaly_bench.runs.calibration import read_rows
-from anomaly_bench.runs.folder import CALIBRATION, FOLDS, NORMALS, RunFolder, find
+from anomaly_bench.runs.folder import RunFolder, find
+from anomaly_bench.runs.stored_run import CALIBRATION, FOLDS, NORMALS
 from tests.inference.conftest import CONF
 from tests.inference.small_models import images_of
 from tests.references.calibration import rank

@@ -16,8 +16,9 @@ from torch import Tensor
 from anomaly_bench import methods
 from anomaly_bench.config import Hardware, compose
 from anomaly_bench.contracts import as_size
-from anomaly_bench.runs.callbacks import Checkpoint, EpochSeed, LossCurve, StepLimit
+from anomaly_bench.runs.callbacks import Checkpoint, EpochSeed, StepLimit
 from anomaly_bench.runs.fit import make_trainer
+from anomaly_bench.runs.loss_curve import LossCurve
 
 IN_A_STEP = IN_SCORING = 0  # waits and copies that are allowed, for each of these methods
 pytestmark = pytest.mark.filterwarnings("ignore:.*self.trainer. reference is not registered")

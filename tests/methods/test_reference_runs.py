@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from anomaly_bench.commands.main import main
-from anomaly_bench.runs.folder import TRACK, find
+from anomaly_bench.runs.folder import find
+from anomaly_bench.runs.stored_run import TRACK
 from tests.forks import Forks
 from tests.small_runs import TOYS, curve, environment, equal, make_images
 

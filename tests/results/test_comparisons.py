@@ -15,7 +15,8 @@ from anomaly_bench.commands.report import write_report
 from anomaly_bench.results.aggregate import settings
 from anomaly_bench.results.collect import Measured, Row, collect
 from anomaly_bench.results.comparisons import MOST, Comparison, alarms, compare_settings, shortened, skipped
-from anomaly_bench.runs.folder import RunFolder, ScoreRow
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import ScoreRow
 
 Run = Callable[..., RunFolder]
 NAMES = [f"c{i:02}" for i in range(15)]

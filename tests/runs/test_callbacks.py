@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from torch import nn
 
-from anomaly_bench.runs.callbacks import Checkpoint, LossCurve, read_rows
+from anomaly_bench.runs.callbacks import Checkpoint
+from anomaly_bench.runs.loss_curve import LossCurve, read_rows
 
 
 def test_rows_of_a_stage_that_is_fitted_again_stand_in_the_order_of_the_stages(tmp_path: Path) -> None:

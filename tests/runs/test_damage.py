@@ -13,7 +13,8 @@ from small_runs import Train
 from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.results.collect import collect
-from anomaly_bench.runs.folder import LARGE, SMALL, RunFolder
+from anomaly_bench.runs.folder import RunFolder
+from anomaly_bench.runs.stored_run import LARGE, SMALL
 
 Capsys = pytest.CaptureFixture[str]
 ANEW = ("metrics.json", "curves.json")  # what `bench eval` measures anew

@@ -14,8 +14,9 @@ import pytest
 from anomaly_bench.commands.main import main
 from anomaly_bench.errors import UserError
 from anomaly_bench.files import write_atomic
-from anomaly_bench.runs.folder import RunFolder, ScoreRow, find
+from anomaly_bench.runs.folder import RunFolder, find
 from anomaly_bench.runs.json_files import write_json
+from anomaly_bench.runs.stored_run import ScoreRow
 
 
 def started(outputs: Path, category: str = "tile") -> RunFolder:

@@ -9,11 +9,11 @@ from PIL import Image
 
 from anomaly_bench.errors import UserError
 from anomaly_bench.runs import heatmaps as figures
-from anomaly_bench.runs.folder import ScoreRow
 from anomaly_bench.runs.heatmaps import colour_range, write_heatmaps
 from anomaly_bench.runs.mistakes import find_mistakes, worst_first
 from anomaly_bench.runs.png import write_png
 from anomaly_bench.runs.sheet import CYAN, GAP, HATCHED, HEADER, IMAGE, OUTLINED, OWN, SHARED, Sheet, colours, outlined
+from anomaly_bench.runs.stored_run import ScoreRow
 
 SIDE = 200  # between the sizes that are enlarged and shrunk: one pixel of a map is one pixel of the picture
 ROWS = [

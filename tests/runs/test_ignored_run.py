@@ -22,9 +22,10 @@ from anomaly_bench.loading.decode import read_mask
 from anomaly_bench.loading.frame import FILL
 from anomaly_bench.loading.resize import resize_mask
 from anomaly_bench.metrics import pixel_metrics, seg_f1
-from anomaly_bench.runs.folder import IGNORE, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.sheet import GREY, Sheet, hatched
+from anomaly_bench.runs.stored_run import IGNORE
 
 FIXED = ["dataset=folder", "hardware=cpu", "hardware.threads=1", "resamples=0", "calibration_share=0.25"]
 METHODS = {

@@ -15,7 +15,6 @@ from torch import nn
 
 from anomaly_bench import config
 from anomaly_bench.contracts import Stage
-from anomaly_bench.runs.callbacks import LossCurve
 from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.learning import (
     EXAMPLES,
@@ -27,6 +26,7 @@ from anomaly_bench.runs.learning import (
     rank_correlation,
     with_defects,
 )
+from anomaly_bench.runs.loss_curve import LossCurve
 from anomaly_bench.runs.runner import run
 
 

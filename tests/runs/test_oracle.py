@@ -12,9 +12,10 @@ import pytest
 from small_runs import FILES, QUICK, Train, contents, equal
 
 from anomaly_bench import config
-from anomaly_bench.runs.folder import TRACK, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.oracle import oracle_of, spaced
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.stored_run import TRACK
 
 
 def points(folder: RunFolder) -> dict[str, dict[str, Any]]:

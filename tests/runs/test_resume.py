@@ -17,8 +17,9 @@ from small_runs import FILES, QUICK, TOY, TOYS, Begin, Bench, Noted, Train, cont
 
 from anomaly_bench import config
 from anomaly_bench.runs.checkpoints import read
-from anomaly_bench.runs.folder import TRACK, find
+from anomaly_bench.runs.folder import find
 from anomaly_bench.runs.runner import run
+from anomaly_bench.runs.stored_run import TRACK
 
 
 def test_a_failed_run_says_why_and_the_next_call_goes_on(

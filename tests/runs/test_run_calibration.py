@@ -18,9 +18,10 @@ from anomaly_bench.records import Record
 from anomaly_bench.runs.calibration import CalibrationRow, read_rows, write_rows
 from anomaly_bench.runs.calibration import test_line as line_of_test
 from anomaly_bench.runs.find import find_data
-from anomaly_bench.runs.folder import CALIBRATION, IMAGES, RunFolder
+from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.promise import promise
 from anomaly_bench.runs.runner import split
+from anomaly_bench.runs.stored_run import CALIBRATION, IMAGES
 
 SHARE = "calibration_share=0.25"  # three of twelve
 
