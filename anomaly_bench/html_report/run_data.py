@@ -97,12 +97,17 @@ class Run:
 
 
 def runs_by_category(rows: Sequence[Row]) -> dict[str, dict[str, list[Run]]]:
-    """Data set -> category -> its runs, by setting and seed; data sets and categories are sorted."""
-    styles = {runs[0].setting: nth_style(i) for i, runs in enumerate(settings(rows).values())}
+    """Data set -> category -> its runs, by setting and seed; data sets and categories are sorted.
+
+    A heading has one style in all data sets, although a setting, which holds keys of its data set, is another in each.
+    """
+    grouped = {
+        name: settings([row for row in rows if row.dataset == name]) for name in sorted({r.dataset for r in rows})
+    }
+    styles = {heading: nth_style(i) for i, heading in enumerate(sorted({h for each in grouped.values() for h in each}))}
     found: dict[str, dict[str, list[Run]]] = {}
-    for dataset in sorted({row.dataset for row in rows}):
-        headings = settings([row for row in rows if row.dataset == dataset])
-        runs = [Run(row, heading, styles[row.setting]) for heading, group in headings.items() for row in group]
+    for dataset, headings in grouped.items():
+        runs = [Run(row, heading, styles[heading]) for heading, group in headings.items() for row in group]
         categories = sorted({run.row.category for run in runs})
         found[dataset] = {name: [run for run in runs if run.row.category == name] for name in categories}
     return found

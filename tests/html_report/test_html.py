@@ -438,6 +438,17 @@ def test_what_a_run_lacks_is_left_out(tmp_path: Path, name: str, damage: str) ->
     assert ("training" in page.ids) == (name != "training.csv")
 
 
+def test_a_setting_looks_the_same_in_all_data_sets(run: Run, tmp_path: Path) -> None:
+    for dataset, label, setting in [("a", "rd", "1"), ("a", "rd method.lr=0.1", "2"), ("b", "rd method.lr=0.1", "0")]:
+        folder = run("x", dataset=dataset, label=label, finish=False, image_auroc=0.9)
+        folder.update(setting=setting)  # keys of the data set are part of it
+        folder.finish()
+    found = runs_by_category(collect(tmp_path).rows)
+    (one, two), (other,) = found["a"]["x"], found["b"]["x"]
+    assert one.heading != two.heading == other.heading
+    assert one.style != two.style == other.style
+
+
 def test_the_style_sheet_knows_all_colours_in_both_themes() -> None:
     css = (STATIC / "report.css").read_text()
     for name in [f"c{i}" for i in range(8)] + ["ground", "ink", "good", "bad"]:
