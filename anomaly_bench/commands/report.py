@@ -42,7 +42,7 @@ def write_report(
 ) -> Path:
     """`bench report`: tables of all finished runs below `outputs`, printed and written to `target` (<outputs>/report).
 
-    Files: runs.csv (a line for each run), table_<dataset>.csv, decisions.csv (a line for each threshold),
+    Files: runs.csv (a line for each run), table_<dataset>.csv and .tex, decisions.csv (a line for each threshold),
     comparisons.csv, report.md, report.tex, index.html for a browser and what it needs.  Returns their folder.
     margin: as of `compare_settings`.  one_table: all metrics of a data set in one table of report.md and report.tex, in
     place of a table for each metric.  figures: pdf or svg, to write the charts as files for print too.  Raises
@@ -56,10 +56,8 @@ def write_report(
     tables, target = summarise(collected.rows), Path(target) if target else Path(outputs) / "report"
     compared = compare_settings(collected.rows, margin)
     notes = skipped(collected.rows)
-    files = _files(collected, tables, compared) | {
-        "report.md": report_markdown(tables, collected, compared, notes, one_table),
-        "report.tex": report_latex(tables, collected.rows, compared, remarks(collected.rows), one_table),
-    }
+    files = _files(collected, tables, compared, one_table)
+    files["report.md"] = report_markdown(tables, collected, compared, notes, one_table)
     for name, content in files.items():
         write_text(target / name, content)
     console = console or Console()
@@ -72,13 +70,22 @@ def write_report(
     return target
 
 
-def _files(collected: Collected, tables: Sequence[Table], compared: Sequence[Comparison]) -> dict[str, str]:
-    """Return the name and content of each CSV file."""
+def _files(
+    collected: Collected, tables: Sequence[Table], compared: Sequence[Comparison], one_table: bool
+) -> dict[str, str]:
+    """Return the name and content of each CSV and TeX file."""
+    said = remarks(collected.rows)
+
+    def latex(some: Sequence[Table], comparisons: Sequence[Comparison]) -> str:
+        return report_latex(some, collected.rows, comparisons, said, one_table)
+
     found = {"runs.csv": runs_csv(collected.rows)}
     if any(row.thresholds for row in collected.rows):
         found["decisions.csv"] = decisions_csv(collected.rows)
     if compared:
         found["comparisons.csv"] = comparisons_csv(compared)
     for dataset, group in groupby(tables, key=lambda table: table.dataset):
-        found[f"table_{dataset}.csv"] = tables_csv(list(group))
-    return found
+        own = list(group)
+        found[f"table_{dataset}.csv"] = tables_csv(own)
+        found[f"table_{dataset}.tex"] = latex(own, [c for c in compared if c.dataset == dataset])
+    return found | {"report.tex": latex(tables, compared)}

@@ -44,9 +44,9 @@ class DatasetResults:
         return file_name(self.name)
 
     @property
-    def csv(self) -> str:
-        """The file of its tables, beside index.html."""
-        return f"table_{self.name}.csv"
+    def file(self) -> str:
+        """The files of its tables, beside index.html, without their endings."""
+        return f"table_{self.name}"
 
     @property
     def pages(self) -> dict[str, str]:

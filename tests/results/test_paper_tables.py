@@ -105,6 +105,18 @@ def test_one_table_has_the_means_of_all_metrics_and_the_costs(tmp_path: Path) ->
     assert latex.index("AUPRO@0.3 &") < latex.index("training, s &")
 
 
+def test_each_data_set_has_a_file_of_its_own_tables(run: Run, tmp_path: Path) -> None:
+    for dataset in ("mvtec", "visa"):
+        for label in ("rd", "rd method.lr=0.1"):
+            run("screw", dataset=dataset, label=label, image_auroc=0.9)
+    folder = write_report(tmp_path, console=Console(file=io.StringIO()))
+    whole, *parts = ((folder / f"{name}.tex").read_text() for name in ("report", "table_mvtec", "table_visa"))
+    labels = [re.findall(r"\\label{(.*)}", text) for text in (whole, *parts)]
+    assert labels[0]
+    assert sorted(labels[0]) == sorted(labels[1] + labels[2])
+    assert {label.split(":")[1] for label in labels[1]} == {"mvtec"}
+
+
 def compiled(place: Path, text: str) -> str:
     """What pdflatex says of a paper that has these tables in it."""
     place.mkdir(exist_ok=True)

@@ -256,7 +256,7 @@ def test_a_report_can_be_written_twice_and_elsewhere(run: Run, tmp_path: Path) -
     folder, _ = written(tmp_path)
     first = {path.name: path.read_bytes() for path in folder.glob("*.[mtc]*")}  # the pages say when they were made
     target = write_report(tmp_path, tmp_path / "elsewhere", Console(file=io.StringIO()))
-    assert sorted(first) == ["report.md", "report.tex", "runs.csv", "table_mvtec.csv"]
+    assert sorted(first) == ["report.md", "report.tex", "runs.csv", "table_mvtec.csv", "table_mvtec.tex"]
     assert first == {path.name: path.read_bytes() for path in target.glob("*.[mtc]*")}
     assert (target / "index.html").is_file()
 
