@@ -25,7 +25,7 @@ from pathlib import Path
 
 import pages
 import torch
-from bfloat16_by_hand import Bfloat16ByHand, has_bfloat16
+from bfloat16_by_hand import Bfloat16ByHand
 from precision_times import (
     METHODS,
     PLAIN,
@@ -48,7 +48,7 @@ from anomaly_bench.results.comparisons import Comparison, compare_settings
 from anomaly_bench.runs.callbacks import quiet
 from anomaly_bench.runs.find import find_data
 from anomaly_bench.runs.folder import RunFolder
-from anomaly_bench.runs.precision import scoring
+from anomaly_bench.runs.precision import has_bfloat16, scoring
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.stored_run import ScoreRow
 
@@ -88,8 +88,8 @@ wall time; differences of metrics from plain float32 over all seeds, with their 
 distinguishably different.  `no stored features`: the inverse of its ratio is what the store gains.
 
 On a CPU without instructions for bfloat16 its products are computed in float32 and rounded
-(`scripts/bfloat16_by_hand.py`): the metrics then say what bfloat16 does, and there is no time, which would be 5 to 15
-times that of float32.
+(`scripts/bfloat16_by_hand.py`): the metrics then say what bfloat16 does, and there is no time.  Uninformed Students
+computes in channels last either way (`nets/patch_descriptors.py`), hence its equal bits.
 """
 
 

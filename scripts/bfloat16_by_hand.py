@@ -1,4 +1,4 @@
-"""bfloat16 on a processor without instructions for it, where PyTorch takes 5 to 15 times as long as for float32."""
+"""bfloat16 on a processor without instructions for it, where PyTorch takes many times as long as for float32."""
 
 from __future__ import annotations
 
@@ -33,8 +33,3 @@ class Bfloat16ByHand(TorchDispatchMode):
         if isinstance(found, Tensor):
             return found.bfloat16()
         return tuple(each if each is None else each.bfloat16() for each in found)
-
-
-def has_bfloat16() -> bool:
-    """Return whether this processor has instructions for bfloat16."""
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())

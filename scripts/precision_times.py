@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from bfloat16_by_hand import has_bfloat16
 from every_nth import write_list
 from pytorch_lightning import Callback, seed_everything
 
@@ -24,7 +23,7 @@ from anomaly_bench.paths import cache_at
 from anomaly_bench.runs.callbacks import StepLimit
 from anomaly_bench.runs.find import find_data
 from anomaly_bench.runs.fit import make_trainer
-from anomaly_bench.runs.precision import scoring
+from anomaly_bench.runs.precision import has_bfloat16, scoring
 from anomaly_bench.runs.runner import pick_device, to_memory_format
 
 PLAIN = "float32"

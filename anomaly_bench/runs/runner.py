@@ -46,7 +46,7 @@ from anomaly_bench.runs.loggers import RunLogger, run_loggers
 from anomaly_bench.runs.logs import console_log, recorded
 from anomaly_bench.runs.manifest import describe, masked, masked_config
 from anomaly_bench.runs.oracle import KeepPoints, measure_points
-from anomaly_bench.runs.precision import use_tf32
+from anomaly_bench.runs.precision import use_tf32, warn_of_slow_precision
 from anomaly_bench.runs.scoring import calibration_rows, draw_heatmaps, measure, score
 from anomaly_bench.runs.stored_run import IMAGES
 from anomaly_bench.runs.weights import store_weights
@@ -96,6 +96,7 @@ def run(cfg: DictConfig, overrides: Sequence[str] = (), options: Sequence[str] =
 def method_and_view(settings: config.Settings, training: Sequence[Record]) -> tuple[Method, View]:
     """Return the method on its device, and how images come to it; `dataset.fit: aspect` changes the method's size."""
     device = pick_device(settings.hardware)
+    warn_of_slow_precision(settings.hardware, device)
     method = built(settings, device)
     view = view_of(settings.images, method, training)
     return (method if view.seen == as_size(method.image_size) else built(settings, device, image_size=view.seen)), view

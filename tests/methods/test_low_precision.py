@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from small_methods import METHODS, small
 from anomaly_bench import config
 from anomaly_bench.contracts import as_size
 from anomaly_bench.runs.fit import make_trainer
-from anomaly_bench.runs.precision import scoring
+from anomaly_bench.runs.precision import scoring, warn_of_slow_precision
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -47,3 +48,20 @@ def test_every_stage_trains_in_bfloat16(name: str, tmp_path: Path) -> None:
         after = [p.detach() for p in stage.module.parameters() if p.requires_grad]
         assert all(torch.isfinite(p).all() for p in after)
         assert any((new != old).any() for new, old in zip(after, before, strict=True))
+
+
+def test_bfloat16_without_instructions_for_it_is_said_to_be_slow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    plain = config.validate(config.compose(["method=brightness", "dataset=demo/brick", "hardware=cpu"])).hardware
+    low = plain.model_copy(update={"precision": "bf16-mixed"})
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    monkeypatch.setattr(logging.getLogger("anomaly_bench"), "propagate", True)
+    monkeypatch.setattr("anomaly_bench.runs.precision.has_bfloat16", lambda: True)
+    warn_of_slow_precision(low, cpu)
+    monkeypatch.setattr("anomaly_bench.runs.precision.has_bfloat16", lambda: False)
+    warn_of_slow_precision(plain, cpu)
+    warn_of_slow_precision(low, gpu)
+    assert not caplog.messages
+    warn_of_slow_precision(low, cpu)
+    assert [message.partition(":")[0] for message in caplog.messages] == ["hardware.precision=bf16-mixed"]
