@@ -7,7 +7,8 @@ weights; the speed does not depend on them.
     python scripts/benchmark_end_to_end.py [--images 100,300,1000,3000,10000] [--sizes 128,256,512,1024]
         [--methods rd_fast,...] [--at-images 100] [--at-size 256] [--threads 1] [--keep FILE] [--write]
 
---keep: the measurements are kept in this file and none is repeated; the page shows all that it holds.
+--keep: the measurements are kept in this file and none is repeated.  --write: into the page, where sections of other
+methods stay as they are.
 """
 
 from __future__ import annotations
@@ -46,6 +47,16 @@ STEEPEST = 1.05  # exponent of the CPU seconds in the number of images
 SHORT = 1.0  # CPU seconds: a phase that never takes more has no exponent, it would be that of the noise
 MORE_MB = 300  # that 10,000 images may take above 100
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks" / "end_to_end.md"
+HEAD = """# Whole runs, phase by phase
+
+Written by `scripts/benchmark_end_to_end.py`: what a whole run costs, phase by phase, and how that grows with the number
+of images and with their size.
+
+A folder of generated images: half of N are normal ones to train on, a quarter each are good and defective test images.
+Each run is a process of its own (`benchmark_end_to_end_worker.py`) with one epoch, or a few steps, of training.  Random
+weights; the speed does not depend on them.  CPU seconds of all threads, in brackets seconds; `all` is without the
+import.  Sections may come from different machines, whose absolute times are not comparable.
+"""
 WORKER = Path(__file__).with_name("benchmark_end_to_end_worker.py")
 Result = Mapping[str, Any]  # what the worker prints, or {"error": its last line}
 Results = dict[tuple[int, int], Result]  # by number of images and size
@@ -152,7 +163,7 @@ def bars(method: str, results: Mapping[int, Result]) -> list[tuple[str, bool]]:
 
 def section(method: str, found: Results, at: tuple[int, int]) -> tuple[str, list[tuple[str, bool]], str]:
     """A method's part of the page, its bars, and its plot.  at: images where sizes differ, and the other way round."""
-    text, held, panels = f"## {method}\n\n![{method}](end_to_end_{method}.svg)\n", [], []
+    text, held, panels = f"![{method}](end_to_end_{method}.svg)\n", [], []
     for unit, results, other in (
         ("images", {n: found[n, side] for n, side in sorted(found) if side == at[1]}, f"{at[1]} px"),
         ("px", {side: found[n, side] for n, side in sorted(found) if n == at[0]}, f"{at[0]} images"),
@@ -165,7 +176,8 @@ def section(method: str, found: Results, at: tuple[int, int]) -> tuple[str, list
         text += f"\n{table(unit, done)}\n"
         held += bars(method, done) if unit == "images" and len(done) > 1 else []
         panels.append((f"{method}, {other}", unit, list(done), cpu_seconds(done)))
-    return text, held, svg(panels, "CPU seconds")
+    lines = "\n".join(f"- {'held' if fine else '**missed**'}: {what}" for what, fine in held)
+    return f"{method}\n\n{lines}\n\n{text}", held, svg(panels, "CPU seconds")
 
 
 def main() -> int:
@@ -187,18 +199,15 @@ def main() -> int:
         parser.error(f"{unknown[0]} is none of {', '.join(METHODS)}")
     points = dict.fromkeys([*((n, args.at_size) for n in args.images), *((args.at_images, s) for s in args.sizes)])
     found = measure_all(methods, points, args.threads, args.keep)
-    sections, held = [], []
-    for method, results in found.items():
-        text, more, plot = section(method, results, (args.at_images, args.at_size))
-        sections.append(text)
+    others = PAGE.read_text("utf-8").split("\n## ")[1:] if PAGE.exists() else []
+    sections, held = {text.partition("\n")[0]: text for text in others}, []
+    for method in methods:
+        text, more, plot = section(method, found[method], (args.at_images, args.at_size))
+        sections[method] = f"{text}\n{provenance('torch', 'timm', 'pytorch-lightning', 'numpy', 'pillow')}"
         held += more
         if args.write:
             write(PAGE.with_name(f"end_to_end_{method}.svg"), plot)
-    lines = "\n".join(f"- {'held' if fine else '**missed**'}: {what}" for what, fine in held)
-    doc = (__doc__ or "").split("\n\n")
-    page = f"# Whole runs, phase by phase\n\nWritten by `scripts/benchmark_end_to_end.py`.  {doc[0]}\n\n{doc[1]}\n"
-    page += f"\nCPU seconds of all threads, in brackets seconds; `all` is without the import.\n\n{lines}\n"
-    page += "\n" + "\n".join(sections) + f"\n{provenance('torch', 'timm', 'pytorch-lightning', 'numpy', 'pillow')}"
+    page = HEAD + "".join(f"\n## {sections[method].strip()}\n" for method in METHODS if method in sections)
     print(page)
     if args.write:
         write(PAGE, page)
