@@ -17,7 +17,8 @@ CHOSEN_NOTE = (
     "What a figure gains where the test images choose. Epoch: the point of the training with the largest value of this "
     "metric, of those that `track_test` scored, in place of the last one. Threshold: the one with the largest F1, in "
     "place of the one that keeps a promise. Means over categories and seeds with the gain's 95% interval (Student's "
-    "t, cut off at 0); a choice never loses, so that an interval above 0 is no test. None of these is a result."
+    "t, cut off where no gain can be); a choice never loses, so that an interval above 0 is no test. None of these is "
+    "a result."
 )
 
 
@@ -98,7 +99,7 @@ def _gain(heading: str, choice: str, metric: str, pairs: Mapping[tuple[str, int]
         fmean(fmean(value for key, value in side.items() if key[0] == category) for category in differences)
         for side in (own, chosen)
     )
-    ends = (max(after - before - half, 0.0), after - before + half)  # a choice never loses; nan stays
+    ends = (max(after - before - half, 0.0), min(after - before + half, 1 - before))  # all there can be; nan stays
     return Gain(heading, choice, metric, before, after, *ends, len(pairs))
 
 
