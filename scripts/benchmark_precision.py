@@ -85,7 +85,8 @@ INTRODUCTION = """# Lower precision, channels last, stored features
 Written by `scripts/benchmark_precision.py`, which says what is compared.  Times faster than plain float32, CPU time and
 wall time; differences of metrics from plain float32 over all seeds, with their 95 % interval.  **Worth it**: at least
 1.2 times faster in training or scoring, in CPU time or on a GPU in wall time, and no metric of any data set
-distinguishably different.  `no stored features`: the inverse of its ratio is what the store gains.
+distinguishably different.  `no stored features`: the inverse of its ratio is what the store gains.  What is worth it
+for every method becomes a default (docs/hardware.md).
 
 On a CPU without instructions for bfloat16 its products are computed in float32 and rounded
 (`scripts/bfloat16_by_hand.py`): the metrics then say what bfloat16 does, and there is no time.  Uninformed Students
