@@ -179,7 +179,7 @@ def value_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def write_page(sections: list[str], found: list[Bar]) -> None:
+def write_page(sections: list[str], found: list[Bar], page: Path) -> None:
     verdicts = "\n".join(
         f"| {b.what} | {b.wanted} | {b.measured} | {'held' if b.held else '**missed**'} |" for b in found
     )
@@ -207,13 +207,14 @@ lowest and the highest score, and its "pixel_ap" is an area under straight lines
 One thread.
 
 {provenance(*PACKAGES)}"""
-    write(PAGE, text)
+    write(page, text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--sizes", nargs="+", default=["167x256", "100x1024"], help="images x pixels, a multiple of 64")
-    parser.add_argument("--write", action="store_true", help=f"also write {PAGE.relative_to(PAGE.parents[2])}")
+    parser.add_argument("--write", action="store_true", help="also write the page")
+    parser.add_argument("--page", default=PAGE.name, help=f"its name, in {PAGE.parent.relative_to(PAGE.parents[2])}")
     args = parser.parse_args()
     sections, found = [], []
     for size in args.sizes:
@@ -224,7 +225,7 @@ def main() -> int:
     for bar in found:
         print(f"{'held  ' if bar.held else 'MISSED'} {bar.what}: {bar.measured} ({bar.wanted})")
     if args.write:
-        write_page(sections, found)
+        write_page(sections, found, PAGE.with_name(args.page))
     return 0 if all(bar.held for bar in found) else 1
 
 
