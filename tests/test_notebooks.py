@@ -37,6 +37,7 @@ def test_every_notebook_is_run_here() -> None:
     assert sorted(file.stem for file in NOTEBOOKS.glob("*.py")) == ["compare", "decide"]
 
 
+@pytest.mark.slow
 def test_compare_shows_the_figures_of_two_runs_and_of_both_together(printed: dict[str, str]) -> None:
     for method in ("us_fast", "rd"):
         value = run_of(printed["place"], method).metrics["image_auroc"]
@@ -45,11 +46,13 @@ def test_compare_shows_the_figures_of_two_runs_and_of_both_together(printed: dic
     assert [name for name, _ in both] == ["image_auroc", "pixel_auroc", "aupro_0.3"]
 
 
+@pytest.mark.slow
 def test_decide_finds_the_run_of_compare(printed: dict[str, str]) -> None:
     assert "already done" in printed["decide log"]
     assert len(list(find(f"{printed['place']}/outputs"))) == 2
 
 
+@pytest.mark.slow
 def test_verdicts_are_those_of_the_stored_threshold_and_calibration_scores(printed: dict[str, str]) -> None:
     run = run_of(printed["place"], "us_fast")
     entry = run.manifest["thresholds"]["image"]

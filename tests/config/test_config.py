@@ -51,10 +51,14 @@ def test_every_method_is_valid(method: str) -> None:
         assert config.build("method", settings.method).image_size == settings.method["image_size"]
 
 
-def test_every_data_set_is_valid() -> None:
-    jobs = config.compose_jobs(["method=rd", f"dataset={','.join(choices('dataset'))}"], multirun=True)
-    assert len(jobs) == len(choices("dataset"))
-    for job, dataset in zip(jobs, choices("dataset"), strict=True):
+LAST = [*{name.partition("/")[0]: name for name in choices("dataset")}.values()]  # category of each
+
+
+@pytest.mark.parametrize("datasets", [LAST, pytest.param(choices("dataset"), marks=pytest.mark.slow)], ids=len)
+def test_every_data_set_is_valid(datasets: list[str]) -> None:
+    jobs = config.compose_jobs(["method=rd", f"dataset={','.join(datasets)}"], multirun=True)
+    assert len(jobs) == len(datasets) >= 14
+    for job, dataset in zip(jobs, datasets, strict=True):
         name, _, category = dataset.partition("/")
         assert job.settings
         assert (job.settings.dataset["name"], job.settings.dataset.get("category") or "") == (name, category)

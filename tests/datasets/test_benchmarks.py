@@ -192,7 +192,10 @@ def test_defective_training_images_are_not_used_and_no_pickle_is_read(name: str,
 ALL = {"visa": 12, "mvtec_ad2": 8, "mvtec_loco": 5, "btad": 3, "mpdd": 6, "autovi": 6}
 
 
-@pytest.mark.parametrize(("name", "count"), ALL.items())
+@pytest.mark.parametrize(
+    ("name", "count"),
+    [pytest.param(*each, marks=() if each[0] in ("btad", "mpdd") else pytest.mark.slow) for each in ALL.items()],
+)
 def test_all_is_each_category(name: str, count: int) -> None:
     jobs = check([f"dataset={name}/all", "method=brightness"], multirun=True, types=False)
     assert len({tuple(job) for job in jobs}) == count

@@ -26,7 +26,10 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(str(f.relative_to(folder)).encode() + f.read_bytes() for f in files)).hexdigest()
 
 
-@pytest.mark.parametrize("category", textures.CATEGORIES)
+@pytest.mark.parametrize(
+    "category",
+    [pytest.param(name, marks=pytest.mark.slow if "_matched" in name else ()) for name in textures.CATEGORIES],
+)
 def test_counts_sizes_and_masks(root: Path, category: str) -> None:
     data = Demo(category, str(root), 0)
     train, test = data.records("train"), data.records("test")

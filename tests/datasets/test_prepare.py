@@ -331,12 +331,13 @@ def test_misuse(words: list[str], said: str, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.usefixtures("small_inventory")
-def test_permissions_are_those_that_the_umask_gives(tiles: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mtd", pytest.param("demo", marks=pytest.mark.slow)])
+def test_permissions_are_those_that_the_umask_gives(name: str, tiles: Path, tmp_path: Path) -> None:
     url = wrapped(tiles, tmp_path / "tiles.zip").as_uri()
     before = os.umask(0o027)
     try:
-        assert run_verb(["data", "prepare", "mtd", f"root={tmp_path / 'new'}", f"urls={url}"]) == 0
-        assert run_verb(["data", "prepare", "demo", f"root={tmp_path / 'new'}"]) == 0
+        words = [f"urls={url}"] if name == "mtd" else []
+        assert run_verb(["data", "prepare", name, f"root={tmp_path / 'new'}", *words]) == 0
     finally:
         os.umask(before)
     modes = {(path.is_dir(), stat.S_IMODE(path.stat().st_mode)) for path in (tmp_path / "new").rglob("*")}

@@ -192,7 +192,10 @@ IN_PLACE: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize(
     ("kind", "damage", "workers"),
-    [("pixels", "cut", 1), ("pixels", "zeros", 0), ("features", "bit", 1), ("features", "cut", 0)],
+    [
+        *(("pixels", "zeros", 0), ("features", "cut", 0)),
+        *(pytest.param(*each, 1, marks=pytest.mark.slow) for each in (("pixels", "cut"), ("features", "bit"))),
+    ],
 )
 def test_damage_while_a_run_reads_is_named_and_the_same_command_goes_on(
     kind: str, damage: str, workers: int, train: Train, shared_images: Path, place: Path, tmp_path: Path,
@@ -254,6 +257,7 @@ def test_a_run_goes_on_while_its_files_are_replaced_and_removed(
         assert equal(train(*quiet), expected)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_started_afresh_says_that_its_file_was_replaced(four: list[Record], place: Path) -> None:
     data = ImageSet(four, 8, place)
     (file,) = place.glob("*.pixels")

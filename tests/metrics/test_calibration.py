@@ -227,23 +227,26 @@ needs_tiles = pytest.mark.skipif(
 
 @pytest.mark.realdata
 @needs_tiles
-def test_realised_rates_of_other_tiles(tile_scores: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("n", "rate"),
+    [(400, 0.05), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((100, 0.05), (400, 0.1), (400, 0.01)))],
+)
+def test_realised_rates_of_other_tiles(tile_scores: np.ndarray, n: int, rate: float) -> None:
     """Over random splits, the number of other tiles above the threshold follows the law that splits have.
 
     It scatters more than the true rate does: in more than 5 % of the splits the realised rate is above the promise.
     """
     draw = np.random.default_rng(0)
-    for n, rate in ((100, 0.05), (400, 0.05), (400, 0.1), (400, 0.01)):
-        rest, counts = len(tile_scores) - n, np.zeros(SPLITS, int)
-        for i in range(SPLITS):
-            shuffled = draw.permutation(tile_scores)
-            found = calibrate(shuffled[:n], rate, 0.95)
-            counts[i] = (shuffled[n:] > found.threshold).sum()
-        chances = np.array([float(slow.chance_above(k, n, found.r, rest)) for k in range(rest + 1)])
-        for limit in (rest * found.promised, *np.quantile(counts, [0.1, 0.5, 0.9])):
-            expected = chances[np.arange(rest + 1) > limit].sum()
-            error = (expected * (1 - expected) / SPLITS) ** 0.5
-            assert np.mean(counts > limit) == pytest.approx(expected, abs=4 * error), (n, rate, limit)
+    rest, counts = len(tile_scores) - n, np.zeros(SPLITS, int)
+    for i in range(SPLITS):
+        shuffled = draw.permutation(tile_scores)
+        found = calibrate(shuffled[:n], rate, 0.95)
+        counts[i] = (shuffled[n:] > found.threshold).sum()
+    chances = np.array([float(slow.chance_above(k, n, found.r, rest)) for k in range(rest + 1)])
+    for limit in (rest * found.promised, *np.quantile(counts, [0.1, 0.5, 0.9])):
+        expected = chances[np.arange(rest + 1) > limit].sum()
+        error = (expected * (1 - expected) / SPLITS) ** 0.5
+        assert np.mean(counts > limit) == pytest.approx(expected, abs=4 * error), limit
 
 
 @pytest.mark.realdata

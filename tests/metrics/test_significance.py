@@ -175,7 +175,11 @@ def test_the_scatter_inside_categories_by_hand() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "interaction"), [((6, 1), 0.05), ((6, 3), 0.05), ((15, 3), 0.05), ((2, 3), 0), ((1, 8), 0)]
+    ("shape", "interaction"),
+    [
+        *(((6, 1), 0.05), ((2, 3), 0), ((1, 8), 0)),
+        *(pytest.param(shape, 0.05, marks=pytest.mark.slow) for shape in ((6, 3), (15, 3))),
+    ],
 )
 def test_intervals_cover_the_true_difference(shape: tuple[int, int], interaction: float) -> None:
     """On categories like these where there are six or more, else on these."""
@@ -251,7 +255,11 @@ def share(shape: tuple[int, int], effect: float, interaction: float, repetitions
 
 
 @pytest.mark.parametrize(
-    ("shape", "interaction"), [((15, 3), 0), ((15, 3), 0.05), ((15, 1), 0.05), ((2, 3), 0), ((1, 8), 0)]
+    ("shape", "interaction"),
+    [
+        *(((15, 1), 0.05), ((2, 3), 0), ((1, 8), 0)),
+        *(pytest.param((15, 3), interaction, marks=pytest.mark.slow) for interaction in (0, 0.05)),
+    ],
 )
 def test_equal_methods_are_rarely_told_apart(shape: tuple[int, int], interaction: float) -> None:
     repetitions = 1000

@@ -162,13 +162,13 @@ def test_processes_that_race_for_it_are_never_inside_together(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("runs", "stale", "links", "records"),
     [
-        (50, False, True, False),
-        (50, False, False, False),
-        (50, True, True, False),
+        (25, False, True, False),
+        (25, False, False, False),
+        (25, True, True, False),
         pytest.param(200, False, True, False, marks=pytest.mark.slow),
         pytest.param(100, False, False, False, marks=pytest.mark.slow),
         pytest.param(200, True, True, False, marks=pytest.mark.slow),
-        (50, True, False, False),
+        (25, True, False, False),
         (20, False, False, True),
         (25, True, False, True),
     ],

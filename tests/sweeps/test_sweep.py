@@ -214,7 +214,7 @@ def test_ctrl_c_ends_the_sweep_and_its_run(begin: Begin, images: Path, tmp_path:
     assert holder(folder.path) is None
 
 
-@pytest.mark.parametrize("interrupt", [True, False])
+@pytest.mark.parametrize("interrupt", [pytest.param(True, marks=pytest.mark.slow), False])
 def test_a_sweep_that_is_killed_takes_its_run_with_it(
     interrupt: bool, begin: Begin, images: Path, tmp_path: Path
 ) -> None:
