@@ -3,22 +3,27 @@
 Newcombe's method 5 (Statistics in Medicine 2006, part 2): the AUROCs t that are at most z standard errors from the
 observed one, with Hanley and McNeil's variance at t (Radiology 1982), mn the pairs of images:
     V(t) = t (1 - t) / (m n) (1 + N ((1 - t) / (2 - t) + t / (1 + t))),    N = (m + n) / 2 - 1.
-V takes scores of both classes to scatter alike.  Where they do not, DeLong's variance (Biometrics 1988) knows better,
-as soon as enough images overlap: V is multiplied by (k DeLong / V + PRIOR) / (k + PRIOR).  k: how many images lie on
-the wrong side of some image of the other class, of the class where these are fewer.  DeLong's variance is itself
-estimated, from few images of the class that scatters more: z is Student's t with the degrees of freedom of Welch and
-Satterthwaite, as Brunner and Munzel (Biometrical Journal 2000) use them.  The factor and the choice of these parts are
-ours, by simulation (docs/statistics.md).
+Four things are different here, all chosen by simulation (docs/statistics.md):
+- V takes scores of both classes to scatter alike.  Where they do not, DeLong's variance (Biometrics 1988) knows better,
+  as soon as enough images overlap: V is multiplied by f = (k DeLong / V + PRIOR) / (k + PRIOR).  k: how many images
+  lie on the wrong side of some image of the other class, geometric mean of both classes.
+- DeLong's variance is itself estimated: z is Student's t.  Its degrees of freedom are those of Welch and Satterthwaite
+  (Brunner and Munzel, Biometrical Journal 2000) for the part that DeLong's variance has in f.
+- A high AUROC and a small f come together.  On the side of 1/2, f is no less than |2 AUROC - 1|.
+- At a t so near to 1 that not even an observed AUROC of 1 were too high, only a low one can speak against t.  There,
+  all of 1 - level lies on that side, and likewise near 0.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from scipy.special import stdtrit
 
 from .inputs import Array
 
-PRIOR = 8.0  # images that V counts for
+PRIOR = 0.75  # images that V counts for
 HALVINGS = 50  # of the search for a bound
 
 
@@ -39,15 +44,19 @@ def auroc_interval(scores: Array, anomalous: Array, level: float = 0.95) -> tupl
         return np.nan, np.nan
     above, below = _places(y, x), 1 - _places(x, y)  # of each anomalous image the share of normal ones below it ...
     value = float(above.mean())
-    counted = min(np.count_nonzero((above > 0) & (above < 1)), np.count_nonzero((below > 0) & (below < 1)))
+    overlap = np.sqrt(np.count_nonzero((above > 0) & (above < 1)) * np.count_nonzero((below > 0) & (below < 1)))
     factor, freedom = 1.0, np.inf
-    if counted and m > 1 and n > 1:
+    if overlap and m > 1 and n > 1:
         a, b = above.var(ddof=1) / m, below.var(ddof=1) / n
         if delong := a + b:
-            factor = (counted * delong / _variance(value, m, n) + PRIOR) / (counted + PRIOR)
-            freedom = delong**2 / (a**2 / (m - 1) + b**2 / (n - 1))
-    z = float(stdtrit(freedom, (1 + level) / 2) * factor**0.5)
-    return _bound(value, 0.0, z, m, n), _bound(value, 1.0, z, m, n)
+            known = overlap * delong / _variance(value, m, n)
+            factor = (known + PRIOR) / (overlap + PRIOR)
+            freedom = delong**2 / (a**2 / (m - 1) + b**2 / (n - 1)) * ((known + PRIOR) / known) ** 2
+    careful = max(factor, abs(2 * value - 1))
+    quantiles = [float(stdtrit(freedom, share)) for share in ((1 + level) / 2, level)]
+    reach = float(stdtrit(np.inf, (1 + level) / 2))
+    low = _lower(value, careful if value >= 0.5 else factor, quantiles, reach, m, n)
+    return low, 1 - _lower(1 - value, careful if value <= 0.5 else factor, quantiles, reach, m, n)
 
 
 def _places(others: Array, values: Array) -> Array:
@@ -60,12 +69,16 @@ def _variance(t: float, m: int, n: int) -> float:
     return t * (1 - t) / (m * n) * (1 + ((m + n) / 2 - 1) * ((1 - t) / (2 - t) + t / (1 + t)))
 
 
-def _bound(value: float, end: float, z: float, m: int, n: int) -> float:
-    """Return the AUROC between the observed one and an end that is just z standard errors away."""
-    near, far = value, end
+def _lower(value: float, factor: float, quantiles: Sequence[float], reach: float, m: int, n: int) -> float:
+    """Return the smallest AUROC at which the observed one is not too high.
+
+    quantiles: that of two sides and that of one side alone; reach: standard errors from 0 within which one side counts.
+    """
+    near, far = value, 0.0
     for _ in range(HALVINGS):
         t = (near + far) / 2
-        if abs(value - t) <= z * _variance(t, m, n) ** 0.5:
+        deviation = _variance(t, m, n) ** 0.5
+        if value - t <= quantiles[t < reach * deviation] * factor**0.5 * deviation:
             near = t
         else:
             far = t

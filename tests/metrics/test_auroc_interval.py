@@ -33,22 +33,32 @@ def written_out(scores: np.ndarray, anomalous: np.ndarray, level: float) -> tupl
 
     value = wins.mean()
     rows, columns = wins.mean(1), wins.mean(0)
-    k = min(sum(0 < r < 1 for r in rows), sum(0 < c < 1 for c in columns))
-    factor, z = 1.0, norm.ppf((1 + level) / 2)
+    k = math.sqrt(sum(0 < r < 1 for r in rows) * sum(0 < c < 1 for c in columns))
+    factor, freedom = 1.0, math.inf
     if k:
         a, b = np.var(rows, ddof=1) / m, np.var(columns, ddof=1) / n
-        factor = (k * (a + b) / hanley_mcneil(value) + PRIOR) / (k + PRIOR)
-        z = student.ppf((1 + level) / 2, (a + b) ** 2 / (a * a / (m - 1) + b * b / (n - 1)))
+        estimated, known = k * (a + b), PRIOR * hanley_mcneil(value)  # two variances, of which the mean is taken
+        factor = (estimated + known) / (k + PRIOR) / hanley_mcneil(value)
+        welch = (a + b) ** 2 / (a * a / (m - 1) + b * b / (n - 1))
+        freedom = (estimated + known) ** 2 / (estimated**2 / welch)
 
     def excess(t: float) -> float:
-        return abs(value - t) - z * math.sqrt(factor * hanley_mcneil(t))
+        deviation = math.sqrt(hanley_mcneil(t))
+        toward_half = (t < value) == (value > 0.5) or value == 0.5
+        f = max(factor, abs(2 * value - 1)) if toward_half else factor
+        if t > value:
+            alone = t + norm.ppf((1 + level) / 2) * deviation > 1
+        else:
+            alone = t - norm.ppf((1 + level) / 2) * deviation < 0
+        z = student.ppf(level if alone else (1 + level) / 2, freedom)
+        return abs(value - t) - z * math.sqrt(f) * deviation
 
     low = 0.0 if value == 0 else brentq(excess, 1e-12, value - 1e-9, xtol=1e-13)
     high = 1.0 if value == 1 else brentq(excess, value + 1e-9, 1 - 1e-12, xtol=1e-13)
     return low, high
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95])
+@pytest.mark.parametrize("level", [0.8, 0.95])
 @pytest.mark.parametrize("auroc", [0.5, 0.8, 0.95, 0.999])
 def test_it_solves_its_equation(auroc: float, level: float) -> None:
     for seed in range(5):
@@ -87,4 +97,4 @@ def test_one_class_alone_has_none_and_a_level_is_a_share() -> None:
 def test_it_covers_the_true_value(m: int, n: int, auroc: float, deviation: float) -> None:
     found = [auroc_interval(*draw(seed, m, n, auroc, deviation)) for seed in range(600)]
     covered = np.mean([low <= auroc <= high for low, high in found])
-    assert 0.925 <= covered <= 0.995  # three standard errors; near 1 few values are possible
+    assert 0.91 <= covered <= 0.975  # three standard errors of 93 %; two of 97 %
