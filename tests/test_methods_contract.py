@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ def test_there_are_files() -> None:
     assert len(DATASETS) >= 20
 
 
+@cache
 def composed(group: str, path: Path) -> DictConfig:
     """A choice with what it starts from."""
     choice = path.relative_to(conf_dir() / group).with_suffix("").as_posix()
