@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import inspect
+from functools import cache
 from pathlib import Path
 
 import pytest
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from anomaly_bench.commands import show
 from anomaly_bench.config import NOT_ARGUMENTS, Images, compose, conf_dir, flatten, locate
@@ -14,6 +15,7 @@ from anomaly_bench.contracts import Dataset, Method
 
 METHODS = sorted((conf_dir() / "method").glob("[!_]*.yaml"))
 DATASETS = sorted((conf_dir() / "dataset").rglob("[!_]*.yaml"))
+FIRST = {path if path.parent.name == "dataset" else path.parent: path for path in reversed(DATASETS)}  # of each family
 
 
 def test_there_are_files() -> None:
@@ -21,6 +23,7 @@ def test_there_are_files() -> None:
     assert len(DATASETS) >= 20
 
 
+@cache
 def composed(group: str, path: Path) -> DictConfig:
     """A choice with what it starts from."""
     choice = path.relative_to(conf_dir() / group).with_suffix("").as_posix()
@@ -49,7 +52,11 @@ def test_method_keys_are_its_arguments(path: Path) -> None:
     assert cfg["name"] == path.stem
 
 
-@pytest.mark.parametrize("path", DATASETS, ids=lambda p: p.relative_to(conf_dir() / "dataset").as_posix())
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(path, marks=[] if path in FIRST.values() else pytest.mark.slow) for path in DATASETS],
+    ids=lambda p: p.relative_to(conf_dir() / "dataset").as_posix(),
+)
 def test_dataset_keys_are_its_arguments(path: Path) -> None:
     cfg = composed("dataset", path)
     check_arguments(cfg, Dataset)
@@ -57,6 +64,13 @@ def test_dataset_keys_are_its_arguments(path: Path) -> None:
     assert cfg["name"] == family
     assert bool(cfg.get("category")) == (family != path.stem)  # of own images it is null
     assert (cfg.get("category") or path.stem) == path.stem
+
+
+def test_a_category_differs_from_the_first_of_its_family_in_its_name_only() -> None:
+    for path in (path for path in DATASETS if path.parent in FIRST):
+        own, first = (dict(OmegaConf.load(file)) for file in (path, FIRST[path.parent]))  # type: ignore[arg-type]
+        assert own.pop("category") == path.stem
+        assert own == {key: value for key, value in first.items() if key != "category"}, path
 
 
 @pytest.mark.parametrize("path", METHODS, ids=lambda p: p.stem)

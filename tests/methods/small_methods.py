@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from _pytest.mark import ParameterSet
 
 from anomaly_bench.config import build, compose, validate
 from anomaly_bench.contracts import Method, Record, as_size
@@ -32,6 +35,12 @@ METHODS = {  # file -> what is built; stages that it trains
     "uninformed_students": ("method=us_fast method.image_size=32 method.students=2", 1),
     "us_shallow": (f"method=us_shallow {RANDOM} method.image_size=32 method.clusters=2 method.samples=50", 0),
 }
+TRAINED = [name for name, (_, stages) in METHODS.items() if stages]
+
+
+def sampled(names: Iterable[str], *all_of: str) -> list[ParameterSet]:
+    """Names of methods as parameters of a test, of which the last ones are slow: another is trained alike."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in all_of else []) for name in names]
 
 
 def small(name: str, folder: Path) -> tuple[Method, NormalLoaders]:

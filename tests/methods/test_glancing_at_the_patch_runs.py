@@ -21,6 +21,7 @@ from anomaly_bench.inference.load import load
 from anomaly_bench.loading.image_dataset import ImageSet
 from anomaly_bench.methods import glancing_at_the_patch
 from anomaly_bench.nets.patch_descriptors import PatchDescriptor
+from anomaly_bench.runs import learning, runner
 from anomaly_bench.runs.folder import RunFolder, find
 from tests.forks import Forks
 from tests.former_runs import with_former_keys
@@ -92,11 +93,17 @@ def overrides(root: Path, *more: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A working directory with images; an epoch has three steps, the last one two."""
+    """A working directory with 12 images to train with and 3 to test with; an epoch has three steps, the last one
+    two."""
     folder = tmp_path_factory.mktemp("place")
-    make_images(folder / "widgets", side=64)
+    root = make_images(folder / "widgets", side=64)
+    for file in [*root.glob("test/*/*"), *root.glob("ground_truth/*/*")]:
+        if not file.stem.startswith("000"):
+            file.unlink()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(glancing_at_the_patch, "EPOCH", 2)
+        for module in (learning, runner):
+            patch.setattr(module, "EXAMPLES", 1)
         patch.setattr(sys, "argv", sys.argv)
         patch.chdir(folder)
         yield folder
@@ -131,10 +138,10 @@ def test_a_run_measures_both_parts(whole: RunFolder) -> None:
     assert all(part.keys() == whole.metrics.keys() and part != whole.metrics for part in parts.values())
     assert all(0 <= value <= 1 for part in parts.values() for value in part.values())
     assert curve(whole) == [("global", 0), ("global", 1), ("global", 2)]
-    assert whole.manifest["images"] == {"train": 11, "val": 1, "test_good": 4, "test_anomalous": 6}
+    assert whole.manifest["images"] == {"train": 11, "val": 1, "test_good": 1, "test_anomalous": 2}
     assert list(whole.manifest["provenance"]) == ["local_p33_sha256"]
     assert whole.maps is not None
-    assert whole.maps.shape == (10, 256, 256)
+    assert whole.maps.shape == (3, 256, 256)
     assert [row.score for row in whole.scores] == [float(m.max()) for m in whole.maps]
 
 
@@ -145,7 +152,7 @@ def test_a_finished_run_is_the_model(whole: RunFolder, place: Path) -> None:
     fresh.load_state_dict(load_file(whole.path / "weights.safetensors"))
     images = ImageSet(config.build("dataset", settings.dataset).records("test"), 256, settings.cache_dir)
     with torch.inference_mode():
-        scores = fresh.eval().score(torch.stack([images[i]["image"] for i in range(10)]))
+        scores = fresh.eval().score(torch.stack([images[i]["image"] for i in range(3)]))
     assert whole.maps is not None
     assert scores.map is not None
     np.testing.assert_allclose(scores.image, [row.score for row in whole.scores], rtol=1e-4, atol=1e-5)

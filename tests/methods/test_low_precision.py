@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_methods import METHODS, small
+from small_methods import METHODS, TRAINED, sampled, small
 
 from anomaly_bench import config
 from anomaly_bench.contracts import as_size
@@ -15,7 +15,7 @@ from anomaly_bench.runs.fit import make_trainer
 from anomaly_bench.runs.precision import scoring, warn_of_slow_precision
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sampled(METHODS, "stfpm"))
 def test_scores_in_bfloat16_are_near_those_in_float32(name: str, tmp_path: Path) -> None:
     method, data = small(name, tmp_path)
     for _ in method.stages(data):  # fitted as far as no training is needed
@@ -36,7 +36,7 @@ def test_scores_in_bfloat16_are_near_those_in_float32(name: str, tmp_path: Path)
     assert len(low.unique()) > 0.9 * len(exact.unique())  # not rounded to the steps of bfloat16
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", sampled(TRAINED, "simplenet", "stfpm"))
 def test_every_stage_trains_in_bfloat16(name: str, tmp_path: Path) -> None:
     method, data = small(name, tmp_path)
     words = ["method=brightness", "dataset=demo/brick", "hardware=cpu", "hardware.precision=bf16-mixed"]

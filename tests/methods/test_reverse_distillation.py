@@ -28,10 +28,15 @@ REAL_WEIGHTS = Path(os.environ.get("ANOMALY_BENCH_WEIGHTS", ".")) / "resnet18.la
 REAL_IMAGES = Path(os.environ.get("ANOMALY_BENCH_DATA", ".")) / "mvtec" / "screw" / "train" / "good"
 
 
+@pytest.fixture(scope="module")
+def other_teacher() -> dict[str, Tensor]:
+    return shaken(seed=9).teacher.net.state_dict()
+
+
 @pytest.fixture
-def weights(tmp_path: Path) -> str:
+def weights(other_teacher: dict[str, Tensor], tmp_path: Path) -> str:
     """A file with the teacher of another seed."""
-    save_file(shaken(seed=9).teacher.net.state_dict(), tmp_path / "resnet18.safetensors")
+    save_file(other_teacher, tmp_path / "resnet18.safetensors")
     return str(tmp_path / "resnet18.safetensors")
 
 
@@ -125,7 +130,7 @@ def test_loss_of_a_new_student() -> None:
     losses = []
     for seed in range(3):
         with torch.no_grad():
-            losses.append(float(flattened_loss(*method(seed, image_size=64)(images(4, 64)))))
+            losses.append(float(flattened_loss(*method(seed, image_size=64)(images(2, 64)))))
     assert np.mean(losses) == pytest.approx(1.7, abs=0.15)  # three independent levels; 0 would be a copy of the teacher
 
 
@@ -168,14 +173,13 @@ def test_published_setting() -> None:
 
 
 @quiet
-def test_stages_and_teacher(weights: str) -> None:
+def test_stages_and_teacher(weights: str, other_teacher: dict[str, Tensor]) -> None:
     rd = method(weights=weights, epochs=2)
     trainable = {k: v.clone() for k, v in rd.state_dict().items() if not k.startswith("teacher.")}
     data = train(rd, [images(4), images(3, seed=2)])
     assert data.requests == [("train", 4, True)]
     assert rd.provenance()["backbone"] == "resnet18.tv_in1k"
-    loaded = shaken(seed=9).teacher.net.state_dict()  # statistics, counters and all
-    assert all(torch.equal(v, loaded[k]) for k, v in rd.teacher.net.state_dict().items())
+    assert all(torch.equal(v, other_teacher[k]) for k, v in rd.teacher.net.state_dict().items())  # and counters
     rd.train()
     assert not any(m.training for m in rd.teacher.modules())
     assert all(m.training for m in [*rd.bottleneck.modules(), *rd.decoder.modules()])
@@ -188,7 +192,7 @@ def test_stages_and_teacher(weights: str) -> None:
 
 @quiet
 def test_training_lowers_the_loss(weights: str) -> None:
-    rd, x = method(weights=weights, epochs=15), images(4)
+    rd, x = method(weights=weights, epochs=6), images(4)
     with torch.no_grad():
         rd.teacher.load(weights)
         before = float(flattened_loss(*rd(x)))
@@ -219,7 +223,7 @@ def test_updates_are_those_of_the_authors(weights: str) -> None:
 @quiet
 def test_state_dict_is_the_model(weights: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = method(weights=weights, epochs=1)
-    train(first, [images(4), images(4, seed=2)])
+    train(first, [images(4)])
     Path(weights).unlink()
     monkeypatch.delenv("ANOMALY_BENCH_WEIGHTS", raising=False)
     second = method(seed=5, weights=None)

@@ -75,9 +75,10 @@ def make_few_images(root: Path) -> Path:
 def overrides(root: Path, photos: Path, weights: Path, *more: str) -> list[str]:
     return [
         "method=us", f"method.teacher.images={photos}", "method.backbone=resnet18", f"method.weights={weights}",
-        "method.teacher.layer=3", "method.teacher.steps=3", "method.teacher.batch_size=4", "method.patch_sizes=[17]",
-        "method.students=2", "method.epochs=2", "method.image_size=16", "dataset=folder", f"dataset.root={root}",
-        "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false", "resamples=0", *more,
+        "method.teacher.layer=3", "method.teacher.steps=3", "method.teacher.batch_size=4", "method.patch_sizes=[33]",
+        "method.dense_stride=4", "method.students=2", "method.epochs=2", "method.image_size=16", "dataset=folder",
+        f"dataset.root={root}", "hardware=cpu", "hardware.threads=1", "checkpoint_seconds=0", "save_heatmaps=false",
+        "resamples=0", *more,
     ]  # fmt: skip
 
 
@@ -91,8 +92,8 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
     assert child.returncode < 0, child.stderr
     (killed,) = find(tmp_path / "outputs")
     assert killed.status == "running"
-    assert list(killed.manifest["stages"]) == ["teacher_p17"]
-    assert curve(killed) == [("teacher_p17", 0), ("students_p17", 0)]
+    assert list(killed.manifest["stages"]) == ["teacher_p33"]
+    assert curve(killed) == [("teacher_p33", 0), ("students_p33", 0)]
     (teacher,) = (tmp_path / "cache" / "teachers").iterdir()
     written = teacher.stat().st_mtime_ns
     monkeypatch.chdir(tmp_path)
@@ -100,11 +101,11 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
     for outputs in ("outputs", "whole"):
         assert main(["train", *first, f"output_dir={outputs}"]) == 0
     (whole,) = find(tmp_path / "whole")
-    assert "students_p17: resumes from" in (killed.path / "log.txt").read_text()
+    assert "students_p33: resumes from" in (killed.path / "log.txt").read_text()
     assert killed.status == whole.status == "done"
-    assert list(killed.manifest["stages"]) == ["teacher_p17", "students_p17", "score"]
-    assert list(whole.manifest["stages"]) == ["students_p17", "score"]
-    assert curve(killed)[1:] == curve(whole) == [("students_p17", 0), ("students_p17", 1)]
+    assert list(killed.manifest["stages"]) == ["teacher_p33", "students_p33", "score"]
+    assert list(whole.manifest["stages"]) == ["students_p33", "score"]
+    assert curve(killed)[1:] == curve(whole) == [("students_p33", 0), ("students_p33", 1)]
     assert equal(killed, whole)
     with (whole.path / "training.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
@@ -112,9 +113,9 @@ def test_teachers_are_distilled_once_and_a_killed_run_goes_on(
     other = make_few_images(tmp_path / "second")
     assert main(["train", *overrides(other, photos, weights, "method.students=1", "output_dir=whole")]) == 0
     (second,) = (folder for folder in find(tmp_path / "whole") if folder.path.parent.name == "second")
-    assert list(second.manifest["stages"]) == ["students_p17", "score"]
+    assert list(second.manifest["stages"]) == ["students_p33", "score"]
     assert [f.stat().st_mtime_ns for f in teacher.parent.iterdir()] == [written]
-    assert len({f.manifest["provenance"]["teacher_p17_sha256"] for f in (killed, whole, second)}) == 1
+    assert len({f.manifest["provenance"]["teacher_p33_sha256"] for f in (killed, whole, second)}) == 1
     assert second.maps is not None
     assert second.maps.shape == (3, 16, 16)
 
@@ -129,12 +130,28 @@ def without_maps(place: Path) -> list[str]:
     return ["method=us", f"method.teacher.file={file}", *values, *data, *where]
 
 
+@pytest.fixture(scope="module")
+def run_without_maps(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], RunFolder]:
+    """Its overrides, and its folder."""
+    overrides = without_maps(tmp_path_factory.mktemp("place"))
+    return overrides, run(config.compose(overrides))
+
+
+def test_a_run_without_maps(run_without_maps: tuple[list[str], RunFolder]) -> None:
+    _, folder = run_without_maps
+    assert folder.status == "done"
+    assert folder.maps is None
+    assert {key for key in folder.metrics if key.startswith(("pixel", "aupro"))} == set()
+    assert 0 <= folder.metrics["image_auroc"] <= 1
+
+
 def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run_without_maps: tuple[list[str], RunFolder], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(tmp_path)
+    overrides, folder = run_without_maps
+    place = next(parent.parent for parent in folder.path.parents if parent.name == "outputs")
+    monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "argv", sys.argv)
-    folder = run(config.compose(overrides := without_maps(tmp_path)))
     with_former_keys(folder)
     assert "teacher_steps: 50000" in (folder.path / "config.yaml").read_text()
     before, trained = folder.metrics, (folder.path / "weights.safetensors").stat().st_mtime_ns
@@ -144,14 +161,6 @@ def test_a_run_of_an_earlier_version_is_finished_and_measured_and_shown(
     assert (folder.path / "weights.safetensors").stat().st_mtime_ns == trained  # once
     assert RunFolder(folder.path).metrics == before
     assert "the stored metrics are confirmed" in capsys.readouterr().out
-
-
-def test_a_run_without_maps(tmp_path: Path) -> None:
-    folder = run(config.compose(without_maps(tmp_path)))
-    assert folder.status == "done"
-    assert folder.maps is None
-    assert {key for key in folder.metrics if key.startswith(("pixel", "aupro"))} == set()
-    assert 0 <= folder.metrics["image_auroc"] <= 1
 
 
 def test_a_mistake_is_one_line_before_any_training(

@@ -163,46 +163,43 @@ def test_found_in_the_folder(state: dict[str, Tensor], folder: Path) -> None:
 # The hub, without a network: its cache is a folder
 
 SCRIPT = """
-import socket, sys
+import pathlib, socket, sys
 def refuse(*_): sys.exit("tried the network")
 socket.socket.connect = socket.getaddrinfo = refuse
 from anomaly_bench.errors import UserError
 from anomaly_bench.nets.backbones import Backbone
-backbone = Backbone("resnet18", (1, 2, 3))
+backbone, (filled, hub) = Backbone("resnet18", (1, 2, 3)), sys.argv[1:]
 try:
     backbone.load(None)
 except UserError as error:
     print(error)
-else:
-    print(backbone.sha256, float(backbone.net.state_dict()["layer3.1.bn2.running_mean"].double().sum()))
+pathlib.Path(filled).rename(hub)
+backbone.load(None)
+print(backbone.sha256, float(backbone.net.state_dict()["layer3.1.bn2.running_mean"].double().sum()))
 """
 
 
-def load_from_hub(home: Path) -> str:
-    env = {k: v for k, v in os.environ.items() if k != WEIGHTS_VARIABLE and not k.startswith("HF_")}
-    env |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
-def test_no_weights_anywhere(tmp_path: Path) -> None:
-    said = load_from_hub(tmp_path)
-    assert len(said.splitlines()) == 1
-    assert said.startswith("method.weights: no ImageNet weights for resnet18.tv_in1k")
-    for way in ("network access", "method.weights=FILE", "resnet18.* in $ANOMALY_BENCH_WEIGHTS"):
-        assert way in said
-
-
-def test_from_the_hubs_cache(state: dict[str, Tensor], tmp_path: Path) -> None:
-    repository, revision = tmp_path / "hub" / "models--timm--resnet18.tv_in1k", "0" * 40
+def test_no_weights_anywhere_and_then_from_the_hubs_cache(state: dict[str, Tensor], tmp_path: Path) -> None:
+    repository, revision = tmp_path / "filled" / "models--timm--resnet18.tv_in1k", "0" * 40
     snapshot = repository / "snapshots" / revision
     snapshot.mkdir(parents=True)
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text(revision)
     save_file(state, snapshot / "model.safetensors")
-    sha256, total = load_from_hub(tmp_path).split()
-    assert sha256 == hashlib.sha256((snapshot / "model.safetensors").read_bytes()).hexdigest()
+    expected = hashlib.sha256((snapshot / "model.safetensors").read_bytes()).hexdigest()
+    home = tmp_path / "home"
+    home.mkdir()
+    env = {k: v for k, v in os.environ.items() if k != WEIGHTS_VARIABLE and not k.startswith("HF_")}
+    env |= {"HF_HOME": str(home), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(home), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "filled"), str(home / "hub")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    said, loaded = done.stdout.splitlines()
+    assert said.startswith("method.weights: no ImageNet weights for resnet18.tv_in1k")
+    for way in ("network access", "method.weights=FILE", "resnet18.* in $ANOMALY_BENCH_WEIGHTS"):
+        assert way in said
+    sha256, total = loaded.split()
+    assert sha256 == expected
     assert float(total) == float(state["layer3.1.bn2.running_mean"].double().sum())
 
 

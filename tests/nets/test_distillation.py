@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,11 +29,17 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+@cache
+def built(layers: tuple[int, ...]) -> Backbone:
+    torch.manual_seed(0)
+    return Backbone("resnet18", layers)
+
+
 def small(weights: tuple[float, float, float] = (1, 1, 1), **changes: Any) -> Distillation:
     """In float64, towards layers of a random ResNet-18, layer2 unless others are named."""
     torch.manual_seed(0)
     config = DistillationConfig(**{**BLOCK, "losses": weights, **changes})
-    return Distillation(PatchDescriptor(P), Backbone("resnet18", config.layers), config).double()
+    return Distillation(PatchDescriptor(P), deepcopy(built(config.layers)), config).double()
 
 
 def patches(count: int = 3) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,7 +200,7 @@ def test_descriptors_of_a_crop_learn_the_features_at_their_centres(p: int, size:
     """Feature k of a layer with reduction r lies at pixel k r; between two of them it is mixed by distance."""
     torch.manual_seed(0)
     config = DistillationConfig(**{**BLOCK, "layer": (2, 3), "target": "image", "crop_size": size})
-    module = Distillation(PatchDescriptor(p), Backbone("resnet18", (2, 3)), config).double()
+    module = Distillation(PatchDescriptor(p), deepcopy(built((2, 3))), config).double()
     x = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     n = size // stride
     t, target = module.describe(x).detach(), module.target(x)

@@ -198,7 +198,15 @@ def corners(image_size: int, size: int) -> tuple[Tensor, Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("image_size", "size"), [(243, 17), (256, 33), (261, 33), (274, 33), (256, 65), (261, 100)])
+@pytest.mark.parametrize(
+    ("image_size", "size"),
+    [
+        (243, 17),
+        (256, 33),
+        (261, 100),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in ((261, 33), (274, 33), (256, 65))),
+    ],
+)
 def test_windows_are_forward(image_size: int, size: int) -> None:
     net, image = network(image_size), random(3, image_size, image_size)
     tops, lefts = corners(image_size, size)

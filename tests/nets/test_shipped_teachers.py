@@ -65,8 +65,8 @@ def test_a_teacher_knows_more_than_a_random_network(file: Path) -> None:
     backbone = Backbone("resnet18", (3,))
     backbone.load(None)
     torch.manual_seed(0)
-    triplets = Triplets(natural_images(IMAGES)[::10], p, 1024, DistillationConfig(**BLOCK))
-    patches = torch.stack([triplets[i][0] for i in range(1024)])
+    triplets = Triplets(natural_images(IMAGES)[::10], p, 512, DistillationConfig(**BLOCK))
+    patches = torch.stack([triplets[i][0] for i in range(512)])
     features = backbone(patches)[-1].mean((2, 3)).double()
     random = PatchDescriptor(p)
     inputs = (patches - backbone.mean) / backbone.std

@@ -6,8 +6,8 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,16 @@ from anomaly_bench.nets.teachers import Teachers, save_teacher
 from tests.nets.small_teachers import teachers
 
 
+@pytest.fixture(scope="module", autouse=True)
+def backbones() -> Iterator[None]:
+    """An ImageNet network is built once for all tests; its weights are loaded each time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "Backbone", cache(module.Backbone))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ANOMALY_BENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -164,7 +172,7 @@ def test_folders_without_images(tmp_path: Path, source: Source) -> None:
 # Kept
 
 
-def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, source: Source, cache: Path) -> None:
+def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, source: Source, cached: Path) -> None:
     changed: dict[str, Any] = {
         "layer": 3, "target_size": 64, "losses": (1.0, 1.0, 1.0), "margin": 2.0, "compactness": "abs", "steps": 3,
         "batch_size": 4, "lr": 1e-3, "weight_decay": 0.0, "decoder_layers": 2, "standardise": True, "decay": True,
@@ -182,13 +190,13 @@ def test_the_name_holds_all_that_a_teacher_depends_on(photos: Path, source: Sour
         source(images=photos).path(PatchDescriptor(33, conv1_kernel_33=3)),
     ]
     assert len(set(names)) == len(changed) + 4
-    assert {name.parent for name in names} == {cache / "teachers"}
+    assert {name.parent for name in names} == {cached / "teachers"}
     assert [name.name[:4] for name in names] == 20 * ["p17-"] + 2 * ["p33-"]
     assert source(images=photos).path(network(7)) == names[0]
 
 
 def test_the_name_of_a_teacher_stays_so_that_one_of_an_earlier_version_is_found(
-    photos: Path, source: Source, weights: Path, cache: Path
+    photos: Path, source: Source, weights: Path, cached: Path
 ) -> None:
     numbers = {
         "backbone": "resnet18", "layer": 2, "target_size": None, "losses": [1.0, 0.0, 1.0], "margin": 1.0,
@@ -198,7 +206,7 @@ def test_the_name_of_a_teacher_stays_so_that_one_of_an_earlier_version_is_found(
     images = [[name, digest(photos / name)] for name in ("0.png", "1.png", "2.png", "more/3.png")]
     content = json.dumps([17, shapes, numbers, digest(weights), images])
     key = hashlib.sha256(content.encode()).hexdigest()
-    assert source(images=photos).path(network()) == cache / "teachers" / f"p17-{key[:16]}.safetensors"
+    assert source(images=photos).path(network()) == cached / "teachers" / f"p17-{key[:16]}.safetensors"
 
 
 def test_the_name_holds_what_the_weights_are_and_not_where_they_lie(
@@ -258,11 +266,13 @@ def test_the_stage_takes_the_stated_steps(photos: Path, source: Source, monkeypa
     assert not any(torch.equal(a, b) for a, b in zip(net.parameters(), network().parameters(), strict=True))
 
 
-def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path: Path, source: Source) -> None:
+def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(
+    tmp_path: Path, source: Source, spots: int
+) -> None:
     net, file, noticed = network(), tmp_path / "p17.safetensors", 0
     save_teacher(net, file, {})
     whole = file.read_bytes()
-    for seed in range(50):
+    for seed in range(spots):
         draw = random.Random(seed)
         flipped = bytearray(whole)
         flipped[draw.randrange(len(whole))] ^= 1 << draw.randrange(8)
@@ -274,7 +284,7 @@ def test_flipped_bits_in_a_stored_teacher_are_noticed_or_change_nothing(tmp_path
             noticed += 1
         else:
             assert equal(net, other)
-    assert noticed >= 48  # nearly all of the file is tensors
+    assert noticed >= 0.95 * spots  # nearly all of the file is tensors
 
 
 def test_a_distillation_begins_with_a_teacher(photos: Path, source: Source, tmp_path: Path) -> None:
