@@ -1,4 +1,4 @@
-"""How far a metric may move with other test images: percentile bootstrap intervals, seeded.
+"""How far a metric may move with other test images: bootstrap intervals, seeded.
 
 Images are drawn, never pixels: those of one image are no independent evidence.  Images with and without a defect are
 drawn separately, each kind with replacement to its own number, so that every replicate has both.  All metrics come from
@@ -22,6 +22,7 @@ from .aupimo import aupimo_of_curves
 from .aupro import aupro_of_curves
 from .auroc import ranking_metrics_of_curves
 from .auroc_interval import auroc_interval
+from .bootstrap_interval import bootstrap_interval
 from .counting import Buckets, Tally, count, distinct
 from .inputs import Array, Pixels, check_image, map_in_threads, of_image, to_native, to_numpy
 from .per_image_pro import per_image_pro
@@ -33,6 +34,7 @@ LOWEST_FPR = 1e-7  # where these ratios begin: well below the rates of AUPIMO
 CELLS = 2**18  # numbers in each array of a batch of replicates: 2 MiB
 
 Values = dict[str, Array]  # [B] of each metric
+Replicates = Callable[[Array, Array], Values]  # how often each anomalous and each normal image counts, [B, n] each
 Track = Callable[[Sequence[int], str], Iterable[int]]  # wraps a range of images to show how far it is
 
 
@@ -66,8 +68,9 @@ def resampled_intervals(
     >>> resampled_intervals(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_auroc"]
     (1.0, 1.0)
     """
-    replicates = image_replicates(scores, labels, resamples=resamples, seed=seed)
-    return {name: _interval(values, level) for name, values in replicates.items()}
+    replicates, strata = _image_counts(scores, labels)
+    values, drawn = _original(replicates, strata), _all(replicates, strata, resamples, seed)
+    return {name: bootstrap_interval(values[name], drawn[name], strata, level) for name in drawn}
 
 
 def image_replicates(scores: Array, labels: Array, *, resamples: int, seed: int) -> Values:
@@ -75,6 +78,11 @@ def image_replicates(scores: Array, labels: Array, *, resamples: int, seed: int)
 
     Runs with the same labels in the same order get the same draws, so that their replicates are pairs.
     """
+    return _all(*_image_counts(scores, labels), resamples, seed)
+
+
+def _image_counts(scores: Array, labels: Array) -> tuple[Replicates, tuple[int, int]]:
+    """Return what gives image metrics of weights [B, anomalous] and [B, normal], and how many images there are."""
     scores, anomalous = to_native(to_numpy(scores)), to_numpy(labels) != 0
     strata = int(anomalous.sum()), int((~anomalous).sum())
     scores = np.concatenate([scores[anomalous], scores[~anomalous]])
@@ -86,7 +94,7 @@ def image_replicates(scores: Array, labels: Array, *, resamples: int, seed: int)
         both, true = (np.cumsum(w, axis=1)[:, last] for w in (weights, weights * (order < strata[0])))
         return ranking_metrics_of_curves(true, both - true, "image")
 
-    return _all(replicates, strata, resamples, seed)
+    return replicates, strata
 
 
 def pixel_intervals(
@@ -113,9 +121,10 @@ def pixel_intervals(
     """
     counts = histograms(maps, masks, choose_thresholds(curve), track, ignored, threads, curve.per_image_pro)
     strata, replicates = (len(counts.anomalous), len(counts.normal)), partial(weighted_metrics, counts, limits=limits)
-    original = replicates(*(np.ones((1, n)) for n in strata))
+    original = _original(replicates, strata)
     drawn = _all(replicates, strata, resamples, seed, counts.normal.shape[1], threads)
-    return {name: _interval(drawn[name] + (value - original[name]), level) for name, value in values.items()}
+    shifted = {name: drawn[name] + (value - original[name]) for name, value in values.items()}
+    return {name: bootstrap_interval(value, shifted[name], strata, level) for name, value in values.items()}
 
 
 def draw_weights(strata: Sequence[int], resamples: int, seed: int, rows: int) -> Iterator[list[Array]]:
@@ -201,33 +210,15 @@ def weighted_metrics(counts: Histograms, anomalous: Array, normal: Array, limits
     return values | {"pro_per_image": pro, "aupimo": aupimo_of_curves(good, share)}
 
 
+def _original(replicates: Replicates, strata: tuple[int, int]) -> dict[str, float]:
+    """Return the metrics in which each image counts once."""
+    return {name: float(value[0]) for name, value in replicates(*(np.ones((1, n)) for n in strata)).items()}
+
+
 def _all(
-    replicates: Callable[[Array, Array], Values],
-    strata: tuple[int, int],
-    resamples: int,
-    seed: int,
-    columns: int = 1,
-    threads: int = 1,
+    replicates: Replicates, strata: tuple[int, int], resamples: int, seed: int, columns: int = 1, threads: int = 1
 ) -> Values:
     rows = max(1, CELLS // max(columns, sum(strata)))
     weights = draw_weights(strata, resamples, seed, rows)
     batches = list(map_in_threads(lambda drawn: replicates(*drawn), weights, threads))
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _interval(replicates: Array, level: float) -> tuple[float, float]:
-    """Return the percentile interval of the defined replicates, in [0, 1]; nan where there are none."""
-    if not 0 < level < 1:
-        raise ValueError(f"level: {level} is outside (0, 1)")
-    defined = np.clip(replicates[~np.isnan(replicates)], 0, 1)
-    return percentile_interval(defined, level) if len(defined) else (np.nan, np.nan)
-
-
-def percentile_interval(values: Array, level: float) -> tuple[float, float]:
-    """Return the percentiles that leave out the same share of the values on both sides.
-
-    >>> percentile_interval(np.arange(101), level=0.5)
-    (25.0, 75.0)
-    """
-    low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import stdtrit
 
-from .bootstrap import percentile_interval
+from .bootstrap_interval import percentile_interval
 from .inputs import Array
 
 Key = tuple[str, int]  # category, seed

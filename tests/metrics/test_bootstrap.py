@@ -1,10 +1,12 @@
 import math
+import statistics
 import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import t as student
 
 from anomaly_bench.metrics import bootstrap, image_metrics, pixel_metrics
 from anomaly_bench.metrics.bootstrap import draw_weights, pixel_intervals, resampled_intervals
@@ -41,10 +43,21 @@ def resampled(strata, resamples, seed):
         yield np.concatenate([np.repeat(s, w.astype(int)) for s, w in zip(strata, weights, strict=True)])
 
 
-def percentiles(replicates, level):
-    """{name: (low, high)} of the values of each replicate, those that are nan left out."""
-    tails = [50 * (1 - level), 50 * (1 + level)]
-    return {k: tuple(np.nanpercentile([r[k] for r in replicates], tails)) for k in replicates[0]}
+def written_out(values, replicates, strata, level):
+    """{name: (low, high)} around each value from those of each replicate, one by one."""
+    n = min(len(stratum) for stratum in strata if len(stratum))
+    found = {}
+    for name, value in values.items():
+        drawn = [each[name] for each in replicates if not math.isnan(each[name])]
+        if value in (0, 1):
+            found[name] = tuple(np.percentile(drawn, [50 * (1 - level), 50 * (1 + level)]))
+            continue
+        kept = [min(max(each, value / 10), (9 + value) / 10) for each in drawn]
+        deviation = statistics.pstdev(math.log(each / (1 - each)) for each in kept)
+        half = student.ppf((1 + level) / 2, n - 1) * deviation * math.sqrt(n / (n - 1))
+        odds = value / (1 - value)
+        found[name] = tuple(odds * math.exp(off) / (1 + odds * math.exp(off)) for off in (-half, half))
+    return found
 
 
 def assert_close(found, expected, tolerance):
@@ -75,7 +88,7 @@ def test_draws_depend_on_the_seed_only():
 
 
 @pytest.mark.parametrize("decimals", [9, 0])  # 0: heavy ties
-@pytest.mark.parametrize(("resamples", "level"), [(1, 0.5), (150, 0.95), (150, 0.3)])
+@pytest.mark.parametrize(("resamples", "level"), [(2, 0.5), (150, 0.95), (150, 0.3)])
 def test_image_intervals_spelled_out(decimals, resamples, level):
     rng = np.random.default_rng(3)
     labels = rng.integers(0, 2, 40)
@@ -83,11 +96,11 @@ def test_image_intervals_spelled_out(decimals, resamples, level):
     strata = np.flatnonzero(labels), np.flatnonzero(labels == 0)
     replicates = [image_metrics(scores[i], labels[i]) for i in resampled(strata, resamples, 7)]
     found = resampled_intervals(scores, labels, resamples=resamples, seed=7, level=level)
-    assert_close(found, percentiles(replicates, level), 1e-12)
+    assert_close(found, written_out(image_metrics(scores, labels), replicates, strata, level), 1e-12)
 
 
 @pytest.mark.parametrize(("decimals", "tolerance"), [(1, 1e-12), (9, 1e-3)])  # 1: fewer than 512 distinct scores
-@pytest.mark.parametrize(("resamples", "level"), [(1, 0.5), (70, 0.9)])
+@pytest.mark.parametrize(("resamples", "level"), [(2, 0.5), (70, 0.9)])
 def test_pixel_intervals_spelled_out(decimals, tolerance, resamples, level):
     maps, masks = example(decimals=decimals)
     assert (len(np.unique(maps[masks])) <= bootstrap.THRESHOLDS) == (decimals == 1)
@@ -96,7 +109,7 @@ def test_pixel_intervals_spelled_out(decimals, tolerance, resamples, level):
     found, values = intervals(maps, masks, resamples=resamples, seed=5, level=level)
     assert list(found) == list(values)
     assert not np.isnan(list(values.values())).any()
-    assert_close(found, percentiles(replicates, level), tolerance)
+    assert_close(found, written_out(values, replicates, strata, level), tolerance)
 
 
 @given(st.lists(st.tuples(st.sampled_from([-1.0, 0.0, 0.5, 2.0, 1e6]), st.booleans()), min_size=1, max_size=12))
@@ -204,13 +217,15 @@ def test_images_of_different_sizes_and_one_read_of_each():
     values, curve = pixel_metrics_and_curve(maps, masks, LIMITS, 1)
     read, shown = [], []
     track = lambda items, description: shown.append(description) or items  # noqa: E731
-    found = pixel_intervals(Once(maps), masks, values, curve, LIMITS, resamples=1, seed=3, track=track)
+    found = pixel_intervals(Once(maps), masks, values, curve, LIMITS, resamples=2, seed=3, track=track)
     assert read == list(range(12))
     assert len(shown) == 1
     strata = [[i for i in range(12) if masks[i].any() == kind] for kind in (True, False)]
-    (drawn,) = resampled(strata, 1, 3)
-    expected = pixel_metrics([maps[i] for i in drawn], [masks[i] for i in drawn], LIMITS.values())
-    assert_close(found, {name: (value, value) for name, value in expected.items()}, 1e-12)
+    replicates = [
+        pixel_metrics([maps[i] for i in drawn], [masks[i] for i in drawn], LIMITS.values())
+        for drawn in resampled(strata, 2, 3)
+    ]
+    assert_close(found, written_out(values, replicates, strata, 0.95), 1e-12)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float64", "uint8", "int64"])
@@ -247,13 +262,15 @@ def test_a_replicate_without_normal_pixels_is_left_out():
     maps, masks = example(n=3, decimals=1)
     maps, masks = maps[1:], masks[1:]
     masks[1] = True
-    drawn = resampled([np.arange(2), np.arange(0)], 40, 0)
-    replicates = [pixel_metrics(maps[i], masks[i], LIMITS.values()) for i in drawn]
+    strata = np.arange(2), np.arange(0)
+    replicates = [pixel_metrics(maps[i], masks[i], LIMITS.values()) for i in resampled(strata, 40, 0)]
     assert np.isnan([r["pixel_ap"] for r in replicates]).sum() in range(3, 20)
-    found, _ = intervals(maps, masks, resamples=40)
+    found, values = intervals(maps, masks, resamples=40)
+    assert np.isnan(found.pop("aupimo")).all()
+    del values["aupimo"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # aupimo: no good image
-        assert_close(found, percentiles(replicates, 0.95), 1e-12)
+        assert_close(found, written_out(values, replicates, strata, 0.95), 1e-12)
 
 
 @pytest.mark.parametrize(
