@@ -22,7 +22,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.inference import certificate as certificates
 from anomaly_bench.inference.certificate import NotTheRun, certificate_file, certify, export
 from anomaly_bench.inference.export import ExportRequest, replace_metadata
-from anomaly_bench.inference.exported import metadata_of, open_exported
+from anomaly_bench.inference.exported import SUFFIXES, metadata_of, open_exported
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.inference.run_images import RunImages
@@ -70,7 +70,7 @@ def test_as_a_program_of_torch(exported_torch: Path, model: Model, tests: RunIma
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in IN_ALL else ()) for n in OTHERS])
 def test_other_formats(model: Model, tests: RunImages, tmp_path: Path, name: str) -> None:
     request = OTHERS[name]
-    file = tmp_path / ("toy.onnx" if request.format == "onnx" else "toy.pt2")
+    file = tmp_path / f"toy{SUFFIXES[request.format]}"
     found = export(model, request, file, tests)
     assert found == json.loads(certificate_file(file).read_text())
     require_that_it_gives_what(model, file, tests, 1e-2 if request.quantize == "float16" else 1e-5)
@@ -287,9 +287,13 @@ def unrounded(images: torch.Tensor) -> torch.Tensor:
 RESIZED = [nearest, not_smoothed, unrounded]
 
 
-@pytest.mark.parametrize("resize", RESIZED)
+@pytest.mark.parametrize(
+    ("resize", "format"),
+    [(not_smoothed, "onnx"), *(pytest.param(each, "torch", marks=pytest.mark.slow) for each in RESIZED)],
+)
 def test_another_resizing_is_caught_and_nothing_is_left(
     resize: Callable[[torch.Tensor], torch.Tensor],
+    format: str,
     model: Model,
     tests: RunImages,
     tmp_path: Path,
@@ -300,8 +304,9 @@ def test_another_resizing_is_caught_and_nothing_is_left(
             return resize(images.permute(0, 3, 1, 2).to(torch.float32) / 255)
 
     monkeypatch.setattr("anomaly_bench.inference.graph.FrameGraph", lambda frame: Wrong())
-    with pytest.raises(NotTheRun, match=r"^toy.pt2: .* score of .* apart by"):
-        export(model, ExportRequest("torch"), tmp_path / "toy.pt2", tests)
+    file = tmp_path / f"toy{SUFFIXES[format]}"
+    with pytest.raises(NotTheRun, match=rf"^{file.name}: .* score of .* apart by"):
+        export(model, ExportRequest(format), file, tests)
     assert list(tmp_path.iterdir()) == []
 
 

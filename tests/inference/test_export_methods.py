@@ -20,16 +20,17 @@ SMALL = {
     "brightness": "method=brightness method.image_size=32",
     "cs_flow": "method=csflow method.backbone=resnet18 method.layer=layer1 method.image_size=32 method.hidden=8 "
     "method.kernels=[3,1] method.downscale=antialias",
-    "glancing_at_the_patch": "method=glf_fast method.image_size=243 method.windows=3",
+    "glancing_at_the_patch": "method=glf_fast method.image_size=243 method.windows=2",
     "padim": "method=padim_fast method.image_size=32 method.components=16",
     "patchcore": "method=patchcore method.backbone=p17 method.layers=[1] method.image_size=32 method.reweight=true "
     "method.coreset_share=0.2",
-    "reverse_distillation": "method=rd method.backbone=resnet18 method.image_size=64",
+    "reverse_distillation": "method=rd method.backbone=resnet18 method.image_size=32",
     "simplenet": "method=simplenet_fast method.image_size=64 method.hidden=8",
     "stfpm": "method=stfpm_fast method.image_size=64",
     "uninformed_students": "method=us_fast method.image_size=32 method.students=2",
     "us_shallow": "method=us_shallow method.image_size=32 method.clusters=2 method.samples=50",
 }
+PAPERS = ("cs_flow", "glancing_at_the_patch", "reverse_distillation", "uninformed_students")
 
 
 def fitted(name: str) -> Method:
@@ -52,7 +53,7 @@ def test_every_method_is_here() -> None:
     assert SMALL.keys() == {file.stem for file in Path(str(methods.__file__)).parent.glob("[!_]*.py")}
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in PAPERS else pytest.mark.slow) for n in SMALL])
 def test_a_method_as_a_program(name: str, tmp_path: Path) -> None:
     method = fitted(name)
     model = Model(RunFolder(tmp_path), {}, method, {}, np.array([0.1, 0.2, 0.4]))
