@@ -21,7 +21,12 @@ from anomaly_bench.runs.runner import run
 from tests.inference.conftest import CONF
 from tests.small_runs import QUICK, TOY, make_images
 
-FITS = {"pad": "dataset.fit=pad", "crop": "dataset.fit=crop", "tiles": "dataset.tiles.size=16"}
+FITS = {
+    "pad": "dataset.fit=pad",
+    "crop": "dataset.fit=crop",
+    "tiles": "dataset.tiles.size=16",
+    "two tiles": "dataset.tiles.size=24",
+}
 SLOW = pytest.mark.slow
 SHAPES = ((24, 32), (60, 20), (17, 90), (24, 32), (1, 1))
 
@@ -51,7 +56,7 @@ def trained_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Ru
     ("fit", "words"),
     [
         ("pad", ()),
-        ("tiles", ("--no-preprocess",)),
+        ("two tiles", ("--no-preprocess",)),
         *(pytest.param(*each, marks=SLOW) for each in [("crop", ("--format", "torch")), ("tiles", ())]),
     ],
 )
