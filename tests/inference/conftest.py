@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from anomaly_bench import config
 from anomaly_bench.inference.certificate import export
 from anomaly_bench.inference.export import ExportRequest
 from anomaly_bench.inference.load import load
+from anomaly_bench.inference.odd_images import odd_images
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.inference.run_images import RunImages
 from anomaly_bench.loading.resize import resize_mask
@@ -23,6 +25,23 @@ from tests.inference.small_models import overrides
 from tests.small_runs import QUICK, TOY, TOYS
 
 CONF = TOYS / "conf"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def drawn_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The odd images of certificates are drawn once and copied for each: PNG takes longer than the rest."""
+
+    @cache
+    def drawn() -> list[Path]:
+        return odd_images(tmp_path_factory.mktemp("drawn") / "odd")
+
+    def copied(place: Path) -> list[Path]:
+        place.mkdir()
+        return [Path(shutil.copy(each, place)) for each in drawn()]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("anomaly_bench.inference.certificate.odd_images", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ from anomaly_bench.errors import UserError
 from anomaly_bench.inference import certificate as certificates
 from anomaly_bench.inference.certificate import NotTheRun, certificate_file, certify, export
 from anomaly_bench.inference.export import ExportRequest, replace_metadata
-from anomaly_bench.inference.exported import metadata_of, open_exported
+from anomaly_bench.inference.exported import SUFFIXES, metadata_of, open_exported
 from anomaly_bench.inference.load import load
 from anomaly_bench.inference.predict import Model
 from anomaly_bench.inference.run_images import RunImages
@@ -52,14 +54,33 @@ def test_the_certificate(exported: Path, model: Model, toy_run: RunFolder) -> No
     assert described["run"]["resize_rule"] == 2
 
 
-@pytest.mark.parametrize("request_", [ExportRequest("torch"), ExportRequest("torch", False), ExportRequest("onnx", False), ExportRequest("onnx", True, "float16")])  # fmt: skip  # noqa: E501
-def test_other_formats(model: Model, tests: RunImages, tmp_path: Path, request_: ExportRequest) -> None:
-    file = tmp_path / ("toy.onnx" if request_.format == "onnx" else "toy.pt2")
-    found = export(model, request_, file, tests)
-    assert found["largest_difference"]["score"] < (1e-2 if request_.quantize == "float16" else 1e-5)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, f"{file.name}.certificate.json"]
+OTHERS = {
+    "torch core": ExportRequest("torch", False),
+    "onnx core": ExportRequest("onnx", False),
+    "onnx core float16": ExportRequest("onnx", False, "float16"),
+    "onnx float16": ExportRequest("onnx", True, "float16"),
+}
+IN_ALL = ("torch core", "onnx float16")  # what they do is done by `exported_torch` and by the other two
+
+
+def test_as_a_program_of_torch(exported_torch: Path, model: Model, tests: RunImages) -> None:
+    require_that_it_gives_what(model, exported_torch, tests, 1e-5)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in IN_ALL else ()) for n in OTHERS])
+def test_other_formats(model: Model, tests: RunImages, tmp_path: Path, name: str) -> None:
+    request = OTHERS[name]
+    file = tmp_path / f"toy{SUFFIXES[request.format]}"
+    found = export(model, request, file, tests)
+    assert found == json.loads(certificate_file(file).read_text())
+    require_that_it_gives_what(model, file, tests, 1e-2 if request.quantize == "float16" else 1e-5)
+
+
+def require_that_it_gives_what(model: Model, file: Path, tests: RunImages, apart: float) -> None:
+    assert json.loads(certificate_file(file).read_text())["largest_difference"]["score"] < apart
+    assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.certificate.json"]
     (expected, *_), (result, *_) = model.predict(tests.images[0]), load(file).predict(tests.images[0])
-    assert result.score == pytest.approx(expected.score, abs=1e-2 if request_.quantize == "float16" else 1e-5)
+    assert result.score == pytest.approx(expected.score, abs=apart)
 
 
 def test_an_exported_file_is_a_model(exported: Path, model: Model, tests: RunImages) -> None:
@@ -220,8 +241,27 @@ def test_there_are_enough_of_them() -> None:
     assert len(SPOILT) + len(RESIZED) >= 20
 
 
+def run_here(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+    """Run in this process what a certificate has run in one of its own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command[-3:])
+        runpy.run_path(command[-3], run_name="__main__")
+    return subprocess.CompletedProcess(command, 0)
+
+
+@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", SPOILT)
-def test_a_spoilt_file_is_caught(name: str, exported: Path, model: Model, tests: RunImages, tmp_path: Path) -> None:
+def test_a_spoilt_file_is_caught(
+    name: str,
+    alone: bool,
+    exported: Path,
+    model: Model,
+    tests: RunImages,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not alone:
+        monkeypatch.setattr(certificates, "subprocess", SimpleNamespace(run=run_here))
     spoil, named = SPOILT[name]
     proto = onnx.load(exported)
     spoil(proto)
@@ -247,9 +287,13 @@ def unrounded(images: torch.Tensor) -> torch.Tensor:
 RESIZED = [nearest, not_smoothed, unrounded]
 
 
-@pytest.mark.parametrize("resize", RESIZED)
+@pytest.mark.parametrize(
+    ("resize", "format"),
+    [(not_smoothed, "onnx"), *(pytest.param(each, "torch", marks=pytest.mark.slow) for each in RESIZED)],
+)
 def test_another_resizing_is_caught_and_nothing_is_left(
     resize: Callable[[torch.Tensor], torch.Tensor],
+    format: str,
     model: Model,
     tests: RunImages,
     tmp_path: Path,
@@ -260,8 +304,9 @@ def test_another_resizing_is_caught_and_nothing_is_left(
             return resize(images.permute(0, 3, 1, 2).to(torch.float32) / 255)
 
     monkeypatch.setattr("anomaly_bench.inference.graph.FrameGraph", lambda frame: Wrong())
-    with pytest.raises(NotTheRun, match=r"^toy.pt2: .* score of .* apart by"):
-        export(model, ExportRequest("torch"), tmp_path / "toy.pt2", tests)
+    file = tmp_path / f"toy{SUFFIXES[format]}"
+    with pytest.raises(NotTheRun, match=rf"^{file.name}: .* score of .* apart by"):
+        export(model, ExportRequest(format), file, tests)
     assert list(tmp_path.iterdir()) == []
 
 

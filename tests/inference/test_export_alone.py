@@ -63,7 +63,9 @@ def test_a_script_alone(
     assert {line[3] for line in lines} == {"normal", "anomalous"}
 
 
-@pytest.mark.parametrize(("packages", "file"), [(ONNX, "exported"), (TORCH, "exported_torch")])
+@pytest.mark.parametrize(
+    ("packages", "file"), [(ONNX, "exported"), pytest.param(TORCH, "exported_torch", marks=pytest.mark.slow)]
+)
 def test_the_script_of_certificates_alone(
     packages: tuple[str, ...], file: str, tests: RunImages, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

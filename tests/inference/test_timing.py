@@ -134,14 +134,15 @@ def test_the_line_decides_as_predict_does_and_its_parts_add_up(toy: Model, large
 
 
 @pytest.mark.usefixtures("one_process")
-@pytest.mark.parametrize(("suffix", "preprocess"), [(".onnx", True), (".pt2", False)])
+@pytest.mark.parametrize("suffix", [".onnx", ".pt2"])
 def test_an_exported_file_is_timed_as_it_is(
-    toy: Model, large_images: Path, tmp_path: Path, suffix: str, preprocess: bool
+    toy: Model, large_images: Path, tmp_path: Path, suffix: str, request: pytest.FixtureRequest
 ) -> None:
     if suffix == ".onnx":
-        pytest.importorskip("onnxruntime")
-    file = tmp_path / f"toy{suffix}"
-    write_file(toy, ExportRequest("onnx" if suffix == ".onnx" else "torch", preprocess), file)
+        file = request.getfixturevalue("exported")
+    else:
+        file = tmp_path / "toy.pt2"
+        write_file(toy, ExportRequest("torch", preprocess=False), file)
     cells = list(time_runs(small_request(file, images=large_images, batches=[2], protocols=["line", "mvtec"])))
     assert [(each["method"], each["runtime"]) for each in cells] == [("toy", f"its {suffix[1:]}")] * 4
     assert cells[0]["images"] >= 2 * 3
