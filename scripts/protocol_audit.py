@@ -1,8 +1,8 @@
-"""What choosing on the test images gains, method by method: python scripts/protocol_audit.py OUT... [--write].
+"""What choosing on the test images gains, method by method: python scripts/protocol_audit.py OUT... [--write [PLACE]].
 
 OUT: folders of finished runs, trained with `track_test=true` and, for the thresholds, with `calibration_share=0.2`.
 A line for each method and figure, a column for each data set, then the mean over all of them.  --write: into
-docs/results.md.
+docs/results.md, between its marks of this name (audit).
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ def main() -> None:
     """Collect the runs and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("outputs", nargs="+")
-    parser.add_argument("--write", action="store_true")
+    parser.add_argument("--write", nargs="?", const="audit", metavar="PLACE")
     arguments = parser.parse_args()
     rows = [row for folder in arguments.outputs for row in collect(folder).rows]
     notes = [CHOSEN_NOTE, "", *setting_lines(rows), pages.provenance("torch")]
     text = "\n".join([*markdown_table(audit(rows)), "", *notes])
     print(text)
     if arguments.write:
-        replace_between("<!-- audit: begin -->", "<!-- audit: end -->", lambda _: text)
+        replace_between(f"<!-- {arguments.write}: begin -->", f"<!-- {arguments.write}: end -->", lambda _: text)
 
 
 def audit(rows: Sequence[Row]) -> Grid:

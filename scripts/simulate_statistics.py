@@ -1,7 +1,9 @@
 """How often the printed intervals hold the true value, and how often equal methods are told apart: docs/statistics.md.
 
 Image AUROC: scores of normal images from N(0, 1), of anomalous ones from N(d, s^2), d such that the true AUROC is as
-stated; then with one normal image in twenty from N(2 d, 1), beyond the anomalous ones.  Comparisons: differences
+stated; then with one normal image in twenty from N(2 d, 1), beyond the anomalous ones.  Maps: SIDE x SIDE pixels from
+N(0, 1), with one N(0, 1) more for each image; on a defect of DEFECT x DEFECT N(d, 1/4) more for each image; the score
+of an image is its largest pixel, the true values are those of POPULATION such images.  Comparisons: differences
 between two methods with a mean of 0 over categories, a deviation between categories (`interaction`) and one of 0.02
 between seeds.  Paper versus ours: a published figure and our seeds from one normal law.
 
@@ -11,6 +13,7 @@ between seeds.  Paper versus ours: a published figure and our seeds from one nor
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -19,8 +22,11 @@ import numpy as np
 import pages
 from scipy.stats import norm
 
+from anomaly_bench.metrics import bootstrap, bootstrap_interval, image_metrics, pixel_metrics
 from anomaly_bench.metrics.auroc_interval import auroc_interval
 from anomaly_bench.metrics.bootstrap import resampled_intervals
+from anomaly_bench.metrics.inputs import check_limits
+from anomaly_bench.metrics.pixel import pixel_metrics_and_curve
 from anomaly_bench.metrics.significance import ALPHA, ENOUGH, Compared, Tested, compare, effect_told_apart
 from anomaly_bench.results.published import figures
 from anomaly_bench.results.reproduction import Line
@@ -34,6 +40,10 @@ OUTLIERS = 0.05  # share of the normal images
 MARGIN = 4.0  # standard errors
 HIGHEST = 0.97  # coverage that is aimed at, as long as the images allow it
 BOOTSTRAPPED = 400  # repetitions of what resamples
+SIDE, DEFECT, POPULATION = 6, 3, 40_000
+MAPPED = ((6, 6), (10, 40), (20, 20), (60, 20))  # anomalous, normal
+PIXEL_AUROCS = (0.8, 0.95, 0.99)
+MEASURED = {"pixel_auroc": "pixel AUROC", "aupro_0.3": "AUPRO", "pixel_ap": "pixel AP", "image_ap": "image AP"}
 
 
 def scores(rng: np.random.Generator, m: int, n: int, auroc: float, deviation: float) -> tuple[np.ndarray, np.ndarray]:
@@ -62,7 +72,7 @@ def auroc_coverage(repeat: int) -> str:
             if deviation == 1:
                 drawn = [scores(rng, m, n, true, deviation) for _ in range(BOOTSTRAPPED)]
                 found = [resampled_intervals(*each, resamples=300)["image_auroc"] for each in drawn]
-                cells[-1] += f" ({np.mean([low <= true <= high for low, high in found]):.0%})"
+                cells[-1] += f" ({np.mean([low <= true <= high for *_, low, high in found]):.0%})"
         lines.append(f"| {m} + {n} | {deviation} : 1 | {' | '.join(cells)} |")
     lines += ["", f"Lowest of the closed form {min(free):.1%}, highest {max(free):.1%}, without these cells, where"]
     lines[-1] += " so many samples have every anomalous score above every normal one, all with the same AUROC of 1"
@@ -86,6 +96,44 @@ def outlier_coverage(repeat: int) -> str:
             cells.append(f"{held / repeat:.1%}")
         lines.append(f"| {m} + {n} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def maps(rng: np.random.Generator, m: int, n: int, d: float) -> tuple[np.ndarray, np.ndarray]:
+    """Return maps float32 [m + n, SIDE, SIDE] and their masks; the first m have a defect."""
+    masks = np.zeros((m + n, SIDE, SIDE), bool)
+    masks[:m, 1 : 1 + DEFECT, 1 : 1 + DEFECT] = True
+    image, defect = rng.normal(0, 1, (m + n, 1, 1)), rng.normal(d, 0.5, (m + n, 1, 1))
+    return (rng.normal(0, 1, masks.shape) + image + defect * masks).astype(np.float32), masks
+
+
+def map_coverage(repeat: int) -> str:
+    """Markdown: coverage of the bootstrap intervals of maps and image scores, and beside it that of percentiles."""
+    lines = [f"| anomalous + normal images | pixel AUROC | {' | '.join(MEASURED.values())} |"]
+    lines.append("|---|---:|" + "---:|" * len(MEASURED))
+    limits = check_limits((0.3,))
+    for (m, n), auroc in product(MAPPED, PIXEL_AUROCS):
+        d, rng = norm.ppf(auroc) * math.sqrt(4.25), np.random.default_rng([m, n, int(100 * auroc)])
+        times = POPULATION // (m + n)
+        drawn, masks = maps(rng, times * m, times * n, d)
+        true = pixel_metrics(drawn, masks) | image_metrics(drawn.max((1, 2)), masks.any((1, 2)))
+        held = dict.fromkeys(MEASURED, np.zeros(2))
+        for _ in range(repeat):
+            drawn, masks = maps(rng, m, n, d)
+            values, curve = pixel_metrics_and_curve(drawn, masks, limits, 1)
+            found = bootstrap.pixel_intervals(drawn, masks, values, curve, limits, resamples=300)
+            found |= bootstrap.resampled_intervals(drawn.max((1, 2)), masks.any((1, 2)), resamples=300)
+            for name in MEASURED:
+                bounds = np.reshape(found[name], (2, 2))
+                held[name] = held[name] + ((bounds[:, 0] <= true[name]) & (true[name] <= bounds[:, 1]))
+        cells = [f"{ours / repeat:.0%} ({percentiles / repeat:.0%})" for ours, percentiles in held.values()]
+        lines.append(f"| {m} + {n} | {auroc} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def with_percentiles(value: float, replicates: np.ndarray, strata: Sequence[int], level: float) -> tuple[float, ...]:
+    """Return the interval, then the percentiles of the same replicates."""
+    others = bootstrap_interval.percentile_interval(np.clip(replicates[~np.isnan(replicates)], 0, 1), level)
+    return *bootstrap_interval.bootstrap_interval(value, replicates, strata, level), *others
 
 
 def comparisons(repeat: int) -> str:
@@ -175,9 +223,11 @@ def verdicts(repeat: int) -> str:
 def main() -> None:
     parser = pages.parser(__doc__, PAGE, 1000)
     args = parser.parse_args()
+    bootstrap.bootstrap_interval = with_percentiles  # type: ignore[assignment]
     parts = {
         "The image AUROC of one run; in brackets the bootstrap's": auroc_coverage(args.repeat),
         "The same where one normal image in twenty lies beyond the anomalous ones": outlier_coverage(args.repeat),
+        f"Maps and scores, {BOOTSTRAPPED} repetitions; in brackets percentiles": map_coverage(BOOTSTRAPPED),
         "Two methods that are equal on average": comparisons(args.repeat),
         f"What could have been told apart, and what is equivalent (margin: {MARGIN:g} standard errors)": power(
             args.repeat
@@ -185,7 +235,8 @@ def main() -> None:
         "Paper versus ours: called outside": verdicts(args.repeat),
     }
     text = "\n\n".join(f"**{title}**\n\n{body}" for title, body in parts.items())
-    text += f"\n\n{args.repeat} repetitions for each cell.\n\n{pages.provenance('numpy', 'scipy')}"
+    text += f"\n\n{args.repeat} repetitions for each cell where nothing else is said."
+    text += f"\n\n{pages.provenance('numpy', 'scipy')}"
     print(text)
     if args.write:
         before, _, rest = PAGE.read_text("utf-8").partition("<!-- simulated: begin -->")

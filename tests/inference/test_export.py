@@ -64,7 +64,7 @@ IN_ALL = ("torch core", "onnx float16")  # what they do is done by `exported_tor
 
 
 def test_as_a_program_of_torch(exported_torch: Path, model: Model, tests: RunImages) -> None:
-    require_that_it_gives_what(model, exported_torch, tests, 1e-5)
+    assert_the_same(model, exported_torch, tests, 1e-5)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in IN_ALL else ()) for n in OTHERS])
@@ -73,10 +73,10 @@ def test_other_formats(model: Model, tests: RunImages, tmp_path: Path, name: str
     file = tmp_path / f"toy{SUFFIXES[request.format]}"
     found = export(model, request, file, tests)
     assert found == json.loads(certificate_file(file).read_text())
-    require_that_it_gives_what(model, file, tests, 1e-2 if request.quantize == "float16" else 1e-5)
+    assert_the_same(model, file, tests, 1e-2 if request.quantize == "float16" else 1e-5)
 
 
-def require_that_it_gives_what(model: Model, file: Path, tests: RunImages, apart: float) -> None:
+def assert_the_same(model: Model, file: Path, tests: RunImages, apart: float) -> None:
     assert json.loads(certificate_file(file).read_text())["largest_difference"]["score"] < apart
     assert sorted(path.name for path in file.parent.iterdir()) == [file.name, f"{file.name}.certificate.json"]
     (expected, *_), (result, *_) = model.predict(tests.images[0]), load(file).predict(tests.images[0])

@@ -19,7 +19,7 @@ from anomaly_bench.runs.folder import RunFolder
 SMALL = {
     "brightness": "method=brightness method.image_size=32",
     "cs_flow": "method=csflow method.backbone=resnet18 method.layer=layer1 method.image_size=32 method.hidden=8 "
-    "method.kernels=[3] method.downscale=antialias",
+    "method.kernels=[3,1] method.downscale=antialias",
     "glancing_at_the_patch": "method=glf_fast method.image_size=243 method.windows=2",
     "padim": "method=padim_fast method.image_size=32 method.components=16",
     "patchcore": "method=patchcore method.backbone=p17 method.layers=[1] method.image_size=32 method.reweight=true "
