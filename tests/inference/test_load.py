@@ -23,7 +23,7 @@ from anomaly_bench.runs.stored_run import CALIBRATION
 from tests.forks import Forks
 from tests.former_runs import with_former_keys
 from tests.inference.conftest import CONF
-from tests.inference.small_models import METHODS, images_of, predicted
+from tests.inference.small_models import METHODS, PAPERS, images_of, predicted
 from tests.small_runs import environment
 
 AUDIT = Path(__file__).with_name("audit_predict.py")
@@ -43,11 +43,12 @@ def reseal(folder: RunFolder, **changes: object) -> None:
     manifest.write_text(json.dumps(content))
 
 
+@pytest.mark.parametrize("methods", [PAPERS, pytest.param(METHODS, marks=pytest.mark.slow)], ids=len)
 def test_no_other_file_is_opened_and_no_socket(
-    finished: Callable[..., RunFolder], tmp_path: Path, forks: Forks
+    methods: tuple[str, ...], finished: Callable[..., RunFolder], tmp_path: Path, forks: Forks
 ) -> None:
     jobs = []
-    for method in METHODS:
+    for method in methods:
         folder = copied(finished(method), tmp_path / "runs" / method)
         image = str(shutil.copy(images_of(folder)[0], tmp_path / f"{method}.png"))
         jobs.append([str(folder.path), image, folder.scores[0].score])

@@ -22,7 +22,7 @@ from anomaly_bench.runs.folder import RunFolder
 from anomaly_bench.runs.runner import run
 from anomaly_bench.runs.sheet import Sheet
 from anomaly_bench.runs.whole_images import View, score_whole, view_of
-from tests.inference.small_models import METHODS, PAPERS, images_of, overrides
+from tests.inference.small_models import METHODS, images_of, overrides
 from tests.small_runs import save
 
 FIXED = ["dataset=folder", "hardware=cpu", "hardware.threads=1", "resamples=0", "calibration_share=0.25"]
@@ -143,7 +143,9 @@ RECTANGLES = {  # height and width that each method's strides allow
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("method", [pytest.param(n, marks=() if n in PAPERS else pytest.mark.slow) for n in METHODS])
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name in ("rd", "csflow") else pytest.mark.slow) for name in METHODS]
+)
 def test_every_method_takes_rectangles(method: str, tmp_path: Path, weights: Path) -> None:
     height, width = RECTANGLES[method]
     folder = run(config.compose(overrides(method, tmp_path, weights, f"method.image_size=[{height},{width}]")))

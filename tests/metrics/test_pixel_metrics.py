@@ -56,6 +56,15 @@ def test_rational_arithmetic_and_any_order(pairs, swap):
     assert str(shuffled) == str(values)  # nan is nan here, and every bit shows
 
 
+def test_no_value_is_above_1():
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        masks = rng.random((3, *rng.integers(2, 14, 2))) < np.array([0, 0.3, 0.3])[:, None, None]
+        if masks.any():
+            values = pixel_metrics(rng.random(masks.shape) + 5 * masks, masks)
+            assert all(value <= 1 for value in values.values() if not np.isnan(value)), values
+
+
 @pytest.mark.parametrize(("seed", "decimals"), [(0, 9), (1, 9), (2, 1), (3, 1)])  # few decimals: many ties
 def test_per_image_pro(seed, decimals):
     maps, masks = example(seed)
