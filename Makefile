@@ -14,10 +14,10 @@ help:  ## what there is to make
 	@touch $@
 
 test: lint  ## lint, then the tests (CPU, no network); installs into .venv first
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile
 
 test-all: lint  ## as `test`, and all of what it has a sample of: slower
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "" --hypothesis-profile all
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile -m "" --hypothesis-profile all
 
 MINIMUM := .venv-minimum
 
@@ -29,7 +29,7 @@ $(MINIMUM)/installed: pyproject.toml scripts/lowest_versions.py
 	@touch $@
 
 test-minimum: $(MINIMUM)/installed  ## the tests with the lowest versions that pyproject.toml allows: PYTHON_MINIMUM=python3.10
-	$(MINIMUM)/bin/python -m pytest --numprocesses auto --dist worksteal
+	$(MINIMUM)/bin/python -m pytest --numprocesses auto --dist loadfile
 
 bad-inputs: .venv/installed  ## every bad input of tests/bad_inputs through the real command; writes docs/bad_inputs.md
 	$(BIN)/python tests/bad_inputs/table.py --write docs/bad_inputs.md

@@ -116,18 +116,27 @@ def map_coverage(repeat: int) -> str:
         times = POPULATION // (m + n)
         drawn, masks = maps(rng, times * m, times * n, d)
         true = pixel_metrics(drawn, masks) | image_metrics(drawn.max((1, 2)), masks.any((1, 2)))
-        held = dict.fromkeys(MEASURED, np.zeros(2))
-        for _ in range(repeat):
+        bounds = {name: np.empty((repeat, 2, 2)) for name in MEASURED}  # repetition, ours and percentiles, low and high
+        for i in range(repeat):
             drawn, masks = maps(rng, m, n, d)
             values, curve = pixel_metrics_and_curve(drawn, masks, limits, 1)
             found = bootstrap.pixel_intervals(drawn, masks, values, curve, limits, resamples=300)
             found |= bootstrap.resampled_intervals(drawn.max((1, 2)), masks.any((1, 2)), resamples=300)
             for name in MEASURED:
-                bounds = np.reshape(found[name], (2, 2))
-                held[name] = held[name] + ((bounds[:, 0] <= true[name]) & (true[name] <= bounds[:, 1]))
-        cells = [f"{ours / repeat:.0%} ({percentiles / repeat:.0%})" for ours, percentiles in held.values()]
+                bounds[name][i] = np.reshape(found[name], (2, 2))
+        cells = [coverage(bounds[name], true[name]) for name in MEASURED]
         lines.append(f"| {m} + {n} | {auroc} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def coverage(bounds: np.ndarray, true: float) -> str:
+    """Return how many of the intervals that there are hold a value, how many of all percentiles, and how many are none.
+
+    bounds [repetitions, ours and percentiles, low and high]
+    """
+    (ours, percentiles), there = ((bounds[..., 0] <= true) & (true <= bounds[..., 1])).T, ~np.isnan(bounds[:, 0, 0])
+    none = f"; none in {np.mean(~there):.0%}" if not there.all() else ""
+    return f"{ours[there].mean():.0%} ({percentiles.mean():.0%}{none})"
 
 
 def with_percentiles(value: float, replicates: np.ndarray, strata: Sequence[int], level: float) -> tuple[float, ...]:

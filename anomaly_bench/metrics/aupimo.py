@@ -32,7 +32,7 @@ def aupimo(ranks: Ranks, image: Array) -> float:
     pixels = np.bincount(image)  # [N] of defects
     overlap = np.repeat(overlap, ranks.equal[inside])
     areas = np.bincount(image[: len(overlap)], overlap, len(pixels)) / np.maximum(pixels, 1)
-    return min(1.0, float(math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low))))  # sums of shares round
+    return min(float(math.fsum(areas) / (np.count_nonzero(pixels) * math.log(high / low))), 1.0)  # sums of shares round
 
 
 def aupimo_of_curves(false: Array, overlap: Array) -> Array:

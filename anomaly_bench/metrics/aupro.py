@@ -39,7 +39,7 @@ def aupro(ranks: Ranks, region: Array, sizes: Array, limit: float) -> float:
         above, false = ranks.above[whole], ranks.false[whole]
         share = (cut - above) ** 2 / (2 * (false - above))
         area += np.bincount(region[inside:touched], minlength=len(sizes)) * share
-    return min(1.0, math.fsum(area / sizes) / (cut * len(sizes)))  # sums of shares round
+    return min(math.fsum(area / sizes) / (cut * len(sizes)), 1.0)  # sums of shares round
 
 
 def aupro_of_curves(false: Array, overlap: Array, limit: float) -> Array:

@@ -65,8 +65,9 @@ def resampled_intervals(
     resamples: how many replicates, > 0.  seed: >= 0, the same one gives the same draws on every machine.  level: of
     confidence, in (0, 1).  With one class only, all bounds are nan.  Raises ValueError outside these ranges.
 
-    >>> resampled_intervals(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_auroc"]
-    (1.0, 1.0)
+    >>> low, high = resampled_intervals(np.array([0.1, 0.7, 0.6, 0.8]), np.array([0, 0, 1, 1]))["image_ap"]
+    >>> low < 5 / 6 < high
+    True
     """
     replicates, strata = _image_counts(scores, labels)
     values, drawn = _original(replicates, strata), _all(replicates, strata, resamples, seed)
@@ -115,9 +116,9 @@ def pixel_intervals(
 
     maps, masks, ignored: as for `pixel_metrics`; each image is read once.  limits: {"aupro_0.3": 0.3, ...}.  threads:
     any number gives the same bits.  The rest as for `image_intervals`.  Bounds lie in [0, 1] and are nan where the
-    value is.  A replicate in which a metric is undefined is left out of its interval: where no image is good, one may
-    have images without a normal pixel only.  Memory above the inputs: 25 kB for each image with a defect, 8 kB for each
-    other one, and 40 MB.
+    value is, or is 0 or 1.  A replicate in which a metric is undefined is left out of its interval: where no image is
+    good, one may have images without a normal pixel only.  Memory above the inputs: 25 kB for each image with a defect,
+    8 kB for each other one, and 40 MB.
     """
     counts = histograms(maps, masks, choose_thresholds(curve), track, ignored, threads, curve.per_image_pro)
     strata, replicates = (len(counts.anomalous), len(counts.normal)), partial(weighted_metrics, counts, limits=limits)

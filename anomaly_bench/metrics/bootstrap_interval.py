@@ -2,8 +2,9 @@
 
 Percentiles of the replicates are far too narrow where images are few or the value is near 1.  On the logit scale it is
 Student's t times the deviation of the replicates, times sqrt(n / (n - 1)), which n drawn images lack.  n: of the kind
-of images that has fewer, with n - 1 degrees of freedom.  How often it holds the true value: docs/statistics.md.  At 0
-and 1, and where n is 1, percentiles are all there is.
+of images that has fewer, with n - 1 degrees of freedom.  How often it holds the true value: docs/statistics.md.
+
+A value of exactly 0 or 1, and one image of a kind, show no scatter from which an interval could be told.
 """
 
 from __future__ import annotations
@@ -15,22 +16,25 @@ from scipy.special import expit, logit, stdtrit
 
 from .inputs import Array
 
+ROUNDED = 1e-12  # a value that is nearer to 0 or 1 is that
 NEAREST = 0.1  # a replicate counts as no nearer to 0 or 1 than this share of the value's own distance
 
 
 def bootstrap_interval(value: float, replicates: Array, strata: Sequence[int], level: float) -> tuple[float, float]:
-    """Return (low, high) of a value in [0, 1] that has these replicates [B]; nan where it or all of them are.
+    """Return (low, high) of a value in [0, 1] that has these replicates [B]; nan where there is no telling.
 
     strata: how many images of each kind; replicates that are nan are left out.  level: of confidence.  Raises
     ValueError for one outside (0, 1).
+
+    >>> low, high = bootstrap_interval(0.9, np.array([0.85, 0.9, 0.93]), (10, 40), level=0.95)
+    >>> round(low, 3), round(high, 3)
+    (0.797, 0.954)
     """
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is outside (0, 1)")
     defined, n = replicates[~np.isnan(replicates)], min(filter(None, strata), default=0)
-    if np.isnan(value) or not len(defined):
+    if not ROUNDED < value < 1 - ROUNDED or not len(defined) or n < 2:
         return np.nan, np.nan
-    if not 0 < value < 1 or n < 2:
-        return percentile_interval(np.clip(defined, 0, 1), level)
     spread = np.std(logit(np.clip(defined, NEAREST * value, 1 - NEAREST * (1 - value)))) * (n / (n - 1)) ** 0.5
     reach = float(stdtrit(n - 1, (1 + level) / 2) * spread)
     return float(expit(logit(value) - reach)), float(expit(logit(value) + reach))

@@ -63,7 +63,7 @@ def measure(
 
     >>> import numpy as np
     >>> measure(np.array([0.1, 0.4, 0.6, 0.8]), np.array([0, 0, 1, 1]), memory_mb=0).intervals["image_ap"]
-    (1.0, 1.0)
+    (nan, nan)
     """
     metrics = image_metrics(scores, labels)
     intervals: dict[str, tuple[float, float]] = {}

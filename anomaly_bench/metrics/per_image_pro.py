@@ -39,7 +39,7 @@ def per_image_pro(scores: Pixels, found: Defects) -> float:
     fpr, pro = fpr[below], pro[below]
     if len(fpr) < 2 or not fpr[0]:
         return math.nan
-    return min(1.0, float(-np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr[0]))  # sums of shares round
+    return min(float(-np.sum(np.diff(fpr) * (pro[1:] + pro[:-1]) / 2) / fpr[0]), 1.0)  # sums of shares round
 
 
 def why_no_mean(images: int, without_width: int, first: int) -> str:

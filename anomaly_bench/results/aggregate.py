@@ -170,7 +170,8 @@ def _category_cell(metric: str, runs: Sequence[Row]) -> Cell | None:
         return None
     mean = mean_over_seeds([run.metrics[metric] for run in runs])
     bound = max(run.measured.bounds.get(metric, 0) for run in runs)
-    interval = runs[0].measured.intervals.get(metric) if len(runs) == 1 else None
+    low, high = runs[0].measured.intervals.get(metric, (math.nan, math.nan)) if len(runs) == 1 else (math.nan, math.nan)
+    interval = None if math.isnan(low) else (low, high)
     note = f"streaming, off by {at_most(bound)} at most" if bound else ""
     return Cell(mean.value, mean.std, mean.seeds, interval, note)
 
