@@ -108,7 +108,7 @@ def maps(rng: np.random.Generator, m: int, n: int, d: float) -> tuple[np.ndarray
 
 def map_coverage(repeat: int) -> str:
     """Markdown: coverage of the bootstrap intervals of maps and image scores, and beside it that of percentiles."""
-    lines = [f"| anomalous + normal images | pixel AUROC | {' | '.join(MEASURED.values())} |"]
+    lines = [f"| anomalous + normal images | true pixel AUROC | {' | '.join(MEASURED.values())} |"]
     lines.append("|---|---:|" + "---:|" * len(MEASURED))
     limits = check_limits((0.3,))
     for (m, n), auroc in product(MAPPED, PIXEL_AUROCS):
@@ -234,7 +234,7 @@ def main() -> None:
     args = parser.parse_args()
     bootstrap.bootstrap_interval = with_percentiles  # type: ignore[assignment]
     parts = {
-        "The image AUROC of one run; in brackets the bootstrap's": auroc_coverage(args.repeat),
+        "The image AUROC of one run; in brackets the bootstrap's percentiles": auroc_coverage(args.repeat),
         "The same where one normal image in twenty lies beyond the anomalous ones": outlier_coverage(args.repeat),
         f"Maps and scores, {BOOTSTRAPPED} repetitions; in brackets percentiles": map_coverage(BOOTSTRAPPED),
         "Two methods that are equal on average": comparisons(args.repeat),

@@ -49,9 +49,9 @@ def auroc_interval(scores: Array, anomalous: Array, level: float = 0.95) -> tupl
     if overlap and m > 1 and n > 1:
         a, b = above.var(ddof=1) / m, below.var(ddof=1) / n
         if delong := a + b:
-            known = overlap * delong / _variance(value, m, n)
-            factor = (known + PRIOR) / (overlap + PRIOR)
-            freedom = delong**2 / (a**2 / (m - 1) + b**2 / (n - 1)) * ((known + PRIOR) / known) ** 2
+            estimated = overlap * delong / _variance(value, m, n)
+            factor = (estimated + PRIOR) / (overlap + PRIOR)
+            freedom = delong**2 / (a**2 / (m - 1) + b**2 / (n - 1)) * ((estimated + PRIOR) / estimated) ** 2
     careful = max(factor, abs(2 * value - 1))
     quantiles = [float(stdtrit(freedom, share)) for share in ((1 + level) / 2, level)]
     reach = float(stdtrit(np.inf, (1 + level) / 2))

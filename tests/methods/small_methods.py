@@ -38,9 +38,9 @@ METHODS = {  # file -> what is built; stages that it trains
 TRAINED = [name for name, (_, stages) in METHODS.items() if stages]
 
 
-def sampled(names: Iterable[str], *all_of: str) -> list[ParameterSet]:
-    """Names of methods as parameters of a test, of which the last ones are slow: another is trained alike."""
-    return [pytest.param(name, marks=[pytest.mark.slow] if name in all_of else []) for name in names]
+def sampled(names: Iterable[str], *slow: str) -> list[ParameterSet]:
+    """Names of methods as parameters of a test; those that are trained like another one are slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in slow else []) for name in names]
 
 
 def small(name: str, folder: Path) -> tuple[Method, NormalLoaders]:

@@ -55,7 +55,7 @@ def test_the_same_command_again_needs_no_torch(capfd: pytest.CaptureFixture[str]
     quiet = again("--quiet")
     assert (quiet.returncode, quiet.stdout) == (0, "")
     assert re.fullmatch(r"done +\d+ (s|min)  brightness .*image_auroc \d\.\d{4}.*\n", quiet.stderr)
-    for change in ("force=true", "track_test=true"):  # a warning is due for the last one
+    for change in ("method.sigma=3", "force=true", "track_test=true"):  # a warning is due for the last one
         assert "No module named 'torch" in again(change).stderr or "import of torch" in again(change).stderr
     save(Path("parts/good/0.png"), np.zeros((32, 32, 3), np.uint8))
     assert "its files are not those that" in again().stderr
