@@ -205,6 +205,15 @@ def test_a_single_run_has_an_interval_and_several_a_deviation(run: Run, tmp_path
     assert str(table(tmp_path, "image_auroc").columns[0].cells[0]) == "0.8500 ± 0.0707 (n=2)"
 
 
+def test_a_value_without_an_interval_stands_alone(run: Run, tmp_path: Path) -> None:
+    intervals = {"image_auroc": [0.81, 0.955], "pixel_auroc": [None, None]}
+    run("screw", 0, image_auroc=0.9, pixel_auroc=1.0, measurement={**MEASURED, "intervals": intervals})
+    folder, printed = written(tmp_path)
+    assert "0.9000 [0.8100, 0.9550]" in printed
+    assert "| 1.0000 |" in (folder / "report.md").read_text()
+    assert "nan" not in printed
+
+
 def test_streamed_values_say_so_with_a_bound_that_is_rounded_up(run: Run, tmp_path: Path) -> None:
     folder = run("screw", 0, image_auroc=0.9, aupro_0__3=0.5, measurement=STREAMED)
     assert str(table(tmp_path, "aupro_0.3").columns[0].cells[0]) == "0.5000 (streaming, off by 3e-5 at most)"
